@@ -1,0 +1,55 @@
+"""Neural style transfer as a functional JAX system.
+
+The names here are imported when first used, so that a command that needs no JAX does not
+wait for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxstyle.config import Config, preset
+    from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
+    from jaxstyle.images import load_image, save_image
+    from jaxstyle.objective import Objective, build_objective
+    from jaxstyle.transfer import Record, Result, optimize, stylize
+    from jaxstyle.vgg import extract_features
+    from jaxstyle.weights import load_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ImageError",
+    "JaxstyleError",
+    "Objective",
+    "Record",
+    "Result",
+    "WeightsError",
+    "build_objective",
+    "extract_features",
+    "load_image",
+    "load_weights",
+    "optimize",
+    "preset",
+    "save_image",
+    "stylize",
+]
+
+_HOMES = {
+    "config": ("Config", "preset"),
+    "errors": ("ConfigError", "ImageError", "JaxstyleError", "WeightsError"),
+    "images": ("load_image", "save_image"),
+    "objective": ("Objective", "build_objective"),
+    "transfer": ("Record", "Result", "optimize", "stylize"),
+    "vgg": ("extract_features",),
+    "weights": ("load_weights",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jaxstyle.{module}"), name)
+    raise AttributeError(f"module 'jaxstyle' has no attribute {name!r}")

@@ -1,0 +1,332 @@
+"""The command line: parse, wire, exit codes.
+
+0: done. 1: the loss was never finite. 2: a mistake of the user's. 130: interrupted.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional, arg, subcommand
+
+from jaxstyle.config import Config, from_toml, preset, to_toml
+from jaxstyle.errors import ConfigError, JaxstyleError
+
+# What computes is imported where it is used: help and mistakes need not wait for JAX.
+if TYPE_CHECKING:
+    from jaxstyle.images import Picture
+    from jaxstyle.transfer import Callback, Record, Result
+
+CLI_SIZE = 512
+"""Long side where nothing names one: a camera's picture at full size would run for hours."""
+
+EXIT_NOT_FINITE, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Stylize:
+    """Render CONTENT in the style of STYLE.
+
+    Settings come from the preset, over it from --config, over both from the flags.
+    """
+
+    content: Annotated[str, arg(metavar="CONTENT"), Positional]
+    """The picture to render."""
+    style: Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]"), Positional]
+    """The picture whose style to take; of several, the statistics are averaged."""
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """Where to write the result: .png, .jpg, .webp or .tif."""
+    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    preset: str = "default"
+    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's."""
+    print_config: bool = False
+    """Show the settings that would run, as TOML, and stop."""
+    bits: Literal[8, 16] = 8
+    """Bits per channel of a PNG (TIFF always has 16)."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+    """Fetch the ImageNet weights and check them; nothing to do if they are here."""
+
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """Where to put them, if not where `jaxstyle weights path` says."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert VGG19 weights to safetensors that carry their preprocessing and provenance."""
+
+    source: Annotated[str, arg(metavar="SOURCE"), Positional]
+    """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """The .safetensors file to write."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type to store the weights in."""
+    preprocessing: Literal["caffe", "torch"] | None = None
+    """What the network expects, if not what its tensors' names suggest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a weights file and say what it is."""
+
+    path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
+    """The file; if not given, the one that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Locate:
+    """Print the path of the weights file that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Fetch, convert, verify or locate the network's weights."""
+
+    action: (
+        Annotated[Fetch, subcommand("fetch")]
+        | Annotated[Convert, subcommand("convert")]
+        | Annotated[Verify, subcommand("verify")]
+        | Annotated[Locate, subcommand("path")]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line in this process and return the exit code."""
+    try:
+        command = _parse(list(argv))
+        if isinstance(command, Stylize):
+            return _stylize(command)
+        return _weights(command)
+    except JaxstyleError as error:
+        _complain(str(error))
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was written")
+        return EXIT_INTERRUPTED
+
+
+def _parse(argv: list[str]) -> Stylize | Weights:
+    stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=_base_settings(argv))
+    command = tyro.cli(
+        Annotated[Stylize, subcommand("stylize", default=stylize)]
+        | Annotated[Weights, subcommand("weights")],
+        prog="jaxstyle",
+        args=argv,
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+    )
+    assert isinstance(command, (Stylize, Weights))
+    return command
+
+
+def _base_settings(argv: list[str]) -> Config:
+    """What the flags override: the preset, and over it the TOML file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--config")
+    try:
+        chosen, _ = parser.parse_known_args(argv)
+    except argparse.ArgumentError:  # an option without its value, which tyro explains
+        return Config(size=CLI_SIZE)
+    settings = preset(chosen.preset).replace(size=CLI_SIZE)
+    if chosen.config is None:
+        return settings
+    try:
+        text = Path(chosen.config).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
+    try:
+        return from_toml(text, settings)
+    except ConfigError as error:
+        raise ConfigError(f"{chosen.config}: {error}") from None
+
+
+def _weights(command: Weights) -> int:
+    from jaxstyle import weights
+
+    action = command.action
+    if isinstance(action, Fetch):
+        target = action.output or weights.default_path()
+        if not target.exists():
+            weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
+        _say(weights.verify(target), action.quiet)
+    elif isinstance(action, Convert):
+        weights.convert(action.source, action.output, action.dtype, action.preprocessing)
+        _say(weights.verify(action.output))
+    elif isinstance(action, Verify):
+        _say(weights.verify(action.path or weights.chosen_path()))
+    else:
+        _say(str(weights.chosen_path()))
+    return 0
+
+
+def _stylize(command: Stylize) -> int:
+    config = command.settings
+    if command.print_config:
+        _say(to_toml(config).rstrip())
+        return 0
+    if command.output is None:
+        raise ConfigError("name the file to write: -o FILE")
+    if not command.style:
+        raise ConfigError("name a style image after the content")
+    from jaxstyle import images, objective, transfer, weights
+
+    images.check_output(command.output, command.bits)
+    content = images.read_picture(command.content, config.size)
+    # A style that is stretched to the content's shape is resampled once, there.
+    style_size = config.size if config.style_shape == "own" else "original"
+    styles = [images.read_picture(path, style_size) for path in command.style]
+    objective.check_inputs(content.pixels, [style.pixels for style in styles], config)
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    with _interruptible() as interrupted, _progress(config, command.quiet) as show:
+
+        def callback(record: "Record") -> bool:
+            show(record)
+            interrupted.armed = True
+            return interrupted.requested
+
+        result = transfer.stylize(
+            content.pixels,
+            [style.pixels for style in styles],
+            config,
+            weights.to_params(checkpoint),
+            callback,
+        )
+    if result.reason == "not finite":
+        last = result.history[-1].evaluation
+        _complain(f"the loss is not finite at evaluation {last}; try smaller weights")
+        return EXIT_NOT_FINITE
+    metadata = _metadata(config, content, styles, weights.file_sha256(path), result)
+    images.save_image(
+        command.output, result.image, alpha=content.alpha, bits=command.bits, metadata=metadata
+    )
+    _say(_report(command.output, result), command.quiet)
+    if interrupted.requested:
+        _complain(f"interrupted; the best image so far is in {command.output}")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _say(text: str, quiet: bool = False) -> None:
+    if not quiet:
+        print(text)  # noqa: T201
+
+
+def _complain(text: str) -> None:
+    print(f"jaxstyle: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _report(output: str, result: "Result") -> str:
+    height, width = result.image.shape[:2]
+    lines = [
+        f"{output}: {width}×{height}, {result.evaluations} evaluations in {result.seconds:.1f} s "
+        f"(and {result.compile_seconds:.1f} s to compile), ended by: {result.reason}"
+    ]
+    lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
+    return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
+
+
+def _metadata(
+    config: Config, content: "Picture", styles: list["Picture"], weights: str, result: "Result"
+) -> str:
+    """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
+    import jax
+
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0]
+    record = {
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
+        "content_sha256": content.sha256,
+        "style_sha256": [style.sha256 for style in styles],
+        "weights_sha256": weights,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": f"{device.platform} {device.device_kind}",
+        "evaluations": result.evaluations,
+        "reason": result.reason,
+        "loss": result.loss,
+        "terms": result.terms,
+    }
+    return json.dumps(record)
+
+
+@dataclasses.dataclass
+class _Interrupt:
+    """Whether Ctrl-C was pressed; armed once there is an image worth keeping."""
+
+    armed: bool = False
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Interrupt]:
+    """Let the first Ctrl-C end the loop between evaluations, and a second one at once."""
+    state = _Interrupt()
+
+    def handle(signum: int, frame: object) -> None:
+        del signum, frame
+        if state.requested or not state.armed:
+            raise KeyboardInterrupt
+        state.requested = True
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield state
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _progress(config: Config, quiet: bool) -> Iterator["Callback"]:
+    """A bar on stderr with loss and time left; none where stderr is not a terminal."""
+    from jaxstyle import pyramid
+
+    total = sum(level.evaluations for level in pyramid.levels(config))
+    bar = Progress(
+        TextColumn("{task.completed}/{task.total} evaluations"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=total, loss="…")
+
+        def show(record: "Record") -> None:
+            bar.update(task, completed=record.evaluation, loss=f"{record.loss:.4g}")
+
+        yield show

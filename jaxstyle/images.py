@@ -1,0 +1,266 @@
+"""Pictures in and out: decode, orient, colour-manage, resize, encode with metadata."""
+
+import hashlib
+import io
+import warnings
+from pathlib import PurePath
+from typing import Literal, NamedTuple
+
+import numpy as np
+import png
+import tifffile
+from etils import epath
+from jax import Array
+from jaxtyping import Float
+from PIL import ExifTags, Image as Pil, ImageCms, ImageOps, PngImagePlugin
+
+from jaxstyle import files
+from jaxstyle.errors import ImageError
+from jaxstyle.types import Image
+
+MAX_PIXELS = 2**27
+"""Larger pictures are refused before they are decoded: a small file can claim any size."""
+
+_BIT_DEPTHS = {".png": (8, 16), ".tif": (16,), ".tiff": (16,)} | dict.fromkeys(
+    (".jpg", ".jpeg", ".webp"), (8,)
+)
+_WHITE = 1.0
+
+
+class Picture(NamedTuple):
+    """A decoded file: colour and, if the file has one, alpha, both in 0–1."""
+
+    pixels: Image
+    alpha: Float[np.ndarray, "h w"] | None
+    sha256: str
+
+
+def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Picture:
+    """Decode the image file at `path` (local, or any that `etils.epath` knows).
+
+    Orientation is applied, an embedded colour profile is converted to sRGB, any mode
+    becomes RGB. Colour under fully transparent pixels becomes white. Of an animation,
+    the first frame is read. Colour of more than 8 bits is read at 8, gray at 16.
+
+    Args:
+        path: the file.
+        size: the long side in pixels to resize to; None or "original" for no resizing.
+
+    Raises:
+        ImageError: missing, unreadable, truncated or not an image, or above `MAX_PIXELS`.
+    """
+    try:
+        data = epath.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not data:
+        raise ImageError(f"{path}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rgba = _decode(data, path)
+    except ImageError:
+        raise
+    except Pil.UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that can be read") from None
+    except (Pil.DecompressionBombError, MemoryError):
+        raise _too_large(path, None) from None
+    except Exception as error:  # decoders raise anything on damaged files
+        raise ImageError(f"{path}: damaged or truncated image ({error})") from None
+    color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
+    if isinstance(size, int):
+        shape = fit_shape(color.shape[:2], size)
+        if alpha is None:
+            color = resize_image(color, shape)
+        else:  # colour is weighted by alpha, or hidden pixels would bleed over the edges
+            color = resize_image(color * alpha[..., None], shape)
+            alpha = resize_image(alpha[..., None], shape)[..., 0]
+            color = np.clip(color / np.maximum(alpha, 1 / 510)[..., None], 0, 1)
+    if alpha is not None:
+        color = np.where(alpha[..., None] > 0, color, np.float32(_WHITE))
+    return Picture(np.ascontiguousarray(color), alpha, hashlib.sha256(data).hexdigest())
+
+
+def load_image(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Image:
+    """The picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
+    return read_picture(path, size).pixels
+
+
+def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
+    with Pil.open(io.BytesIO(data)) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise _too_large(path, opened.size)
+        opened.load()
+        picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
+        gray = np.asarray(picture, np.float32)
+        if picture.mode != "F":
+            gray /= 65535
+        return np.repeat(np.clip(gray, 0, 1)[..., None], 3, axis=2)
+    has_alpha = picture.has_transparency_data
+    profile = picture.info.get("icc_profile")
+    alpha = picture.convert("RGBA").getchannel("A") if has_alpha else None
+    if picture.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa", "1"):
+        picture = picture.convert("RGBA").convert("RGB") if has_alpha else picture.convert("RGB")
+    if profile and picture.mode in ("RGB", "L", "CMYK", "LAB"):
+        picture = _to_srgb(picture, profile)
+    channels = [np.asarray(picture.convert("RGB"))]
+    if alpha is not None:
+        channels.append(np.asarray(alpha)[..., None])
+    return np.concatenate(channels, axis=2).astype(np.float32) / 255
+
+
+def _to_srgb(picture: Pil.Image, profile: bytes) -> Pil.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        # A broken profile, or one of another mode: the pixels are still the picture.
+        return picture
+    assert converted is not None
+    return converted
+
+
+def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError:
+    claimed = f"{size[0]}×{size[1]} pixels" if size else "too many pixels"
+    return ImageError(f"{path}: {claimed}; more than {MAX_PIXELS // 10**6} megapixels are refused")
+
+
+def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """`(height, width)` with the long side `size` and the aspect ratio kept."""
+    height, width = shape[:2]
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_image(
+    image: Float[Array | np.ndarray, "h w c"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "h2 w2 c"]:
+    """Resample to `shape` = `(height, width, …)`: bicubic with antialiasing, in sRGB values.
+
+    The result stays within the input's range, so that no ringing leaves it.
+    """
+    image = np.asarray(image, np.float32)
+    height, width = shape[:2]
+    if image.shape[:2] == (height, width):
+        return image
+    channels = [
+        np.asarray(Pil.fromarray(channel).resize((width, height), Pil.Resampling.BICUBIC))
+        for channel in np.ascontiguousarray(np.moveaxis(image, 2, 0))
+    ]
+    return np.clip(np.stack(channels, axis=2), image.min(), image.max())
+
+
+def check_output(path: epath.PathLike, bits: int = 8) -> None:
+    """Raise `ImageError` if `save_image` could not write `path`, before anything is computed."""
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in _BIT_DEPTHS:
+        known = ", ".join(_BIT_DEPTHS)
+        raise ImageError(f"cannot write {path}: the name must end in one of {known}")
+    if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
+        raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
+    files.check_writable(path, ImageError)
+
+
+def save_image(
+    path: epath.PathLike,
+    image: Image,
+    *,
+    alpha: Float[np.ndarray, "h w"] | None = None,
+    bits: Literal[8, 16] = 8,
+    metadata: str | None = None,
+) -> None:
+    """Write an sRGB image: clipped to 0–1, rounded, atomically; the suffix names the format.
+
+    Args:
+        path: `.png` (8 or 16 bits), `.jpg` (quality 95, no chroma subsampling), `.webp`
+            (quality 95) or `.tif` (always 16 bits).
+        image: float `[h, w, 3]`.
+        alpha: put back as the file's alpha channel; JPEG has none and shows white instead.
+        bits: per channel.
+        metadata: ASCII text kept in the file: PNG's `jaxstyle` text chunk, or the description.
+
+    Raises:
+        ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
+            the file cannot be written.
+    """
+    check_output(path, bits)
+    suffix = PurePath(path).suffix.lower()
+    pixels = np.asarray(image, np.float32)
+    if not np.isfinite(pixels).all():
+        raise ImageError(f"cannot write {path}: the image has values that are not finite")
+    if alpha is not None:
+        if suffix in (".jpg", ".jpeg"):
+            pixels = pixels * alpha[..., None] + _WHITE * (1 - alpha[..., None])
+        else:
+            pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
+    bits = 16 if 8 not in _BIT_DEPTHS[suffix] else bits
+    levels = 2**bits - 1
+    values = np.rint(np.clip(pixels, 0, 1) * levels).astype(np.uint16 if bits == 16 else np.uint8)
+    if suffix in (".tif", ".tiff"):
+        data = _encode_tiff(values, metadata)
+    elif bits == 16:
+        data = _encode_png16(values, metadata)
+    else:
+        data = _encode_8bit(values, suffix, metadata)
+    try:
+        files.write_atomically(path, data)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes:
+    buffer = io.BytesIO()
+    picture = Pil.fromarray(values)
+    if suffix == ".png":
+        info = PngImagePlugin.PngInfo()
+        info.add(b"sRGB", b"\0")
+        if metadata is not None:
+            info.add_itxt("jaxstyle", metadata)
+        picture.save(buffer, "PNG", pnginfo=info)
+    else:
+        exif = Pil.Exif()
+        if metadata is not None:
+            exif[ExifTags.Base.ImageDescription] = metadata
+        name, options = ("WEBP", {}) if suffix == ".webp" else ("JPEG", {"subsampling": 0})
+        picture.save(buffer, name, quality=95, exif=exif, **options)
+    return buffer.getvalue()
+
+
+def _encode_png16(values: np.ndarray, metadata: str | None) -> bytes:
+    height, width, channels = values.shape
+    buffer = io.BytesIO()
+    writer = png.Writer(
+        width,
+        height,
+        greyscale=False,  # pyright: ignore[reportArgumentType]
+        alpha=channels == 4,
+        bitdepth=16,
+    )
+    writer.write_packed(buffer, (row.tobytes() for row in values.astype(">u2")))
+    chunks = list(png.Reader(bytes=buffer.getvalue()).chunks())
+    extra = [(b"sRGB", b"\0")]
+    if metadata is not None:
+        extra.append((b"iTXt", b"jaxstyle\0\0\0\0\0" + metadata.encode()))
+    buffer = io.BytesIO()
+    png.write_chunks(buffer, chunks[:1] + extra + chunks[1:])
+    return buffer.getvalue()
+
+
+def _encode_tiff(values: np.ndarray, metadata: str | None) -> bytes:
+    buffer = io.BytesIO()
+    extra = ("unassalpha",) if values.shape[2] == 4 else None
+    tifffile.imwrite(
+        buffer,
+        values,
+        photometric="rgb",
+        extrasamples=extra,
+        compression="zlib",
+        description=metadata,
+        metadata=None,
+        software=False,
+    )
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""Content, style and total-variation terms: pure functions of arrays.
+
+Sums are taken in float32 at the highest matrix precision, or in float64 where that is what
+comes in, whatever type the network computes in.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.types import Scalar
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _accumulator(array: Array) -> Array:
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _absolute(x: Array) -> Array:
+    # jnp.abs has slope 1 at 0, which would pull flat regions askew.
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+@jax.jit
+def gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
+    """Channel co-activations summed over positions, FᵀF.
+
+    Unnormalised: each objective divides as its source does (Gatys et al. 2016, eq. 3).
+    """
+    flat = _accumulator(features).reshape(-1, features.shape[-1])
+    return jnp.matmul(flat.T, flat, precision=_HIGHEST)
+
+
+@functools.partial(jax.jit, static_argnames="normalization")
+def content_loss(
+    features: Float[Array, "h w c"],
+    target: Float[Array, "h w c"],
+    normalization: Literal["sum", "half-sum", "mean"],
+) -> Scalar:
+    """Squared difference of features: Σ, ½Σ (Gatys et al. 2016, eq. 1) or the mean."""
+    squares = jnp.square(_accumulator(features) - _accumulator(target))
+    if normalization == "mean":
+        return jnp.mean(squares)
+    return jnp.sum(squares) * (0.5 if normalization == "half-sum" else 1.0)
+
+
+@functools.partial(jax.jit, static_argnames="normalization")
+def style_loss(
+    gram: Float[Array, "c c"],
+    target: Float[Array, "c c"],
+    normalization: Literal["seed", "gatys", "mean"],
+) -> Scalar:
+    """Squared difference of two Gram matrices, each already divided by its own size.
+
+    With Δ the difference, N channels:
+
+    - `seed`: ‖Δ‖² / (4·3²), Grams divided by the image's pixels at every layer (the Keras
+      example, which takes the 3 of RGB for N);
+    - `gatys`: ‖Δ‖² / (4N²), Grams divided by the layer's positions (Gatys et al. 2016, eq. 4);
+    - `mean`: the mean over N² of (Δ/N)², Grams as in `gatys` (neural-style; Gatys' notebook).
+    """
+    channels = 3.0 if normalization == "seed" else float(gram.shape[0])
+    total = jnp.sum(jnp.square(gram - target))
+    if normalization == "mean":
+        return total / channels**4
+    return total / (4 * channels**2)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def total_variation(image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l2"]) -> Scalar:
+    """Differences of neighbouring values, summed; `image` in whatever unit the weight is for.
+
+    - `seed`: Σ (dy² + dx²)^1.25 where both neighbours exist (the Keras example);
+    - `l1`: Σ|dy| + Σ|dx| (Rudin et al. 1992, anisotropic);
+    - `l2`: ½(Σdy² + Σdx²) (jcjohnson/neural-style).
+    """
+    image = _accumulator(image)
+    dy = image[1:] - image[:-1]
+    dx = image[:, 1:] - image[:, :-1]
+    if kind == "seed":
+        return jnp.sum(jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25))
+    if kind == "l1":
+        return jnp.sum(_absolute(dy)) + jnp.sum(_absolute(dx))
+    return 0.5 * (jnp.sum(jnp.square(dy)) + jnp.sum(jnp.square(dx)))

@@ -1,0 +1,167 @@
+"""The objective as a pytree: targets computed once, then image → (loss, terms)."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle import vgg
+from jaxstyle.config import Config
+from jaxstyle.errors import ConfigError, ImageError
+from jaxstyle.images import resize_image
+from jaxstyle.losses import content_loss, gram_matrix, style_loss, total_variation
+from jaxstyle.types import Image, Params, Scalar
+
+GREY_LEVELS = 255.0
+"""Total variation is taken in grey levels, as in the sources of the presets."""
+
+
+@struct.dataclass
+class Objective:
+    """What an image is compared with; call it with an sRGB 0–1 image.
+
+    A pytree: arrays are leaves, so one compiled program serves any weights and targets of
+    the same shapes, and `jax.vmap` maps over images, targets and weights alike. What
+    changes the program (layers, normalisations, the network's build) is static.
+    """
+
+    params: Params
+    content_targets: dict[str, Float[Array, "_h _w _c"]]
+    style_targets: dict[str, Float[Array, "_c _c"]]
+    content_weight: Scalar
+    style_weight: Scalar
+    tv_weight: Scalar
+    network: vgg.VGG19 = struct.field(pytree_node=False)
+    content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
+    style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
+    tv: Literal["seed", "l1", "l2"] = struct.field(pytree_node=False)
+
+    def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
+        """The loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
+
+        The terms carry their weights; their sum is the loss.
+        """
+        features = vgg.apply(self.network, self.params, image)
+        content = jnp.zeros((), jnp.promote_types(image.dtype, jnp.float32))
+        for layer, target in self.content_targets.items():
+            content += content_loss(features[layer], target, self.content_normalization)
+        terms = {"content": self.content_weight * content}
+        # seed and gatys average over layers, the others add them up.
+        share = 1.0 if self.style_normalization == "mean" else 1.0 / max(len(self.style_targets), 1)
+        for layer, target in self.style_targets.items():
+            gram = _normalized_gram(features[layer], image, self.style_normalization)
+            loss = style_loss(gram, target, self.style_normalization)
+            terms[f"style/{layer}"] = self.style_weight * share * loss
+        terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
+        return jnp.sum(jnp.stack(list(terms.values()))), terms
+
+
+def _normalized_gram(
+    features: Float[Array, "_h _w c"], image: Float[Array, "h w 3"], normalization: str
+) -> Float[Array, "c c"]:
+    """The Gram matrix divided by the picture's own size: so that sizes may differ."""
+    per = image if normalization == "seed" else features
+    return gram_matrix(features) / (per.shape[0] * per.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("network", "normalization"))
+def _style_targets(
+    network: vgg.VGG19, params: Params, style: Float[Array, "h w 3"], normalization: str
+) -> dict[str, Float[Array, "_c _c"]]:
+    features = vgg.apply(network, params, style)
+    return {
+        layer: _normalized_gram(features[layer], style, normalization) for layer in network.layers
+    }
+
+
+def check_inputs(
+    content: Image, styles: Image | Sequence[Image], config: Config
+) -> tuple[Image, ...]:
+    """The styles as a tuple, once all that `build_objective` will need is known to be there.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice.
+        ImageError: a picture is of the wrong form, or too small for its deepest layer.
+    """
+    if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
+        several = (styles,)
+    else:
+        several = tuple(styles)
+    if not several:
+        raise ImageError("no style image is given")
+    for names in (config.content_layers, config.style_layers):
+        if len({vgg.canonical_layer(name) for name in names}) != len(names):
+            raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+    _check_image(content, "content")
+    every = (*config.content_layers, *config.style_layers)
+    vgg.check_size(content.shape, every, config.padding, "content")
+    for style in several:
+        _check_image(style, "style")
+        if config.style_shape == "own":
+            vgg.check_size(style.shape, config.style_layers, config.padding, "style")
+    return several
+
+
+def _check_image(image: object, name: str) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3:
+        raise ImageError(f"{name} must be an array [height, width, 3], not {shape}")
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
+
+
+def build_objective(
+    params: Params, content: Image, styles: Image | Sequence[Image], config: Config
+) -> Objective:
+    """Compute the targets of `content` and `styles` for images of the content's shape.
+
+    The pictures are used at the size they have: `config.size` is `stylize`'s to apply. A
+    style is stretched to the content's shape only where `config.style_shape` says so. Of
+    several styles the normalised Gram matrices are averaged.
+
+    Args:
+        params: from `load_weights`.
+        content: sRGB 0–1.
+        styles: one sRGB 0–1 image, or several.
+        config: weights, layers, normalisations, pooling, padding, precision.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice.
+        ImageError: a picture is of the wrong form, or too small for its deepest layer.
+    """
+    several = check_inputs(content, styles, config)
+    if config.style_shape == "content":
+        several = tuple(resize_image(style, content.shape) for style in several)
+
+    def build(names: tuple[str, ...]) -> vgg.VGG19:
+        return vgg.network(params, names, config.pooling, config.padding, config.precision)
+
+    content_targets, style_targets = {}, {}
+    if config.content_layers:
+        content_targets = vgg.apply(build(config.content_layers), params, jnp.asarray(content))
+    if config.style_layers:
+        network = build(config.style_layers)
+        each = [
+            _style_targets(network, params, jnp.asarray(style), config.style_normalization)
+            for style in several
+        ]
+        style_targets = jax.tree.map(lambda *grams: sum(grams) / len(grams), *each)
+    dtype = jnp.promote_types(content.dtype, jnp.float32)
+    return Objective(
+        params=params,
+        content_targets=content_targets,
+        style_targets=style_targets,
+        content_weight=jnp.asarray(config.content_weight, dtype),
+        style_weight=jnp.asarray(config.style_weight, dtype),
+        tv_weight=jnp.asarray(config.tv_weight, dtype),
+        network=build((*config.content_layers, *config.style_layers)),
+        content_normalization=config.content_normalization,
+        style_normalization=config.style_normalization,
+        tv=config.tv,
+    )

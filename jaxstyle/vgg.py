@@ -1,0 +1,152 @@
+"""VGG19's convolutional part in Flax: an sRGB image to named activations."""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.errors import ConfigError, ImageError
+from jaxstyle.types import Features, Image, Params
+
+BLOCKS = (2, 2, 4, 4, 4)
+"""Convolutions per block; a pooling that halves the size stands between blocks."""
+
+CHANNELS = (64, 128, 256, 512, 512)
+
+CONVOLUTIONS = tuple(
+    f"conv{block}_{index}" for block, count in enumerate(BLOCKS, 1) for index in range(1, count + 1)
+)
+
+LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
+"""Every activation in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+
+_PAD_MODES = {"replicate": "edge", "reflect": "reflect"}
+
+
+def canonical_layer(name: str) -> str:
+    """`name` as in `LAYERS`; Keras' `block4_conv2` is `relu4_2`.
+
+    Raises:
+        ConfigError: no such layer; the message lists those with close names.
+    """
+    keras = re.fullmatch(r"block(\d)_conv(\d)", name)
+    layer = f"relu{keras[1]}_{keras[2]}" if keras else name
+    if layer in LAYERS:
+        return layer
+    aliases = [f"block{conv[4]}_conv{conv[6]}" for conv in CONVOLUTIONS]
+    close = difflib.get_close_matches(name, [*LAYERS, *aliases], n=4, cutoff=0.5)
+    raise ConfigError(f"unknown layer {name!r}; close ones are {', '.join(close or LAYERS[:4])}")
+
+
+def check_size(
+    shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
+) -> None:
+    """Raise `ImageError` if an image of `shape` = `(h, w, …)` has no pixel left at a layer."""
+    for layer in layers:
+        halvings = int(canonical_layer(layer)[4]) - 1
+        smallest = 2**halvings * (2 if padding == "reflect" else 1)
+        if min(shape[:2]) < smallest:
+            raise ImageError(
+                f"{name} of {shape[1]}×{shape[0]} pixels is too small: "
+                f"{layer} needs at least {smallest}×{smallest}"
+            )
+
+
+class VGG19(nn.Module):
+    """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
+
+    Takes one unbatched sRGB image in 0–1. Whatever range, channel order and mean the
+    weights were trained with is folded into `mean` and the first kernel when they are
+    loaded, so every network looks the same from here.
+    """
+
+    layers: tuple[str, ...]
+    channels: tuple[int, ...] = CHANNELS
+    pooling: Literal["max", "average"] = "max"
+    padding: Literal["zero", "replicate", "reflect"] = "zero"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "h w 3"]) -> Features:
+        wanted = {canonical_layer(layer) for layer in self.layers}
+        depth = max(LAYERS.index(layer) for layer in wanted)
+        mean = self.param("mean", nn.initializers.constant(0.5), (3,))
+        # None keeps the type of image and parameters, which in tests may be float64.
+        dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
+        activations: Features = {}
+        x = image - mean
+        for conv in CONVOLUTIONS[: depth // 2 + 1]:
+            block, index = int(conv[4]), int(conv[6])
+            if block > 1 and index == 1:
+                pool = nn.max_pool if self.pooling == "max" else nn.avg_pool
+                x = pool(x, (2, 2), strides=(2, 2))
+            if self.padding != "zero":
+                x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=_PAD_MODES[self.padding])
+            x = nn.Conv(
+                self.channels[block - 1],
+                (3, 3),
+                padding="SAME" if self.padding == "zero" else "VALID",
+                dtype=dtype,
+                precision=jax.lax.Precision.HIGHEST if dtype is None else None,
+                kernel_init=nn.initializers.he_normal(),
+                name=conv,
+            )(x)
+            activations[conv] = x
+            x = nn.relu(x)
+            activations[conv.replace("conv", "relu")] = x
+        return {layer: activations[canonical_layer(layer)] for layer in self.layers}
+
+
+def network(
+    params: Params,
+    layers: Iterable[str],
+    pooling: Literal["max", "average"] = "max",
+    padding: Literal["zero", "replicate", "reflect"] = "zero",
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> VGG19:
+    """The module that `params` are for, whatever their widths, reaching `layers`.
+
+    Raises:
+        ConfigError: an unknown layer, or one that `params` do not reach.
+    """
+    layers = tuple(dict.fromkeys(layers))
+    for layer in layers:
+        if canonical_layer(layer).replace("relu", "conv") not in params:
+            raise ConfigError(f"the weights end before layer {layer!r}")
+    firsts = (params.get(f"conv{block}_1") for block in range(1, len(BLOCKS) + 1))
+    channels = tuple(first["bias"].shape[0] for first in firsts if first is not None)
+    return VGG19(layers, channels, pooling, padding, precision)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module: VGG19, params: Params, image: Float[Array, "h w 3"]) -> Features:
+    """The activations of `image` at `module.layers`."""
+    features = module.apply({"params": params}, image)
+    assert isinstance(features, dict)
+    return features
+
+
+def extract_features(
+    params: Params,
+    image: Image,
+    layers: Sequence[str],
+    *,
+    pooling: Literal["max", "average"] = "max",
+    padding: Literal["zero", "replicate", "reflect"] = "zero",
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Features:
+    """Activations of an sRGB 0–1 image by the names asked for, each `[h', w', channels]`.
+
+    Raises:
+        ConfigError: an unknown layer; the message lists close ones.
+        ImageError: the image is too small for the deepest layer.
+    """
+    check_size(image.shape, layers, padding)
+    return apply(network(params, layers, pooling, padding, precision), params, jnp.asarray(image))

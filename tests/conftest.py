@@ -1,0 +1,65 @@
+"""Shared material: pictures by formula, a small random network, the real weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstyle import load_weights
+from jaxstyle.types import Params
+from jaxstyle.vgg import CONVOLUTIONS
+
+SMALL_CHANNELS = (4, 6, 8, 8, 8)
+
+
+def pattern(height: int, width: int, seed: int) -> np.ndarray:
+    """The uint8 RGB picture that the reference numbers were computed on."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    channels = [
+        127.5
+        + 127.5
+        * np.sin((seed + 1) * 0.07 * x + 0.05 * (c + 1) * y + seed)
+        * np.cos(0.03 * (seed + c + 1) * y - 0.02 * x)
+        for c in range(3)
+    ]
+    return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """`pattern` as float32 in 0–1."""
+    return pattern(height, width, seed).astype(np.float32) / 255
+
+
+def random_params(channels: tuple[int, ...] = SMALL_CHANNELS, seed: int = 0) -> Params:
+    """VGG19 of any width with He-normal kernels and small random biases, in float32."""
+    rng = np.random.default_rng(seed)
+    params: dict[str, object] = {"mean": jnp.asarray([0.48, 0.45, 0.4], jnp.float32)}
+    inputs = 3
+    for conv in CONVOLUTIONS:
+        outputs = channels[int(conv[4]) - 1]
+        kernel = rng.normal(size=(3, 3, inputs, outputs)) * np.sqrt(2 / (9 * inputs))
+        bias = 0.1 * rng.normal(size=outputs)
+        params[conv] = {
+            "kernel": jnp.asarray(kernel, jnp.float32),
+            "bias": jnp.asarray(bias, jnp.float32),
+        }
+        inputs = outputs
+    return params
+
+
+@pytest.fixture(scope="session")
+def small_params() -> Params:
+    return random_params()
+
+
+@pytest.fixture(scope="session")
+def imagenet() -> Params:
+    """The real weights, fetched once; a machine that cannot fetch them fails the test."""
+    return load_weights()
+
+
+@pytest.fixture
+def x64():
+    """Float64 arithmetic for one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+
+from jaxstyle import Config, ConfigError, preset
+from jaxstyle.config import PRESETS, from_toml, to_toml
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_toml_gives_back_an_equal_config(name: str) -> None:
+    config = preset(name)
+    assert from_toml(to_toml(config), Config()) == config
+
+
+def test_config_is_frozen_and_hashable() -> None:
+    config = preset("seed")
+    assert {config: 1}[preset("seed")] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.size = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_toml_overrides_its_base() -> None:
+    config = from_toml('size = 300\ncontent_layers = ["relu3_1"]', preset("gatys"))
+    assert (config.size, config.content_layers) == (300, ("relu3_1",))
+    assert config.pooling == "average"
+
+
+def test_an_integer_serves_as_a_number() -> None:
+    weight = Config(style_weight=3).style_weight
+    assert isinstance(weight, float)
+    assert weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluations": 0}, "evaluations must be at least 1"),
+        ({"evaluations": 2.5}, "evaluations must be an integer, not 2.5"),
+        ({"evaluations": True}, "evaluations must be an integer"),
+        ({"size": 0}, "size must be at least 1"),
+        ({"size": "big"}, "size must be an integer or 'original', not 'big'"),
+        ({"style_weight": -1.0}, "style_weight must be finite and not negative"),
+        ({"tv_weight": float("nan")}, "tv_weight must be finite"),
+        ({"content_weight": float("inf")}, "content_weight must be finite"),
+        ({"style_weight": "3"}, "style_weight must be a number"),
+        ({"content_layers": "relu4_2"}, "content_layers must be a list of layer names"),
+        ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam' or 'optax-lbfgs'"),
+        ({"learning_rate": 0.1}, "learning_rate has no meaning with optimizer lbfgs"),
+        ({"learning_rate": 0.0, "optimizer": "adam"}, "learning_rate must be positive"),
+        ({"history_size": 5, "optimizer": "adam"}, "history_size has no meaning"),
+        ({"coarse_evaluations": 5}, "coarse_evaluations has no meaning with one scale"),
+        ({"scale_factor": 1.0}, "scale_factor must be above 1"),
+        ({"seed": -1}, "seed must be between"),
+        ({"init": ""}, "init must be"),
+        ({"content_weight": 0.0, "style_layers": []}, "nothing to match"),
+        ({"style-wieght": 1.0}, "unknown setting 'style-wieght'; did you mean style_weight"),
+    ],
+)
+def test_a_bad_setting_says_what_is_wrong(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        Config().replace(**changes)
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="there are default, seed, gatys"):
+        preset("sed")
+
+
+def test_bad_toml_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="not a TOML document"):
+        from_toml("size = = 3", Config())
