@@ -330,3 +330,7 @@ def _progress(config: Config, quiet: bool) -> Iterator["Callback"]:
             bar.update(task, completed=record.evaluation, loss=f"{record.loss:.4g}")
 
         yield show
+
+
+if __name__ == "__main__":
+    main()

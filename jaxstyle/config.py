@@ -51,8 +51,8 @@ class Config:
     """Where the image starts: content, noise, style, or the path of an image file."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
-    padding: Literal["zero", "replicate", "reflect"] = "zero"
-    """What the network's convolutions see beyond the border."""
+    padding: Literal["zero", "replicate", "reflect"] = "replicate"
+    """What the network's convolutions see beyond the border; the classic zero draws a frame."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; losses accumulate in float32 whatever it is."""
     optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
@@ -161,6 +161,7 @@ PRESETS: Mapping[str, Config] = {
         style_normalization="seed",
         tv="seed",
         style_shape="content",
+        padding="zero",
     ),
     # Gatys, Ecker, Bethge, CVPR 2016. Its "conv4_2" names rectified responses.
     "gatys": Config(
@@ -172,6 +173,7 @@ PRESETS: Mapping[str, Config] = {
         style_normalization="gatys",
         init="noise",
         pooling="average",
+        padding="zero",
     ),
     # Gatys' PyTorch notebook: 500 iterations at 512 pixels, then 200 at 800.
     "gatys-code": Config(
@@ -181,6 +183,7 @@ PRESETS: Mapping[str, Config] = {
         tv_weight=0.0,
         content_normalization="mean",
         style_normalization="mean",
+        padding="zero",
         scales=2,
         scale_factor=800 / 512,
         coarse_evaluations=500,
@@ -195,6 +198,7 @@ PRESETS: Mapping[str, Config] = {
         style_normalization="mean",
         tv="l2",
         init="noise",
+        padding="zero",
     ),
 }
 

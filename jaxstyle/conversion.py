@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, flax as safetensors_flax
+import safetensors
 
 from jaxstyle.errors import WeightsError
 from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
@@ -98,8 +99,22 @@ def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoin
     return Checkpoint(tensors, PREPROCESSINGS[family], metadata)
 
 
+_SAFETENSORS_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+}
+
+
 def _read_safetensors(data: bytes) -> tuple[Tensors, dict[str, str]]:
-    tensors = {name: np.asarray(array) for name, array in safetensors_flax.load(data).items()}
+    # safetensors' own NumPy loader does not know bfloat16.
+    tensors = {
+        name: np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+        for name, entry in safetensors.deserialize(data)
+    }
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, header.get("__metadata__", {})
 
@@ -145,7 +160,7 @@ _READERS = {
 }
 
 _DAMAGED = (
-    SafetensorError,
+    safetensors.SafetensorError,
     OSError,
     ValueError,
     KeyError,

@@ -83,24 +83,22 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
 
     def init(params: PyTree[Array]) -> LBFGSState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        # Two trees of their own, not one shared: a donated buffer must not be donated twice.
-        copies = [jax.tree.map(jnp.zeros_like, params) for _ in range(2)]
         dtype = jnp.result_type(*jax.tree.leaves(params))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return LBFGSState(
             evaluations=count,
             point=zeros,
             value=jnp.full((), jnp.inf, dtype),
-            grad=copies[0],
-            direction=copies[1],
+            grad=zeros,
+            direction=zeros,
             slope=zero,
-            step_size=zero + 0,
+            step_size=zero,
             history=_empty_history(params, history_size, dtype),
             accepted=jnp.zeros((), bool),
-            steps=count + 0,
-            rejections=count + 0,
-            failures=count + 0,
-            status=count + 0,
+            steps=count,
+            rejections=count,
+            failures=count,
+            status=count,
         )
 
     def update(
@@ -189,7 +187,9 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
 
 
 def _sufficient(value: Scalar, slope: Scalar, state: LBFGSState) -> Bool[Array, ""]:
-    armijo = value <= state.value + _ARMIJO * state.step_size * state.slope
+    # Strictly less as well: a step too short to change the loss is no decrease.
+    enough = state.value + _ARMIJO * state.step_size * state.slope
+    armijo = (value <= enough) & (value < state.value)
     noise = _APPROXIMATE_ARMIJO * jnp.abs(state.value)
     flat = (value <= state.value + noise) & (jnp.abs(slope) <= (1 - 2 * _ARMIJO) * -state.slope)
     return armijo | flat
@@ -210,7 +210,7 @@ def _empty_history(params: PyTree[Array], size: int, dtype: jnp.dtype) -> Histor
         return jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), params)
 
     square = jnp.zeros((size, size), dtype)
-    return History(rows(), rows(), square, square + 0, jnp.zeros((), jnp.int32))
+    return History(rows(), rows(), square, square, jnp.zeros((), jnp.int32))
 
 
 def _remember(

@@ -114,6 +114,8 @@ def _check_image(image: object, name: str) -> None:
         raise ImageError(f"{name} must be an array [height, width, 3], not {shape}")
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
+    if not np.isfinite(np.asarray(image)).all():
+        raise ImageError(f"{name} has values that are not finite")
 
 
 def build_objective(

@@ -113,11 +113,10 @@ def init_state(
     optimizer: optax.GradientTransformationExtraArgs, image: Float[Array, "h w 3"]
 ) -> LoopState:
     """The loop's state before its first evaluation."""
-    # Copies: the state's buffers are donated to the first step, the caller's are not.
-    image = jnp.array(image)
+    # Copies: the state's buffers are donated, each once, and the caller's are not.
     return LoopState(
-        image=image,
-        optimizer=optimizer.init(image),
+        image=jnp.array(image),
+        optimizer=jax.tree.map(jnp.array, optimizer.init(image)),
         best_image=jnp.array(image),
         best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
         evaluations=jnp.zeros((), jnp.int32),

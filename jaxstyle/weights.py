@@ -18,7 +18,7 @@ import platformdirs
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import flax as safetensors_flax
+from safetensors import numpy as safetensors_numpy
 
 from jaxstyle import files
 from jaxstyle.conversion import Checkpoint, Preprocessing, Tensors, parse
@@ -219,7 +219,7 @@ def fetch(destination: Path, *, offline: bool | None = None, quiet: bool = False
 def _write(
     checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str, sha256: str
 ) -> None:
-    tensors = {name: jnp.asarray(array, dtype) for name, array in checkpoint.tensors.items()}
+    tensors = {name: array.astype(jnp.dtype(dtype)) for name, array in checkpoint.tensors.items()}
     metadata = {
         "network": "VGG19 without classifier",
         "preprocessing": json.dumps(Preprocessing._asdict(checkpoint.preprocessing)),
@@ -228,9 +228,9 @@ def _write(
         "licence": checkpoint.metadata.get("licence", "see the source")
         if sha256 != KERAS_SHA256
         else "CC BY 4.0, Visual Geometry Group, University of Oxford",
-        "digest": digest({name: np.asarray(array) for name, array in tensors.items()}),
+        "digest": digest(tensors),
     }
-    data = safetensors_flax.save(tensors, metadata)
+    data = safetensors_numpy.save(tensors, metadata)
     try:
         files.write_atomically(destination, data)
     except OSError as error:

@@ -16,7 +16,7 @@ def test_config_is_frozen_and_hashable() -> None:
     config = preset("seed")
     assert {config: 1}[preset("seed")] == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.size = 3  # pyright: ignore[reportAttributeAccessIssue]
+        config.size = 3
 
 
 def test_toml_overrides_its_base() -> None:

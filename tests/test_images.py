@@ -62,9 +62,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray) -> None:
     exif = Pil.Exif()
     exif[ExifTags.Base.Orientation] = 6  # the camera was turned: rotate by 90° clockwise
     path = save(tmp_path / "a.png", rgb, exif=exif)
-    np.testing.assert_array_equal(
-        np.rint(np.asarray(load_image(path)) * 255), np.rot90(rgb, k=-1)
-    )
+    np.testing.assert_array_equal(np.rint(np.asarray(load_image(path)) * 255), np.rot90(rgb, k=-1))
 
 
 def test_embedded_profile_is_converted_to_srgb(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -129,7 +127,10 @@ def test_hidden_colour_does_not_bleed_when_resized(tmp_path: Path) -> None:
     np.testing.assert_allclose(visible, np.broadcast_to([1.0, 0, 0], visible.shape), atol=0.02)
 
 
-@pytest.mark.parametrize(("shape", "size", "expected"), [((20, 30), 15, (10, 15)), ((33, 7), 66, (66, 14)), ((1, 500), 10, (1, 10))])
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [((20, 30), 15, (10, 15)), ((33, 7), 66, (66, 14)), ((1, 500), 10, (1, 10))],
+)
 def test_size_is_the_long_side(tmp_path: Path, shape: tuple, size: int, expected: tuple) -> None:
     path = save(tmp_path / "a.png", pattern(*shape, 0))
     assert load_image(path, size).shape[:2] == expected
@@ -195,7 +196,7 @@ def test_metadata_is_kept_and_the_picture_comes_back(tmp_path: Path, suffix: str
 def test_jpeg_is_not_subsampled(tmp_path: Path) -> None:
     save_image(tmp_path / "a.jpg", picture(32, 48, 0))
     with Pil.open(tmp_path / "a.jpg") as opened:
-        assert [layer[1:3] for layer in opened.layer] == [(1, 1)] * 3  # pyright: ignore[reportAttributeAccessIssue]
+        assert [layer[1:3] for layer in opened.layer] == [(1, 1)] * 3
 
 
 def test_jpeg_shows_white_where_it_was_transparent(tmp_path: Path) -> None:

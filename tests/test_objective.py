@@ -50,8 +50,10 @@ def numpy_objective(
         numpy_features(params, x, pooling, "zero") for x in (image, content, style)
     )
     terms = {}
-    difference = (deep_f["relu5_2"] - deep_p["relu5_2"]) if name == "seed" else (
-        deep_f["relu4_2"] - deep_p["relu4_2"]
+    difference = (
+        (deep_f["relu5_2"] - deep_p["relu5_2"])
+        if name == "seed"
+        else (deep_f["relu4_2"] - deep_p["relu4_2"])
     )
     terms["content"] = {
         "seed": 0.025 * (difference**2).sum(),
@@ -156,7 +158,9 @@ def test_one_program_serves_other_weights_and_targets(small_params: Params) -> N
     image = jnp.asarray(picture(32, 48, 2))
     for seed, weight in ((0, 1.0), (3, 7.0)):
         config = Config(style_weight=weight, evaluations=10 + seed, seed=seed)
-        evaluate(build_objective(small_params, picture(32, 48, seed), picture(36, 36, 1), config), image)
+        evaluate(
+            build_objective(small_params, picture(32, 48, seed), picture(36, 36, 1), config), image
+        )
     assert evaluate._cache_size() == 1
 
 
@@ -192,12 +196,31 @@ def test_content_alone_and_style_alone(small_params: Params) -> None:
     ("content", "style", "changes", "error", "message"),
     [
         (picture(15, 40, 0), picture(40, 40, 0), {}, ImageError, "content of 40×15 .* too small"),
-        (picture(40, 40, 0), picture(40, 9, 0), {}, ImageError, "style of 9×40 pixels is too small"),
-        (picture(40, 40, 0)[..., :2], picture(40, 40, 0), {}, ImageError, "content must be an array"),
+        (
+            picture(40, 40, 0),
+            picture(40, 9, 0),
+            {},
+            ImageError,
+            "style of 9×40 pixels is too small",
+        ),
+        (
+            picture(40, 40, 0)[..., :2],
+            picture(40, 40, 0),
+            {},
+            ImageError,
+            "content must be an array",
+        ),
         (picture(40, 40, 0), picture(40, 40, 0)[..., 0], {}, ImageError, "style must be an array"),
         ((picture(40, 40, 0) * 255).astype(np.uint8), picture(40, 40, 0), {}, ImageError, "uint8"),
         (picture(40, 40, 0), [], {}, ImageError, "no style"),
-        (picture(40, 40, 0), picture(40, 40, 0), {"style_layers": ("relu9_1",)}, ConfigError, "relu9_1"),
+        (picture(40, 40, 0), np.full((40, 40, 3), np.nan), {}, ImageError, "style has values"),
+        (
+            picture(40, 40, 0),
+            picture(40, 40, 0),
+            {"style_layers": ("relu9_1",)},
+            ConfigError,
+            "relu9_1",
+        ),
         (
             picture(40, 40, 0),
             picture(40, 40, 0),
@@ -208,10 +231,15 @@ def test_content_alone_and_style_alone(small_params: Params) -> None:
     ],
 )
 def test_unsuitable_input_is_refused(
-    small_params: Params, content: np.ndarray, style: object, changes: dict, error: type, message: str
+    small_params: Params,
+    content: np.ndarray,
+    style: object,
+    changes: dict,
+    error: type,
+    message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        build_objective(small_params, content, style, Config(**changes))  # pyright: ignore[reportArgumentType]
+        build_objective(small_params, content, style, Config(**changes))
 
 
 def test_a_stretched_style_may_be_small(small_params: Params) -> None:

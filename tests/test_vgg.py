@@ -28,7 +28,7 @@ def numpy_features(
             windows = x[: 2 * h, : 2 * w].reshape(h, 2, w, 2, -1)
             x = windows.max(axis=(1, 3)) if pooling == "max" else windows.mean(axis=(1, 3))
         kernel, bias = (np.asarray(params[conv][key], np.float64) for key in ("kernel", "bias"))
-        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)  # pyright: ignore[reportCallIssue,reportArgumentType]
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
         x = np.einsum("hwcij,ijco->hwo", windows, kernel) + bias
         found[conv] = x
@@ -58,7 +58,7 @@ def test_every_layer_equals_numpy(
 ) -> None:
     image = picture(*shape, 0)
     expected = numpy_features(small_params, image, pooling, padding)
-    found = extract_features(small_params, image, LAYERS, pooling=pooling, padding=padding)  # pyright: ignore[reportArgumentType]
+    found = extract_features(small_params, image, LAYERS, pooling=pooling, padding=padding)
     assert list(found) == sorted(LAYERS)
     for layer, features in found.items():
         scale = np.abs(expected[layer]).max()
@@ -76,7 +76,7 @@ def test_keras_names_are_aliases_and_kept_as_asked(small_params: Params) -> None
 
 @pytest.mark.parametrize("name", ["conv4_5", "relu42", "block4_conv5", "conv6_1", ""])
 def test_an_unknown_layer_lists_close_ones(small_params: Params, name: str) -> None:
-    with pytest.raises(ConfigError, match="unknown layer .*; close ones are .*(conv|relu)"):
+    with pytest.raises(ConfigError, match=r"unknown layer .*; close ones are .*(conv|relu)"):
         extract_features(small_params, picture(32, 32, 0), [name])
 
 
@@ -85,7 +85,9 @@ def test_the_close_layers_are_close(small_params: Params) -> None:
         extract_features(small_params, picture(32, 32, 0), ["relu4-2"])
 
 
-@pytest.mark.parametrize(("layer", "convolutions"), [("conv1_1", 1), ("relu2_1", 3), ("relu5_4", 16)])
+@pytest.mark.parametrize(
+    ("layer", "convolutions"), [("conv1_1", 1), ("relu2_1", 3), ("relu5_4", 16)]
+)
 def test_the_network_is_only_as_deep_as_asked(
     small_params: Params, layer: str, convolutions: int
 ) -> None:
@@ -104,15 +106,20 @@ def test_weights_that_end_early_are_refused(small_params: Params) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "padding", "smallest"),
-    [("relu1_1", "zero", 1), ("relu4_2", "zero", 8), ("relu5_1", "zero", 16), ("relu3_1", "reflect", 8)],
+    [
+        ("relu1_1", "zero", 1),
+        ("relu4_2", "zero", 8),
+        ("relu5_1", "zero", 16),
+        ("relu3_1", "reflect", 8),
+    ],
 )
 def test_the_smallest_size_is_exact(
     small_params: Params, layer: str, padding: str, smallest: int
 ) -> None:
-    found = extract_features(small_params, picture(smallest, 40, 0), [layer], padding=padding)  # pyright: ignore[reportArgumentType]
+    found = extract_features(small_params, picture(smallest, 40, 0), [layer], padding=padding)
     assert np.isfinite(np.asarray(found[layer])).all()
     with pytest.raises(ImageError, match=f"{layer} needs at least {smallest}×{smallest}"):
-        extract_features(small_params, picture(40, 40, 0)[: smallest - 1], [layer], padding=padding)  # pyright: ignore[reportArgumentType]
+        extract_features(small_params, picture(40, 40, 0)[: smallest - 1], [layer], padding=padding)
 
 
 def test_bfloat16_is_close(small_params: Params) -> None:

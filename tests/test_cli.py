@@ -1,0 +1,295 @@
+"""The command line as a user meets it, on the real weights and small pictures."""
+
+import hashlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pil
+
+from jaxstyle import cli, load_image, preset
+from jaxstyle.config import from_toml
+from jaxstyle.types import Params
+from tests.conftest import pattern
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a content and a style picture, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    Pil.fromarray(pattern(48, 64, 0)).save("content.png")
+    Pil.fromarray(pattern(56, 40, 1)).save("style.png")
+    return tmp_path
+
+
+def stylize(*arguments: str) -> int:
+    return cli.run(["stylize", *arguments])
+
+
+PAIR = ("content.png", "style.png")
+QUICK = (*PAIR, "--size", "48", "--evaluations", "3")
+
+
+def test_stylize_writes_a_picture_and_reports(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png") == 0
+    assert load_image("out.png").shape == (36, 48, 3)
+    printed = capsys.readouterr()
+    assert "out.png: 48×36, 3 evaluations" in printed.out
+    for term in ("content", "style/relu1_1", "style/relu5_1", "tv", "loss"):
+        assert f"  {term} " in printed.out
+    assert printed.err == ""
+
+
+def test_metadata_says_how_to_repeat_the_run(folder: Path, imagenet: Params) -> None:
+    assert stylize(*QUICK, "-o", "a.png", "--init", "noise", "--seed", "5", "--quiet") == 0
+    with Pil.open("a.png") as opened:
+        record = json.loads(opened.info["jaxstyle"])
+    for name, key in (
+        ("content.png", record["content_sha256"]),
+        ("style.png", record["style_sha256"][0]),
+    ):
+        assert key == hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    assert record["config"]["seed"] == 5
+    assert record["evaluations"] == 3
+    assert set(record["versions"]) >= {"jaxstyle", "jax", "flax", "optax", "numpy"}
+    assert len(record["weights_sha256"]) == 64
+    # Repeating it from its own record gives the same file.
+    Path("again.toml").write_text(
+        "\n".join(f"{k} = {json.dumps(v)}" for k, v in record["config"].items())
+    )
+    assert stylize(*PAIR, "--config", "again.toml", "-o", "b.png", "--quiet") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_quiet_prints_nothing(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.jpg", "--quiet") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_alpha_and_sixteen_bits_reach_the_file(folder: Path, imagenet: Params) -> None:
+    rgba = np.dstack([pattern(48, 64, 0), np.full((48, 64), 255, np.uint8)])
+    rgba[:20, :, 3] = 0
+    Pil.fromarray(rgba).save("content.png")
+    assert stylize(*PAIR, "--evaluations", "2", "--size", "original", "-o", "o.png", "--quiet") == 0
+    with Pil.open("o.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened.getchannel("A")), rgba[..., 3])
+    assert stylize(*QUICK, "-o", "deep.png", "--bits", "16", "--quiet") == 0
+    assert Path("deep.png").read_bytes()[24] == 16  # the header's bit depth
+
+
+def test_flags_go_over_the_file_over_the_preset(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("c.toml").write_text("evaluations = 77\nseed = 4\n")
+    assert (
+        stylize(*PAIR, "--preset", "seed", "--config", "c.toml", "--seed", "9", "--print-config")
+        == 0
+    )
+    shown = from_toml(capsys.readouterr().out, preset("default"))
+    assert shown == preset("seed").replace(evaluations=77, seed=9, size=cli.CLI_SIZE)
+
+
+@pytest.mark.parametrize("name", ["seed", "gatys", "gatys-code", "neural-style", "default"])
+def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert stylize(*PAIR, f"--preset={name}", "--print-config") == 0
+    assert tomllib.loads(capsys.readouterr().out)["size"] == cli.CLI_SIZE
+
+
+def make_bad_files() -> None:
+    Path("empty.png").write_bytes(b"")
+    Path("text.png").write_text("this is no picture")
+    Path("cut.png").write_bytes(Path("content.png").read_bytes()[:300])
+    Path("bad.toml").write_text("evaluations = = 3")
+    Path("unknown.toml").write_text("evaluation = 3")
+    Path("weights.h5").write_bytes(b"nothing of the kind")
+    Pil.fromarray(pattern(5, 64, 0)).save("thin.png")
+    Path("readonly").mkdir()
+    Path("folder.png").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*PAIR,), "name the file to write"),
+        (("missing.png", "style.png", "-o", "o.png"), "missing.png: no such file"),
+        (("content.png", "missing.png", "-o", "o.png"), "missing.png: no such file"),
+        (("empty.png", "style.png", "-o", "o.png"), "empty.png: the file is empty"),
+        (("text.png", "style.png", "-o", "o.png"), "text.png: not an image"),
+        (("cut.png", "style.png", "-o", "o.png"), "cut.png: damaged or truncated"),
+        (
+            ("thin.png", "style.png", "-o", "o.png", "--size", "original"),
+            "content of 64×5 pixels is too small",
+        ),
+        ((*PAIR, "-o", "o.png", "--size", "12"), "relu5_1 needs at least 16×16"),
+        ((*PAIR, "-o", "o.bmp"), "must end in one of"),
+        ((*PAIR, "-o", "nowhere/o.png"), "the folder nowhere does not exist"),
+        ((*PAIR, "-o", "folder.png"), "is a folder"),
+        ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
+        ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
+        ((*PAIR, "-o", "o.png", "--config", "none.toml"), "cannot read none.toml"),
+        ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
+        ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
+        ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "no such weights file"),
+        ((*PAIR, "-o", "o.png", "--weights", "weights.h5"), "damaged or truncated .h5"),
+        ((*PAIR, "-o", "o.png", "--init", "none.png"), "none.png: no such file"),
+        ((*PAIR, "-o", "o.jpg", "--bits", "16"), "only .png and .tif"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    folder: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    make_bad_files()
+    before = sorted(Path().rglob("*"))
+    assert stylize(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("jaxstyle: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--evaluations", "0"), "evaluations must be at least 1"),
+        (("--evaluations", "many"), "--evaluations"),
+        (("--style-weight", "-3"), "style_weight must be finite and not negative"),
+        (("--learning-rate", "0.1"), "learning_rate has no meaning with optimizer lbfgs"),
+        (("--optimizer", "sgd"), "lbfgs"),
+        (("--sise", "3"), "--size"),
+    ],
+)
+def test_a_bad_flag_is_explained_with_code_2(
+    folder: Path, capfd: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    try:
+        code = stylize(*PAIR, "-o", "o.png", *arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    printed = capfd.readouterr()
+    assert message in " ".join((printed.out + printed.err).split())
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("stylize",),
+        ("weights",),
+        ("weights", "fetch"),
+        ("weights", "convert"),
+        ("weights", "verify"),
+        ("weights", "path"),
+    ],
+)
+def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.run([*arguments, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: jaxstyle" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    script = (
+        "import sys; from jaxstyle import cli\n"
+        "try: cli.run(['stylize', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_weights_commands(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAXSTYLE_WEIGHTS", raising=False)
+    assert cli.run(["weights", "path"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert Path(path).is_file()
+    assert cli.run(["weights", "fetch", "--offline"]) == 0  # it is here: nothing to do
+    assert cli.run(["weights", "verify"]) == 0
+    assert "the ImageNet weights that Keras publishes" in capsys.readouterr().out
+    assert (
+        cli.run(["weights", "convert", path, "-o", "half.safetensors", "--dtype", "float16"]) == 0
+    )
+    assert "VGG19, float16, bgr input" in capsys.readouterr().out
+    assert stylize(*QUICK, "-o", "out.png", "--weights", "half.safetensors", "--quiet") == 0
+    assert cli.run(["weights", "convert", path, "-o", "half.npz"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+    assert cli.run(["weights", "verify", "content.png"]) == 2
+    assert "unknown weights format" in capsys.readouterr().err
+
+
+def start(folder: Path, *arguments: str) -> tuple[subprocess.Popen, int]:
+    """A run whose stderr is a terminal, so that its progress can be watched."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxstyle.cli", "stylize", *PAIR, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(follower)
+    return process, leader
+
+
+def read_until(leader: int, expression: bytes, seconds: float = 120) -> None:
+    seen, deadline = b"", time.monotonic() + seconds
+    while not re.search(expression, seen):
+        assert time.monotonic() < deadline, seen
+        seen += os.read(leader, 4096)
+
+
+def drain(leader: int) -> bytes:
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(leader)
+    return seen
+
+
+def test_ctrl_c_keeps_the_best_image_so_far(folder: Path, imagenet: Params) -> None:
+    process, leader = start(folder, "-o", "out.png", "--size", "64", "--evaluations", "100000")
+    read_until(leader, rb"loss \d")  # evaluations have been reported
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    errors = drain(leader)
+    assert process.returncode == 130
+    assert b"the best image so far is in out.png" in errors
+    assert b"Traceback" not in errors
+    assert b"ended by: stopped" in output
+    assert load_image(folder / "out.png").shape == (48, 64, 3)
+    assert sorted(p.name for p in folder.iterdir()) == ["content.png", "out.png", "style.png"]
+
+
+def test_ctrl_c_before_the_first_evaluation_writes_nothing(folder: Path, imagenet: Params) -> None:
+    process, leader = start(folder, "-o", "out.png", "--size", "600", "--evaluations", "100000")
+    read_until(leader, b"evaluations")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    errors = drain(leader)
+    assert process.returncode == 130
+    assert b"nothing was written" in errors
+    assert b"Traceback" not in errors
+    assert sorted(p.name for p in folder.iterdir()) == ["content.png", "style.png"]

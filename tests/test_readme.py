@@ -1,0 +1,61 @@
+"""What the README shows is what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxstyle import cli
+from jaxstyle.types import Params
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run(
+    code: str, imagenet: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+COMMANDS = [
+    line for block in blocks("sh") for line in block.splitlines() if line.startswith("jaxstyle ")
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_run_on_small_pictures(
+    line: str, imagenet: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gatys.toml").write_text('pooling = "average"\n')
+    words = shlex.split(line.split(" > ")[0], comments=True)[1:]
+    replaced = {
+        "CONTENT": "docs/images/chelsea.jpg",
+        "STYLE": "docs/images/starry_night.jpg",
+        "768": "32",
+        "500": "2",
+    }
+    words = [replaced.get(word, word) for word in words]
+    small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
+    assert cli.run([*words, *small, "--quiet"]) == 0
+    assert "--print-config" in words or list(tmp_path.glob("out.*"))
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_there_are_examples() -> None:
+    assert len(blocks("python")) == 2
+    assert len(COMMANDS) >= 8

@@ -1,0 +1,224 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxstyle import (
+    Config,
+    ImageError,
+    build_objective,
+    load_image,
+    optimize,
+    preset,
+    save_image,
+    stylize,
+)
+from jaxstyle.transfer import Record, init_state, initial_image, make_optimizer, step
+from jaxstyle.types import Params
+from tests.conftest import picture
+
+CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
+QUICK = Config(evaluations=12, style_weight=1.0, tv_weight=1e-5)
+
+
+def test_the_loss_falls_and_the_best_image_is_returned(small_params: Params) -> None:
+    result = stylize(CONTENT, STYLE, QUICK, small_params)
+    losses = [record.loss for record in result.history]
+    assert result.image.shape == CONTENT.shape
+    assert result.image.dtype == np.float32
+    assert result.evaluations == len(losses) == 12
+    assert result.reason == "budget"
+    assert result.loss == min(losses) < 0.5 * losses[0]
+    objective = build_objective(small_params, CONTENT, STYLE, QUICK)
+    loss, terms = objective(jnp.asarray(result.image))
+    assert_allclose(loss, result.loss, rtol=1e-5)
+    assert_allclose([terms[k] for k in result.terms], list(result.terms.values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "optax-lbfgs"])
+def test_the_same_run_gives_the_same_bits(small_params: Params, optimizer: str) -> None:
+    config = QUICK.replace(optimizer=optimizer, init="noise", seed=3)
+    first, second = (stylize(CONTENT, STYLE, config, small_params) for _ in range(2))
+    assert_array_equal(first.image, second.image)
+    assert [r.loss for r in first.history] == [r.loss for r in second.history]
+
+
+def test_adam_is_optax_adam(small_params: Params) -> None:
+    config = QUICK.replace(optimizer="adam", learning_rate=0.03)
+    objective = build_objective(small_params, CONTENT, STYLE, config)
+    losses = [r.loss for r in optimize(objective, CONTENT, config).history]
+    optimizer = optax.adam(0.03)
+    image = jnp.asarray(CONTENT)
+    state, expected = optimizer.init(image), []
+    value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    for _ in range(12):
+        (loss, _), grad = value_and_grad(image)
+        updates, state = optimizer.update(grad, state)
+        image = image + updates
+        expected.append(float(loss))
+    # Adam's first steps have the gradient's sign, which rounding can turn.
+    assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_the_baseline_counts_what_its_line_search_spends(small_params: Params) -> None:
+    config = QUICK.replace(optimizer="optax-lbfgs", evaluations=20)
+    objective = build_objective(small_params, CONTENT, STYLE, config)
+    result = optimize(objective, CONTENT, config)
+    assert result.evaluations >= 20
+    assert len(result.history) < result.evaluations
+    assert result.history[-1].loss < result.history[0].loss
+    # The same baseline by hand, counting evaluations from the search's own record.
+    optimizer = optax.lbfgs(memory_size=20)
+
+    @jax.jit
+    def update(image: jax.Array, state: optax.OptState) -> tuple:
+        loss = lambda x: objective(x)[0]  # noqa: E731
+        value, grad = optax.value_and_grad_from_state(loss)(image, state=state)
+        updates, state = optimizer.update(grad, state, image, value=value, grad=grad, value_fn=loss)
+        return value, optax.apply_updates(image, updates), state
+
+    image, spent = jnp.asarray(CONTENT), 1
+    state = optimizer.init(image)
+    for record in result.history:
+        value, image, state = update(image, state)
+        spent += int(state[-1].info.num_linesearch_steps)
+        assert_allclose(value, record.loss, rtol=1e-4)
+        assert record.evaluation == spent
+
+
+def test_the_callback_sees_every_evaluation_and_can_stop(small_params: Params) -> None:
+    seen: list[Record] = []
+
+    def callback(record: Record) -> bool:
+        seen.append(record)
+        return record.evaluation == 5
+
+    result = stylize(CONTENT, STYLE, QUICK, small_params, callback)
+    assert [record.evaluation for record in seen] == [1, 2, 3, 4, 5]
+    assert result.reason == "stopped"
+    assert 5 <= result.evaluations <= 6  # one more was under way
+    assert result.loss == min(record.loss for record in result.history)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_loss_that_is_not_finite_ends_the_run(small_params: Params, optimizer: str) -> None:
+    config = QUICK.replace(optimizer=optimizer, content_weight=3e38, init="style")
+    config = config.replace(content_normalization="sum")
+    result = stylize(CONTENT, picture(32, 48, 1), config, small_params)
+    assert result.history[0].loss == np.inf
+    assert result.reason == "not finite"
+    assert result.evaluations <= 2
+    assert_array_equal(result.image, picture(32, 48, 1))
+
+
+def test_init_names_the_start(tmp_path: Path) -> None:
+    styles = [STYLE]
+    assert_array_equal(initial_image(CONTENT, styles, Config()), CONTENT)
+    noise = initial_image(CONTENT, styles, Config(init="noise", seed=1))
+    assert noise.shape == CONTENT.shape
+    assert 0.4 < np.mean(noise) < 0.6
+    assert_array_equal(noise, initial_image(CONTENT, styles, Config(init="noise", seed=1)))
+    assert (noise != initial_image(CONTENT, styles, Config(init="noise", seed=2))).mean() > 0.99
+    assert initial_image(CONTENT, styles, Config(init="style")).shape == CONTENT.shape
+    save_image(tmp_path / "start.png", CONTENT)
+    start = initial_image(CONTENT, styles, Config(init=str(tmp_path / "start.png")))
+    assert_allclose(start, CONTENT, atol=1e-6)
+    with pytest.raises(ImageError, match="no such file"):
+        initial_image(CONTENT, styles, Config(init="nothing.png"))
+
+
+def test_size_is_the_long_side_of_the_result(small_params: Params) -> None:
+    config = QUICK.replace(size=60, evaluations=2)
+    assert stylize(CONTENT, STYLE, config, small_params).image.shape == (40, 60, 3)
+
+
+def test_passes_go_from_coarse_to_fine(small_params: Params) -> None:
+    config = QUICK.replace(scales=3, scale_factor=1.3, evaluations=3, coarse_evaluations=4)
+    result = stylize(CONTENT, STYLE, config, small_params)
+    assert [record.scale for record in result.history] == [0] * 4 + [1] * 4 + [2] * 3
+    assert [record.evaluation for record in result.history] == list(range(1, 12))
+    assert result.evaluations == 11
+    assert result.image.shape == CONTENT.shape
+    # The last pass starts from what the one before found, not from the content.
+    fine = stylize(CONTENT, STYLE, QUICK.replace(evaluations=3), small_params)
+    assert result.history[8].loss < fine.history[0].loss
+
+
+def test_a_run_stopped_in_a_coarse_pass_still_has_the_full_size(small_params: Params) -> None:
+    config = QUICK.replace(scales=2, scale_factor=1.3)
+    result = stylize(CONTENT, STYLE, config, small_params, lambda record: True)
+    assert result.image.shape == CONTENT.shape
+    assert {record.scale for record in result.history} == {0}
+
+
+def test_lanes_of_one_step_equal_single_runs(small_params: Params) -> None:
+    optimizer = make_optimizer(QUICK)
+    starts = jnp.stack([jnp.asarray(picture(32, 48, seed)) for seed in (0, 2, 4)])
+    objective = build_objective(small_params, CONTENT, STYLE, QUICK)
+    lanes = jax.jit(jax.vmap(lambda state: step(optimizer, objective, state)))
+    states = jax.vmap(lambda image: init_state(optimizer, image))(starts)
+    losses = []
+    for _ in range(10):
+        states, info = lanes(states)
+        losses.append(np.asarray(info.loss))
+    for lane, start in enumerate(starts):
+        alone = optimize(objective, start, QUICK.replace(evaluations=10))
+        assert_allclose([r.loss for r in alone.history], np.stack(losses)[:, lane], rtol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_step_lowers_for_accelerators(
+    small_params: Params, platform: str, precision: str, optimizer: str
+) -> None:
+    config = QUICK.replace(precision=precision, optimizer=optimizer)
+    objective = build_objective(small_params, CONTENT, STYLE, config)
+    chosen = make_optimizer(config)
+    state = init_state(chosen, jnp.asarray(CONTENT))
+    exported = jax.export.export(jax.jit(lambda o, s: step(chosen, o, s)), platforms=[platform])
+    lowered = exported(objective, state)
+    assert lowered.platforms == (platform,)
+    module = lowered.mlir_module()
+    assert "stablehlo.convolution" in module
+    assert "stablehlo.while" not in module.split("stablehlo.convolution")[0]
+
+
+def scipy_curve(value_and_grad: Callable, image: np.ndarray, evaluations: int) -> np.ndarray:
+    """Best loss after each of SciPy's L-BFGS-B (m=10) evaluations, in float64 around float32."""
+    losses: list[float] = []
+
+    def function(x: np.ndarray) -> tuple[float, np.ndarray]:
+        (loss, _), grad = value_and_grad(jnp.asarray(x.reshape(image.shape), jnp.float32))
+        losses.append(float(loss))
+        return float(loss), np.asarray(grad, np.float64).ravel()
+
+    scipy.optimize.minimize(
+        function,
+        image.ravel().astype(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxcor": 10, "maxfun": evaluations, "maxiter": evaluations, "ftol": 0, "gtol": 0},
+    )
+    return np.minimum.accumulate(losses)[:evaluations]
+
+
+def test_as_good_as_scipy_after_as_many_evaluations(imagenet: Params) -> None:
+    """The design's problem: 160×213, content init, the seed's objective, 200 evaluations."""
+    images = Path(__file__).parents[1] / "docs" / "images"
+    content = load_image(images / "chelsea.jpg", 213)
+    content = np.pad(content, ((0, 160 - content.shape[0]), (0, 0), (0, 0)), mode="reflect")
+    style = load_image(images / "starry_night.jpg", 320)
+    config = preset("seed")
+    objective = build_objective(imagenet, content, style, config)
+    result = optimize(objective, content, config)
+    assert result.evaluations == 200
+    value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    theirs = scipy_curve(value_and_grad, content, 200)
+    assert result.loss <= theirs[-1]
