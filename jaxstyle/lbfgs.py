@@ -27,7 +27,7 @@ _MAX_REJECTIONS = 12
 
 
 class History(NamedTuple):
-    """The last `m` pairs, newest at `(pairs - 1) mod m`, each scaled so that s·y = 1.
+    """The last `m` pairs, number `k` in row `k mod m`, each scaled so that s·y = 1.
 
     Scaling both of a pair alike leaves the inverse Hessian as it is and keeps products of
     pairs far from float32's limits whatever the unit of the loss.
@@ -221,27 +221,33 @@ def _remember(
     # A NaN curvature compares false; the least normal number keeps zero from zero out.
     floor = jnp.finfo(curvature.dtype).tiny
     keep = wanted & (curvature > _CURVATURE * norms) & (curvature > floor)
-    scale = jnp.where(keep, jax.lax.rsqrt(jnp.where(keep, curvature, 1.0)), 0.0)
-    size = history.sy.shape[0]
-    slot = history.pairs % size
+    scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
+    slot = history.pairs % history.sy.shape[0]
 
-    def put(rows: Array, row: Array) -> Array:
-        return rows.at[slot].set(jnp.where(keep, row * scale, rows[slot]))
+    def put(rows: PyTree[Array], row: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(lambda all_, new: all_.at[slot].set(new * scale), rows, row)
 
-    all_s = jax.tree.map(put, history.s, s)
-    all_y = jax.tree.map(put, history.y, y)
-    newest = jax.tree.map(lambda rows: rows[slot], all_y)
-    sy = history.sy.at[:, slot].set(jnp.where(keep, _products(all_s, newest), history.sy[:, slot]))
-    column = jnp.where(keep, _products(all_y, newest), history.yy[:, slot])
-    yy = history.yy.at[:, slot].set(column).at[slot, :].set(column)
-    return History(all_s, all_y, sy, yy, history.pairs + keep)
+    # A conditional of its own: fused into what reads the history, the write would cost a copy
+    # of it for every reader.
+    all_s, all_y = jax.lax.cond(
+        keep, lambda: (put(history.s, s), put(history.y, y)), lambda: (history.s, history.y)
+    )
+    sy = jnp.where(keep, _products(all_s, y) * scale, history.sy[:, slot])
+    yy = jnp.where(keep, _products(all_y, y) * scale, history.yy[:, slot])
+    return History(
+        s=all_s,
+        y=all_y,
+        sy=history.sy.at[:, slot].set(sy),
+        yy=history.yy.at[:, slot].set(yy).at[slot, :].set(yy),
+        pairs=history.pairs + keep,
+    )
 
 
 def _direction(history: History, grad: PyTree[Array]) -> PyTree[Array]:
     """−H·grad by the compact form; −grad where the history is empty."""
     size = history.sy.shape[0]
     age = jnp.arange(size)
-    # Oldest first. Slots not yet filled come first and are masked out.
+    # Oldest first. Rows not yet filled come first and are masked out.
     order = (history.pairs + age) % size
     valid = age >= size - history.pairs
     both = valid[:, None] & valid[None, :]

@@ -130,14 +130,19 @@ def step(
     """One evaluation of the objective and the optimizer's update; pure, and vmappable."""
     (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
     updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
-    one = jnp.ones((), jnp.int32)
     get = optax.tree.get
-    tried = get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype))
     accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
-    failed = jnp.where(accepted, lbfgs.RUNNING, lbfgs.NOT_FINITE)
-    status = get(optimizer_state, "status", failed)
-    info = StepInfo(one, loss, terms, optax.tree.norm(grad), tried, accepted, status)
-    return _advance(state, updates, optimizer_state, info)
+    info = StepInfo(
+        evaluations=state.evaluations + 1,
+        loss=loss,
+        terms=terms,
+        gradient_norm=optax.tree.norm(grad),
+        step_size=get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype)),
+        accepted=accepted,
+        status=get(optimizer_state, "status", jnp.where(accepted, lbfgs.RUNNING, lbfgs.NOT_FINITE)),
+    )
+    image = optax.apply_updates(state.image, updates)
+    return _advanced(state, state.image, image, optimizer_state, info), info
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -146,44 +151,52 @@ def baseline_step(
 ) -> tuple[LoopState, StepInfo]:
     """One update of `optax.lbfgs`, whose line search takes several evaluations.
 
-    It reuses the search's last value and gradient, as optax advises; so it has no terms.
+    The search's last value and gradient are reused, as optax advises, so its record is of the
+    point it arrives at, and has no terms.
     """
 
     def loss_of(image: Float[Array, "h w 3"]) -> Scalar:
         return objective(image)[0]
 
-    reuse = optax.value_and_grad_from_state(loss_of)
-    loss, grad = reuse(state.image, state=state.optimizer)
-    loss = jnp.asarray(loss)
+    value, grad = optax.value_and_grad_from_state(loss_of)(state.image, state=state.optimizer)
     updates, optimizer_state = optimizer.update(
-        grad, state.optimizer, state.image, value=loss, grad=grad, value_fn=loss_of
+        grad, state.optimizer, state.image, value=value, grad=grad, value_fn=loss_of
     )
-    search = optimizer_state[-1].info  # pyright: ignore[reportAttributeAccessIssue,reportIndexIssue]
-    spent = search.num_linesearch_steps + (state.evaluations == 0)
-    finite = jnp.isfinite(loss)
-    zero = optax.tree.norm(updates) == 0
-    status = jnp.where(finite, jnp.where(zero, lbfgs.STALLED, lbfgs.RUNNING), lbfgs.NOT_FINITE)
-    tried = optax.tree.get(optimizer_state, "learning_rate")
-    norm = optax.tree.norm(grad)
-    info = StepInfo(spent.astype(jnp.int32), loss, {}, norm, tried, finite, status)
-    return _advance(state, updates, optimizer_state, info)
+    get = optax.tree.get
+    loss = jnp.asarray(get(optimizer_state, "value"))
+    arrived = optax.apply_updates(state.image, updates)
+    spent = get(optimizer_state, "num_linesearch_steps") + (state.evaluations == 0)
+    finite, moved = jnp.isfinite(loss), optax.tree.norm(updates) > 0
+    status = jnp.where(finite, jnp.where(moved, lbfgs.RUNNING, lbfgs.STALLED), lbfgs.NOT_FINITE)
+    info = StepInfo(
+        evaluations=state.evaluations + spent,
+        loss=loss,
+        terms={},
+        gradient_norm=optax.tree.norm(get(optimizer_state, "grad")),
+        step_size=get(optimizer_state, "learning_rate"),
+        accepted=finite & moved,
+        status=status,
+    )
+    return _advanced(state, arrived, arrived, optimizer_state, info), info
 
 
-def _advance(
-    state: LoopState, updates: optax.Updates, optimizer_state: optax.OptState, info: StepInfo
-) -> tuple[LoopState, StepInfo]:
-    better = info.loss < state.best_loss
-    evaluations = state.evaluations + info.evaluations
-    image = optax.apply_updates(state.image, updates)
+def _advanced(
+    state: LoopState,
+    evaluated: optax.Params,
+    image: optax.Params,
+    optimizer_state: optax.OptState,
+    info: StepInfo,
+) -> LoopState:
+    assert isinstance(evaluated, Array)
     assert isinstance(image, Array)
-    advanced = LoopState(
+    better = info.loss < state.best_loss
+    return LoopState(
         image=image,
         optimizer=optimizer_state,
-        best_image=jnp.where(better, state.image, state.best_image),
+        best_image=jnp.where(better, evaluated, state.best_image),
         best_loss=jnp.where(better, info.loss, state.best_loss),
-        evaluations=evaluations,
+        evaluations=info.evaluations,
     )
-    return advanced, info._replace(evaluations=evaluations)
 
 
 def optimize(
@@ -251,12 +264,13 @@ def optimize(
             break
     for info in pending:  # no longer wanted when the run ends early, but spent
         read(info)
-    finite = [record for record in history if np.isfinite(record.loss)]
-    best = min(finite, key=lambda record: record.loss) if finite else history[-1]
+    # Of no finite loss at all, the first: NaN compares false.
+    best = min(history, key=lambda record: (not np.isfinite(record.loss), record.loss))
+    terms = best.terms or {k: float(v) for k, v in objective(state.best_image)[1].items()}
     return Result(
         image=np.asarray(state.best_image),
         loss=best.loss,
-        terms=best.terms,
+        terms=terms,
         history=tuple(history),
         evaluations=history[-1].evaluation - spent,
         reason=_REASONS.get(status, "stopped" if stopped else "budget"),
