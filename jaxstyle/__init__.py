@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from jaxstyle.config import Config, preset
     from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
     from jaxstyle.images import load_image, save_image
+    from jaxstyle.loop import Record, Result, optimize
     from jaxstyle.objective import Objective, build_objective
-    from jaxstyle.transfer import Record, Result, optimize, stylize
+    from jaxstyle.transfer import stylize
     from jaxstyle.vgg import extract_features
     from jaxstyle.weights import load_weights
 
@@ -42,7 +43,8 @@ _HOMES = {
     "errors": ("ConfigError", "ImageError", "JaxstyleError", "WeightsError"),
     "images": ("load_image", "save_image"),
     "objective": ("Objective", "build_objective"),
-    "transfer": ("Record", "Result", "optimize", "stylize"),
+    "loop": ("Record", "Result", "optimize"),
+    "transfer": ("stylize",),
     "vgg": ("extract_features",),
     "weights": ("load_weights",),
 }
@@ -53,3 +55,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(importlib.import_module(f"jaxstyle.{module}"), name)
     raise AttributeError(f"module 'jaxstyle' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,7 +28,8 @@ class Config:
     """Long side of the result in pixels (a style that keeps its own shape gets the same long
     side); "original" leaves images as they are."""
     evaluations: int = 300
-    """Budget of the last (or only) scale, in evaluations: one value and gradient each."""
+    """Budget of the last (or only) scale, in evaluations: one value and gradient each. The line
+    search of optax-lbfgs may go over it."""
     content_weight: float = 5.0
     """Weight of the content term."""
     style_weight: float = 1000.0
@@ -62,11 +63,11 @@ class Config:
     learning_rate: float | None = None
     """Adam's step, in units of the 0-1 image; 0.02 if not given."""
     scales: int = 1
-    """Passes from coarse to fine; each starts from the result of the one before."""
+    """Scales from coarse to fine; each starts from the result of the one before."""
     scale_factor: float = SQRT2
-    """Ratio of one pass's size to that of the pass before."""
+    """Ratio of one scale's size to that of the scale before."""
     coarse_evaluations: int | None = None
-    """Budget of each pass before the last; `evaluations` if not given."""
+    """Budget of each scale before the last; `evaluations` if not given."""
     seed: int = 0
     """Seed of the noise init."""
 
@@ -93,8 +94,6 @@ class Config:
             raise ConfigError("history_size has no meaning with optimizer adam")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
-        if self.coarse_evaluations is not None and self.scales == 1:
-            raise ConfigError("coarse_evaluations has no meaning with one scale")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be between 0 and 2**32 - 1, not {self.seed}")
         if not self.init:

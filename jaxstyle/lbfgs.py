@@ -21,29 +21,35 @@ RUNNING, CONVERGED, STALLED, NOT_FINITE = range(4)
 """Values of `LBFGSState.status`."""
 
 _ARMIJO = 1e-4
-_APPROXIMATE_ARMIJO = 1e-6
 _CURVATURE = 1e-6
 _MAX_REJECTIONS = 12
 
 
 class History(NamedTuple):
-    """The last `m` pairs, number `k` in row `k mod m`, each scaled so that s·y = 1.
+    """A ring of `m + 1` rows: the last `m` pairs, and one to write the next candidate into.
 
+    Pair number `k` is in row `k mod (m + 1)`, scaled so that s·y = 1. A candidate that is not
+    kept is overwritten by the next: no conditional, which under `vmap` would copy it all.
     Scaling both of a pair alike leaves the inverse Hessian as it is and keeps products of
     pairs far from float32's limits whatever the unit of the loss.
     """
 
-    s: PyTree[Float[Array, "m ..."]]
-    y: PyTree[Float[Array, "m ..."]]
-    sy: Float[Array, "m m"]
-    yy: Float[Array, "m m"]
+    s: PyTree[Float[Array, "m+1 _n"]]
+    y: PyTree[Float[Array, "m+1 _n"]]
+    sy: Float[Array, "m+1 m+1"]
+    yy: Float[Array, "m+1 m+1"]
     pairs: Int[Array, ""]
 
 
 class LBFGSState(NamedTuple):
-    """State of `lbfgs`; `value` belongs to `point`, the last accepted trial."""
+    """State of `lbfgs`; `value` belongs to `point`, the last accepted trial.
+
+    `grad`, `slope` and the history are of the loss divided by `unit`, its largest derivative at
+    the start, so that their squares stay inside float32 whatever the loss is measured in.
+    """
 
     evaluations: Int[Array, ""]
+    unit: Scalar
     point: PyTree[Array]
     value: Scalar
     grad: PyTree[Array]
@@ -52,41 +58,48 @@ class LBFGSState(NamedTuple):
     step_size: Scalar
     history: History
     accepted: Bool[Array, ""]
-    steps: Int[Array, ""]
     rejections: Int[Array, ""]
-    failures: Int[Array, ""]
     status: Int[Array, ""]
 
 
-def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationExtraArgs:
+def lbfgs(
+    history_size: int, first_step: float, noise: float = 1e-6
+) -> optax.GradientTransformationExtraArgs:
     """L-BFGS with a one-evaluation Armijo search and cubic interpolation.
 
-    A trial is accepted if it decreases the loss enough (Armijo; or, where float32 can no
-    longer tell, the approximate condition of Hager and Zhang 2005, eq. 4.1). A rejected one
+    A trial is accepted if it decreases the loss enough (Armijo; or, where rounding hides the
+    decrease, the approximate condition of Hager and Zhang 2005, eq. 4.1). A rejected one
     is replaced by the minimum of the cubic through both ends' values and slopes (Nocedal and
     Wright 2006, eq. 3.59), a non-finite one by a tenth of its step. Twelve rejections in a row
-    forget the history, twelve more end the search. A pair enters the history only if its
-    curvature is positive relative to its norms. The direction is the compact form of the
-    inverse Hessian (Byrd, Nocedal and Schnabel 1994, eq. 3.1): a few matrix products instead
-    of `2m` dependent steps.
+    forget the history; twelve with none to forget end the search. A pair enters the history
+    only if its curvature is positive relative to its norms. The direction is the compact form
+    of the inverse Hessian (Byrd, Nocedal and Schnabel 1994, eq. 3.1): a few matrix products
+    instead of `2m` dependent steps.
 
     Args:
         history_size: pairs remembered, m.
         first_step: root-mean-square change of a parameter in the first step, and in the
             first after the history is forgotten.
+        noise: relative error of the loss as it is computed; a rise within it may be rounding.
 
     Returns:
         A transformation whose `update` takes the trial's gradient, the trial as `params`, and
         its loss as `value`. Once `status` is no longer `RUNNING` the trial returns to the
         accepted point and stays there.
+
+    Raises:
+        ValueError: a size or step that is not positive.
     """
+    if history_size < 1 or not first_step > 0:
+        raise ValueError(f"lbfgs needs positive sizes, not {history_size=}, {first_step=}")
 
     def init(params: PyTree[Array]) -> LBFGSState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        dtype = jnp.result_type(*jax.tree.leaves(params))
+        dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return LBFGSState(
             evaluations=count,
+            unit=zero,
             point=zeros,
             value=jnp.full((), jnp.inf, dtype),
             grad=zeros,
@@ -95,9 +108,7 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
             step_size=zero,
             history=_empty_history(params, history_size, dtype),
             accepted=jnp.zeros((), bool),
-            steps=count,
             rejections=count,
-            failures=count,
             status=count,
         )
 
@@ -112,12 +123,18 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
         del extra_args
         if params is None:
             raise ValueError("lbfgs needs the parameters: update(grads, state, params, value=…)")
-        trial, grad = params, updates
+        trial = params
         first = state.evaluations == 0
-        finite = jnp.isfinite(value) & jnp.isfinite(_squared_norm(grad))
-        trial_slope = _dot(grad, state.direction)
         running = state.status == RUNNING
-        accepted = finite & running & (first | _sufficient(value, trial_slope, state))
+        largest = _largest(updates)
+        finite = jnp.isfinite(value) & jnp.isfinite(largest)
+        usable = jnp.isfinite(largest) & (largest > 0)
+        unit = jnp.where(first, jnp.where(usable, largest, 1.0), state.unit)
+        grad = jax.tree.map(lambda leaf: leaf / unit, updates)
+        rise = (value - state.value) / unit
+        slope = _dot(grad, state.direction)
+        margin = noise * jnp.abs(state.value) / unit
+        accepted = finite & running & (first | _sufficient(rise, slope, margin, state))
 
         # Judge: keep the trial as the point and its pair, or leave both as they were.
         s = jax.tree.map(jnp.subtract, trial, state.point)
@@ -136,21 +153,21 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
 
         # Aim: along a new direction from a new point, else back along the old one.
         direction = _direction(history, point_grad)
-        slope = _dot(point_grad, direction)
-        ascends = ~(slope < 0)
+        new_slope = _dot(point_grad, direction)
+        ascends = ~(new_slope < 0)
         history = history._replace(pairs=jnp.where(ascends, 0, history.pairs))
         fresh = history.pairs == 0
         squared_norm = _squared_norm(point_grad)
         direction = _select(fresh, jax.tree.map(jnp.negative, point_grad), direction)
-        slope = jnp.where(fresh, -squared_norm, slope)
+        new_slope = jnp.where(fresh, -squared_norm, new_slope)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         tiny = jnp.finfo(slope.dtype).tiny
         rms = jnp.sqrt(jnp.maximum(squared_norm / size, tiny))
         full_step = jnp.where(fresh, first_step / rms, 1.0)
         turned = accepted | exhausted
-        step_size = jnp.where(turned, full_step, _backtrack(value, trial_slope, finite, state))
+        step_size = jnp.where(turned, full_step, _backtrack(rise, slope, finite, state))
         direction = _select(turned, direction, state.direction)
-        slope = jnp.where(turned, slope, state.slope)
+        next_slope = jnp.where(turned, new_slope, state.slope)
 
         status = jnp.where(
             ~running,
@@ -158,7 +175,9 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
             jnp.where(
                 first & ~finite,
                 NOT_FINITE,
-                jnp.where(squared_norm == 0, CONVERGED, jnp.where(stalled, STALLED, RUNNING)),
+                jnp.where(
+                    _largest(point_grad) == 0, CONVERGED, jnp.where(stalled, STALLED, RUNNING)
+                ),
             ),
         ).astype(jnp.int32)
         step_size = jnp.where(status == RUNNING, step_size, 0.0).astype(state.step_size.dtype)
@@ -168,17 +187,16 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
         next_trial = _select(status == RUNNING, next_trial, point)
         return jax.tree.map(jnp.subtract, next_trial, trial), LBFGSState(
             evaluations=state.evaluations + 1,
+            unit=unit,
             point=point,
             value=point_value,
             grad=point_grad,
             direction=direction,
-            slope=slope,
+            slope=next_slope,
             step_size=step_size,
             history=history,
             accepted=accepted,
-            steps=state.steps + (accepted & ~first),
             rejections=rejections,
-            failures=state.failures + (running & ~accepted),
             status=status,
         )
 
@@ -186,30 +204,30 @@ def lbfgs(history_size: int, first_step: float) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _sufficient(value: Scalar, slope: Scalar, state: LBFGSState) -> Bool[Array, ""]:
+def _sufficient(rise: Scalar, slope: Scalar, margin: Scalar, state: LBFGSState) -> Bool[Array, ""]:
     # Strictly less as well: a step too short to change the loss is no decrease.
-    enough = state.value + _ARMIJO * state.step_size * state.slope
-    armijo = (value <= enough) & (value < state.value)
-    noise = _APPROXIMATE_ARMIJO * jnp.abs(state.value)
-    flat = (value <= state.value + noise) & (jnp.abs(slope) <= (1 - 2 * _ARMIJO) * -state.slope)
-    return armijo | flat
+    armijo = (rise <= _ARMIJO * state.step_size * state.slope) & (rise < 0)
+    flatter = jnp.abs(slope) <= (1 - 2 * _ARMIJO) * -state.slope
+    return armijo | ((rise <= margin) & flatter)
 
 
-def _backtrack(value: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFGSState) -> Scalar:
+def _backtrack(rise: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFGSState) -> Scalar:
     """The next step along a rejected direction: a tenth to a half of the one tried."""
-    step = state.step_size
-    chord = state.slope + slope - 3 * (value - state.value) / step
-    root = jnp.sqrt(jnp.maximum(jnp.square(chord) - state.slope * slope, 0))
-    share = 1 - (slope + root - chord) / (slope - state.slope + 2 * root)
+    # In units of the accepted point's slope, which is negative: squares cannot overflow.
+    steepness = -state.slope
+    start, end = -1.0, slope / steepness
+    chord = start + end - 3 * rise / (state.step_size * steepness)
+    root = jnp.sqrt(jnp.maximum(jnp.square(chord) - start * end, 0))
+    share = 1 - (end + root - chord) / (end - start + 2 * root)
     share = jnp.where(finite & jnp.isfinite(share), share, 0.1)
-    return step * jnp.clip(share, 0.1, 0.5)
+    return state.step_size * jnp.clip(share, 0.1, 0.5)
 
 
 def _empty_history(params: PyTree[Array], size: int, dtype: jnp.dtype) -> History:
     def rows() -> PyTree[Array]:
-        return jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), params)
+        return jax.tree.map(lambda leaf: jnp.zeros((size + 1, leaf.size), leaf.dtype), params)
 
-    square = jnp.zeros((size, size), dtype)
+    square = jnp.zeros((size + 1, size + 1), dtype)
     return History(rows(), rows(), square, square, jnp.zeros((), jnp.int32))
 
 
@@ -224,16 +242,12 @@ def _remember(
     scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
     slot = history.pairs % history.sy.shape[0]
 
-    def put(rows: PyTree[Array], row: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(lambda all_, new: all_.at[slot].set(new * scale), rows, row)
+    def put(rows: Array, row: Array) -> Array:
+        flat = row.ravel() * scale
+        return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0))
 
-    # A conditional of its own: fused into what reads the history, the write would cost a copy
-    # of it for every reader.
-    all_s, all_y = jax.lax.cond(
-        keep, lambda: (put(history.s, s), put(history.y, y)), lambda: (history.s, history.y)
-    )
-    sy = jnp.where(keep, _products(all_s, y) * scale, history.sy[:, slot])
-    yy = jnp.where(keep, _products(all_y, y) * scale, history.yy[:, slot])
+    all_s, all_y = jax.tree.map(put, history.s, s), jax.tree.map(put, history.y, y)
+    sy, yy = _products(all_s, y) * scale, _products(all_y, y) * scale
     return History(
         s=all_s,
         y=all_y,
@@ -245,10 +259,11 @@ def _remember(
 
 def _direction(history: History, grad: PyTree[Array]) -> PyTree[Array]:
     """−H·grad by the compact form; −grad where the history is empty."""
-    size = history.sy.shape[0]
+    rows = history.sy.shape[0]
+    size = rows - 1
     age = jnp.arange(size)
     # Oldest first. Rows not yet filled come first and are masked out.
-    order = (history.pairs + age) % size
+    order = (history.pairs - size + age) % rows
     valid = age >= size - history.pairs
     both = valid[:, None] & valid[None, :]
     upper = jnp.triu(jnp.where(both, history.sy[order][:, order], 0.0))
@@ -262,19 +277,19 @@ def _direction(history: History, grad: PyTree[Array]) -> PyTree[Array]:
     along_s = solve_triangular(
         r, u + gamma * jnp.matmul(yy, u, precision="highest") - gamma * y_grad, trans=1
     )
-    unordered = jnp.zeros((2, size), u.dtype).at[:, order].set(jnp.stack([along_s, -gamma * u]))
+    unordered = jnp.zeros((2, rows), u.dtype).at[:, order].set(jnp.stack([along_s, -gamma * u]))
 
     def combine(g: Array, s: Array, y: Array) -> Array:
-        total = jnp.tensordot(unordered[0], s, 1, precision="highest")
-        total += jnp.tensordot(unordered[1], y, 1, precision="highest")
-        return -(gamma * g + total)
+        total = jnp.matmul(unordered[0], s, precision="highest")
+        total += jnp.matmul(unordered[1], y, precision="highest")
+        return -(gamma * g + total.reshape(g.shape))
 
     return jax.tree.map(combine, grad, history.s, history.y)
 
 
 def _products(rows: PyTree[Array], vector: PyTree[Array]) -> Float[Array, " m"]:
     return sum(
-        jnp.tensordot(r, v, v.ndim, precision="highest")
+        jnp.matmul(r, v.ravel(), precision="highest")
         for r, v in zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
     )  # pyright: ignore[reportReturnType]
 
@@ -284,6 +299,11 @@ def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
         jnp.vdot(x, y, precision="highest")
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )  # pyright: ignore[reportReturnType]
+
+
+def _largest(tree: PyTree[Array]) -> Scalar:
+    """The largest absolute value; NaN if there is one."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _squared_norm(tree: PyTree[Array]) -> Scalar:

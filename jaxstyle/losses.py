@@ -26,14 +26,28 @@ def _absolute(x: Array) -> Array:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
+@jax.custom_vjp
+def _self_product(flat: Float[Array, "m c"]) -> Float[Array, "c c"]:
+    return jnp.matmul(flat.T, flat, precision=_HIGHEST)
+
+
+def _self_product_backward(
+    flat: Float[Array, "m c"], cotangent: Float[Array, "c c"]
+) -> tuple[Float[Array, "m c"]]:
+    # One product with the symmetric part, where transposing both factors takes two.
+    return (jnp.matmul(flat, cotangent + cotangent.T, precision=_HIGHEST),)
+
+
+_self_product.defvjp(lambda flat: (_self_product(flat), flat), _self_product_backward)
+
+
 @jax.jit
 def gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
     """Channel co-activations summed over positions, FᵀF.
 
     Unnormalised: each objective divides as its source does (Gatys et al. 2016, eq. 3).
     """
-    flat = _accumulator(features).reshape(-1, features.shape[-1])
-    return jnp.matmul(flat.T, flat, precision=_HIGHEST)
+    return _self_product(_accumulator(features).reshape(-1, features.shape[-1]))
 
 
 @functools.partial(jax.jit, static_argnames="normalization")

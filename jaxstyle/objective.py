@@ -80,14 +80,11 @@ def _style_targets(
     }
 
 
-def check_inputs(
-    content: Image, styles: Image | Sequence[Image], config: Config
-) -> tuple[Image, ...]:
-    """The styles as a tuple, once all that `build_objective` will need is known to be there.
+def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
+    """The styles as a tuple, once they and the content are known to be pictures.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice.
-        ImageError: a picture is of the wrong form, or too small for its deepest layer.
+        ImageError: no style, or something that is not a finite float `[h, w, 3]`.
     """
     if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
         several = (styles,)
@@ -95,17 +92,27 @@ def check_inputs(
         several = tuple(styles)
     if not several:
         raise ImageError("no style image is given")
+    _check_image(content, "content")
+    for style in several:
+        _check_image(style, "style")
+    return several
+
+
+def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> None:
+    """Raise what `build_objective` would, without computing anything.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice.
+        ImageError: a picture is too small for its deepest layer.
+    """
     for names in (config.content_layers, config.style_layers):
         if len({vgg.canonical_layer(name) for name in names}) != len(names):
             raise ConfigError(f"a layer is named twice: {', '.join(names)}")
-    _check_image(content, "content")
     every = (*config.content_layers, *config.style_layers)
     vgg.check_size(content.shape, every, config.padding, "content")
-    for style in several:
-        _check_image(style, "style")
-        if config.style_shape == "own":
+    if config.style_shape == "own":
+        for style in styles:
             vgg.check_size(style.shape, config.style_layers, config.padding, "style")
-    return several
 
 
 def _check_image(image: object, name: str) -> None:
@@ -137,7 +144,8 @@ def build_objective(
         ConfigError: an unknown layer, or one named twice.
         ImageError: a picture is of the wrong form, or too small for its deepest layer.
     """
-    several = check_inputs(content, styles, config)
+    several = as_styles(content, styles)
+    check_inputs(content, several, config)
     if config.style_shape == "content":
         several = tuple(resize_image(style, content.shape) for style in several)
 

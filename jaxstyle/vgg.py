@@ -59,6 +59,25 @@ def check_size(
             )
 
 
+def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float[Array, "h2 w2 c"]:
+    """2×2 pooling with stride 2; an odd last row or column is dropped.
+
+    Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
+    is slow on CPUs. Of equal values the first gets the gradient, as there.
+    """
+    height, width, channels = x.shape
+    even = x[: height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(height // 2, 2, width // 2, 2, channels)
+    if pooling == "average":
+        return jnp.mean(windows, axis=(1, 3))
+    rows = _first_maximum(windows[:, :, :, 0], windows[:, :, :, 1])
+    return _first_maximum(rows[:, 0], rows[:, 1])
+
+
+def _first_maximum(a: Array, b: Array) -> Array:
+    return jnp.where(a >= b, a, b)
+
+
 class VGG19(nn.Module):
     """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
 
@@ -85,8 +104,7 @@ class VGG19(nn.Module):
         for conv in CONVOLUTIONS[: depth // 2 + 1]:
             block, index = int(conv[4]), int(conv[6])
             if block > 1 and index == 1:
-                pool = nn.max_pool if self.pooling == "max" else nn.avg_pool
-                x = pool(x, (2, 2), strides=(2, 2))
+                x = _pool(x, self.pooling)
             if self.padding != "zero":
                 x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=_PAD_MODES[self.padding])
             x = nn.Conv(

@@ -17,6 +17,7 @@ ORDER = [
     "losses",
     "objective",
     "lbfgs",
+    "loop",
     "pyramid",
     "transfer",
     "cli",

@@ -48,7 +48,7 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"learning_rate": 0.1}, "learning_rate has no meaning with optimizer lbfgs"),
         ({"learning_rate": 0.0, "optimizer": "adam"}, "learning_rate must be positive"),
         ({"history_size": 5, "optimizer": "adam"}, "history_size has no meaning"),
-        ({"coarse_evaluations": 5}, "coarse_evaluations has no meaning with one scale"),
+        ({"coarse_evaluations": 0}, "coarse_evaluations must be at least 1"),
         ({"scale_factor": 1.0}, "scale_factor must be above 1"),
         ({"seed": -1}, "seed must be between"),
         ({"init": ""}, "init must be"),

@@ -64,6 +64,7 @@ def scipy_losses(objective: Objective, start: Array, evaluations: int) -> np.nda
         method="L-BFGS-B",
         options={"maxcor": 10, "maxfun": evaluations, "maxiter": evaluations, "ftol": 0, "gtol": 0},
     )
+    assert len(losses) >= evaluations or min(losses) < 1e-12, "SciPy gave up early"
     return np.asarray(losses[:evaluations])
 
 
@@ -118,13 +119,29 @@ def test_direction_equals_the_dense_inverse_hessian(x64: None, count: int) -> No
 
 
 def test_steps_do_not_depend_on_the_unit_of_the_loss() -> None:
-    """Losses around 1e16 and 1e-8 stay inside float32, squares of their gradients included."""
-    points = [
-        run(lambda x, k=k: k * quadratic(x), jnp.zeros(30), 40)[1].point
-        for k in (2.0**-40, 1.0, 2.0**40)
-    ]
-    assert_allclose(points[0], points[1], rtol=1e-6)
-    assert_allclose(points[2], points[1], rtol=1e-6)
+    """From 1e-20 to 1e16 they stay inside float32, squares of their gradients included."""
+    for first_step in (0.01, 3.0):  # the longer one is rejected and interpolated
+        runs = [
+            run(lambda x, k=k: k * quadratic(x), jnp.zeros(30), 40, first_step=first_step)
+            for k in (2.0**-80, 1.0, 2.0**40)
+        ]
+        for _, state, losses in runs:
+            assert state.status == RUNNING
+            assert_allclose(losses / losses[0], runs[1][2] / runs[1][2][0], rtol=1e-6)
+            assert_allclose(state.point, runs[1][1].point, rtol=1e-6)
+
+
+def test_vmap_does_not_copy_the_history() -> None:
+    optimizer = lbfgs(20, 0.1)
+    size, lanes = 10_000, 4
+    x = jnp.zeros((lanes, size))
+    state = jax.vmap(optimizer.init)(x)
+    update = jax.vmap(lambda g, s, x, v: optimizer.update(g, s, x, value=v))
+    compiled = jax.jit(update, donate_argnums=1).lower(x, state, x, jnp.zeros(lanes)).compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    history = 2 * 21 * size * lanes * 4
+    assert memory.temp_size_in_bytes < 0.5 * history
 
 
 def test_first_step_has_the_size_asked_for() -> None:
@@ -133,33 +150,19 @@ def test_first_step_has_the_size_asked_for() -> None:
     assert_allclose(jnp.sqrt(jnp.mean((x - start) ** 2)), 0.25, rtol=1e-5)
 
 
-def test_an_update_never_evaluates_the_objective() -> None:
-    """`update` is given values only, so one call of the objective an update is all there is."""
-    calls = []
-    optimizer = lbfgs(5, 0.1)
-    x = jnp.zeros(10)
-    state = optimizer.init(x)
-    for _ in range(20):
-        calls.append(1)
-        value, grad = jax.value_and_grad(quadratic)(x)
-        updates, state = optimizer.update(grad, state, x, value=value)
-        x = optax.apply_updates(x, updates)
-    assert state.evaluations == len(calls) == 20
-    assert state.steps + state.failures == 19  # the first evaluation is neither
-
-
 def test_accepted_losses_never_rise() -> None:
     optimizer = lbfgs(10, 1.0)  # a first step that is far too long
     x = jnp.full(10, -1.2)
     state, accepted = optimizer.init(x), []
+    evaluate, update = jax.jit(jax.value_and_grad(rosenbrock)), jax.jit(optimizer.update)
     for _ in range(80):
-        value, grad = jax.value_and_grad(rosenbrock)(x)
-        updates, state = optimizer.update(grad, state, x, value=value)
+        value, grad = evaluate(x)
+        updates, state = update(grad, state, x, value=value)
         x = optax.apply_updates(x, updates)
         if state.accepted:
             accepted.append(float(value))
             assert float(state.value) == accepted[-1]
-    assert int(state.failures) > 0
+    assert len(accepted) < 80
     assert (np.diff(accepted) <= 1e-6 * np.abs(accepted[:-1])).all()
 
 
@@ -185,7 +188,7 @@ def test_a_nan_gradient_is_a_rejected_trial() -> None:
 
     objective.defvjp(lambda x: (quadratic(x), x), backward)
     _, state, losses = run(objective, jnp.zeros(30), 100, first_step=5.0)
-    assert state.failures > 0
+    assert (losses > losses[0]).any()  # trials were rejected
     assert bool(jnp.isfinite(state.point).all())
     assert state.value < 1e-2 * losses[0]
 
@@ -211,10 +214,9 @@ def test_a_search_without_hope_ends_stalled_at_the_accepted_point() -> None:
         return jnp.sum(x**2)
 
     liar.defvjp(lambda x: (liar(x), x), lambda x, g: (-2 * g * x,))
-    x, state, _ = run(liar, jnp.ones(3), 60)
+    x, state, _ = run(liar, jnp.ones(3), 30)
     assert state.status == STALLED
     assert_allclose(x, 1.0)
-    assert state.failures < 30
 
 
 def test_pairs_of_no_curvature_do_not_enter_the_history() -> None:
@@ -264,6 +266,12 @@ def test_lanes_under_vmap_equal_single_runs(x64: None) -> None:
     assert state.status[2] == NOT_FINITE
     assert state.status[4] == CONVERGED
     assert_allclose(x[3], alone[3][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("history_size", "first_step"), [(0, 0.1), (3, 0.0), (3, float("nan"))])
+def test_sizes_must_be_positive(history_size: int, first_step: float) -> None:
+    with pytest.raises(ValueError, match="lbfgs needs positive sizes"):
+        lbfgs(history_size, first_step)
 
 
 def test_parameters_are_required() -> None:

@@ -19,7 +19,8 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.transfer import Record, init_state, initial_image, make_optimizer, step
+from jaxstyle.loop import Record, init_state, make_optimizer, update
+from jaxstyle.transfer import initial_image
 from jaxstyle.types import Params
 from tests.conftest import picture
 
@@ -78,7 +79,7 @@ def test_the_baseline_counts_what_its_line_search_spends(small_params: Params) -
     optimizer = optax.lbfgs(memory_size=20)
 
     @jax.jit
-    def update(image: jax.Array, state: optax.OptState) -> tuple:
+    def by_hand(image: jax.Array, state: optax.OptState) -> tuple:
         loss = lambda x: objective(x)[0]  # noqa: E731
         value, grad = optax.value_and_grad_from_state(loss)(image, state=state)
         updates, state = optimizer.update(grad, state, image, value=value, grad=grad, value_fn=loss)
@@ -87,7 +88,7 @@ def test_the_baseline_counts_what_its_line_search_spends(small_params: Params) -
     image, spent = jnp.asarray(CONTENT), 1
     state = optimizer.init(image)
     for record in result.history:
-        image, state = update(image, state)
+        image, state = by_hand(image, state)
         spent += int(state[-1].info.num_linesearch_steps)
         assert_allclose(state[-1].value, record.loss, rtol=1e-4)
         assert record.evaluation == spent
@@ -152,6 +153,55 @@ def test_passes_go_from_coarse_to_fine(small_params: Params) -> None:
     assert result.history[8].loss < fine.history[0].loss
 
 
+def test_noise_has_the_same_spread_at_every_start(small_params: Params) -> None:
+    """Noise that is made large and scaled down would be nearly gray."""
+    variations = []
+    for scales in (1, 3):
+        config = Config(init="noise", scales=scales, evaluations=1, tv="l1", tv_weight=1.0)
+        first = stylize(picture(64, 96, 0), picture(64, 96, 1), config, small_params).history[0]
+        variations.append(first.terms["tv"] / (64 * 96 / 2.0 ** (scales - 1)))
+    assert_allclose(variations[0], variations[1], rtol=0.05)
+
+
+def test_sizes_are_judged_at_the_size_that_runs(small_params: Params) -> None:
+    config = QUICK.replace(evaluations=1)
+    tiny = picture(12, 12, 0)
+    assert stylize(tiny, STYLE, config.replace(size=40), small_params).image.shape == (40, 40, 3)
+    with pytest.raises(ImageError, match="content of 17×11 pixels is too small"):
+        stylize(CONTENT, STYLE, config.replace(scales=4), small_params)
+    with pytest.raises(ImageError, match="style of 10×12 pixels is too small"):
+        stylize(CONTENT, picture(12, 10, 0), config, small_params)
+
+
+def test_the_best_image_survives_a_divergence(small_params: Params) -> None:
+    config = QUICK.replace(optimizer="adam", learning_rate=1e20)
+    result = stylize(CONTENT, STYLE, config, small_params)
+    assert result.reason == "not finite"
+    assert np.isfinite(result.loss)
+    assert_array_equal(result.image, CONTENT)
+
+
+def test_bfloat16_goes_on_descending(small_params: Params) -> None:
+    config = QUICK.replace(precision="bfloat16", evaluations=80, style_weight=1e5)
+    result = stylize(CONTENT, STYLE, config, small_params)
+    assert result.reason == "budget"
+    judge = build_objective(small_params, CONTENT, STYLE, config.replace(precision="float32"))
+    exact = stylize(CONTENT, STYLE, config.replace(precision="float32"), small_params)
+    assert judge(jnp.asarray(result.image))[0] < 2 * exact.loss
+
+
+def test_an_update_is_one_evaluation(small_params: Params) -> None:
+    """It runs no more convolutions than the objective's value and gradient, and no loop."""
+    objective = build_objective(small_params, CONTENT, STYLE, QUICK)
+    optimizer = make_optimizer(QUICK)
+    state = init_state(optimizer, jnp.asarray(CONTENT))
+    whole = jax.jit(lambda o, s: update(optimizer, o, s)).lower(objective, state).as_text()
+    evaluate = jax.jit(lambda o, x: jax.value_and_grad(o, has_aux=True)(x))
+    bare = evaluate.lower(objective, jnp.asarray(CONTENT)).as_text()
+    assert whole.count("stablehlo.convolution") == bare.count("stablehlo.convolution") > 16
+    assert "stablehlo.while" not in whole
+
+
 def test_a_run_stopped_in_a_coarse_pass_still_has_the_full_size(small_params: Params) -> None:
     config = QUICK.replace(scales=2, scale_factor=1.3)
     result = stylize(CONTENT, STYLE, config, small_params, lambda record: True)
@@ -159,11 +209,11 @@ def test_a_run_stopped_in_a_coarse_pass_still_has_the_full_size(small_params: Pa
     assert {record.scale for record in result.history} == {0}
 
 
-def test_lanes_of_one_step_equal_single_runs(small_params: Params) -> None:
+def test_lanes_of_one_update_equal_single_runs(small_params: Params) -> None:
     optimizer = make_optimizer(QUICK)
     starts = jnp.stack([jnp.asarray(picture(32, 48, seed)) for seed in (0, 2, 4)])
     objective = build_objective(small_params, CONTENT, STYLE, QUICK)
-    lanes = jax.jit(jax.vmap(lambda state: step(optimizer, objective, state)))
+    lanes = jax.jit(jax.vmap(lambda state: update(optimizer, objective, state)))
     states = jax.vmap(lambda image: init_state(optimizer, image))(starts)
     losses = []
     for _ in range(10):
@@ -177,19 +227,18 @@ def test_lanes_of_one_step_equal_single_runs(small_params: Params) -> None:
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_a_step_lowers_for_accelerators(
+def test_an_update_lowers_for_accelerators(
     small_params: Params, platform: str, precision: str, optimizer: str
 ) -> None:
     config = QUICK.replace(precision=precision, optimizer=optimizer)
     objective = build_objective(small_params, CONTENT, STYLE, config)
     chosen = make_optimizer(config)
     state = init_state(chosen, jnp.asarray(CONTENT))
-    exported = jax.export.export(jax.jit(lambda o, s: step(chosen, o, s)), platforms=[platform])
+    exported = jax.export.export(jax.jit(lambda o, s: update(chosen, o, s)), platforms=[platform])
     lowered = exported(objective, state)
     assert lowered.platforms == (platform,)
     module = lowered.mlir_module()
     assert "stablehlo.convolution" in module
-    assert "stablehlo.while" not in module.split("stablehlo.convolution")[0]
 
 
 def scipy_curve(value_and_grad: Callable, image: np.ndarray, evaluations: int) -> np.ndarray:
@@ -223,4 +272,5 @@ def test_as_good_as_scipy_after_as_many_evaluations(imagenet: Params) -> None:
     assert result.evaluations == 200
     value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
     theirs = scipy_curve(value_and_grad, content, 200)
+    assert len(theirs) == 200
     assert result.loss <= theirs[-1]

@@ -1,0 +1,297 @@
+"""The one loop: an objective, an image, an optimizer, driven from Python."""
+
+import collections
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxstyle import lbfgs
+from jaxstyle.config import Config
+from jaxstyle.objective import GREY_LEVELS, Objective
+from jaxstyle.types import Image, Scalar
+
+FIRST_STEP = 4.0 / GREY_LEVELS
+"""Root-mean-square change of the first L-BFGS step: large enough for float32 to see the
+curvature along it."""
+
+_LOSS_NOISE = {"float32": 1e-6, "bfloat16": 1e-2}
+_DEFAULT_HISTORY = 20
+_DEFAULT_LEARNING_RATE = 0.02
+_IN_FLIGHT = 1
+"""Evaluations the device may be ahead of the host, so that reading never stalls it."""
+
+_REASONS = {lbfgs.CONVERGED: "converged", lbfgs.STALLED: "stalled", lbfgs.NOT_FINITE: "not finite"}
+
+
+class LoopState(NamedTuple):
+    """All that one update needs and the next one gets."""
+
+    image: Float[Array, "h w 3"]
+    optimizer: optax.OptState
+    best_image: Float[Array, "h w 3"]
+    best_loss: Scalar
+    evaluations: Int[Array, ""]
+
+
+class UpdateInfo(NamedTuple):
+    """What one update has seen; on the device until it is read."""
+
+    evaluations: Int[Array, ""]
+    loss: Scalar
+    terms: dict[str, Scalar]
+    gradient_norm: Scalar
+    step_size: Scalar
+    accepted: Bool[Array, ""]
+    status: Int[Array, ""]
+
+
+class Record(NamedTuple):
+    """One evaluation as it is reported.
+
+    `evaluation` counts from 1 and `seconds`, without compilation, from 0 over all scales.
+    """
+
+    evaluation: int
+    loss: float
+    terms: dict[str, float]
+    gradient_norm: float
+    step_size: float
+    accepted: bool
+    seconds: float
+    scale: int
+
+
+class Result(NamedTuple):
+    """The best image of the last scale that was run, and how it came about."""
+
+    image: Image
+    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`; only a run
+    stopped at a coarse scale enlarges it."""
+    loss: float
+    terms: dict[str, float]
+    history: tuple[Record, ...]
+    """One record an evaluation; an update for `optax-lbfgs`, whose updates take several."""
+    evaluations: int
+    reason: str
+    """`budget`, `converged`, `stalled`, `not finite`, or `stopped` by the callback."""
+    seconds: float
+    """Wall time of the loop, the callback's included, compilation excluded."""
+    compile_seconds: float
+
+    @property
+    def rejected(self) -> int:
+        """Evaluations whose trial the line search did not accept."""
+        return sum(not record.accepted for record in self.history)
+
+
+Callback = Callable[[Record], bool | None]
+"""Called with each evaluation's record while the device does the next; a true result ends the
+run, with one more evaluation under way, whose record is only in the history."""
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation that `config` names."""
+    return _optimizer(
+        config.optimizer,
+        config.history_size or _DEFAULT_HISTORY,
+        config.learning_rate or _DEFAULT_LEARNING_RATE,
+        _LOSS_NOISE[config.precision],
+    )
+
+
+@functools.lru_cache
+def _optimizer(
+    name: str, history_size: int, learning_rate: float, noise: float
+) -> optax.GradientTransformationExtraArgs:
+    # Cached, because a compiled update is looked up by its functions' identity.
+    if name == "lbfgs":
+        return lbfgs.lbfgs(history_size, FIRST_STEP, noise)
+    if name == "optax-lbfgs":
+        return optax.lbfgs(memory_size=history_size)
+    return optax.with_extra_args_support(optax.adam(learning_rate))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_state(
+    optimizer: optax.GradientTransformationExtraArgs, image: Float[Array, "h w 3"]
+) -> LoopState:
+    """The loop's state before its first evaluation."""
+    return LoopState(
+        # Copies, because the state's buffers are donated and the caller's are not.
+        image=jnp.array(image),
+        optimizer=optimizer.init(image),
+        best_image=jnp.array(image),
+        best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
+        evaluations=jnp.zeros((), jnp.int32),
+    )
+
+
+def update(
+    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
+) -> tuple[LoopState, UpdateInfo]:
+    """One evaluation of the objective and the optimizer's update; pure, and vmappable."""
+    (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
+    updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
+    get = optax.tree.get
+    accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
+    info = UpdateInfo(
+        evaluations=state.evaluations + 1,
+        loss=loss,
+        terms=terms,
+        gradient_norm=optax.tree.norm(grad),
+        step_size=get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype)),
+        accepted=accepted,
+        status=get(optimizer_state, "status", jnp.where(accepted, lbfgs.RUNNING, lbfgs.NOT_FINITE)),
+    )
+    image = optax.apply_updates(state.image, updates)
+    return _advanced(state, state.image, image, optimizer_state, info), info
+
+
+def baseline_update(
+    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
+) -> tuple[LoopState, UpdateInfo]:
+    """One update of `optax.lbfgs`, whose line search takes several evaluations.
+
+    The search's last value and gradient are reused, as optax advises, so its record is of the
+    point it arrives at, and has no terms.
+    """
+
+    def loss_of(image: Float[Array, "h w 3"]) -> Scalar:
+        return objective(image)[0]
+
+    value, grad = optax.value_and_grad_from_state(loss_of)(state.image, state=state.optimizer)
+    updates, optimizer_state = optimizer.update(
+        grad, state.optimizer, state.image, value=value, grad=grad, value_fn=loss_of
+    )
+    get = optax.tree.get
+    loss = jnp.asarray(get(optimizer_state, "value"))
+    arrived = optax.apply_updates(state.image, updates)
+    spent = get(optimizer_state, "num_linesearch_steps") + (state.evaluations == 0)
+    finite, moved = jnp.isfinite(loss), optax.tree.norm(updates) > 0
+    status = jnp.where(finite, jnp.where(moved, lbfgs.RUNNING, lbfgs.STALLED), lbfgs.NOT_FINITE)
+    info = UpdateInfo(
+        evaluations=state.evaluations + spent,
+        loss=loss,
+        terms={},
+        gradient_norm=optax.tree.norm(get(optimizer_state, "grad")),
+        step_size=get(optimizer_state, "learning_rate"),
+        accepted=finite & moved,
+        status=status,
+    )
+    return _advanced(state, arrived, arrived, optimizer_state, info), info
+
+
+def _advanced(
+    state: LoopState,
+    evaluated: optax.Params,
+    image: optax.Params,
+    optimizer_state: optax.OptState,
+    info: UpdateInfo,
+) -> LoopState:
+    assert isinstance(evaluated, Array)
+    assert isinstance(image, Array)
+    better = info.loss < state.best_loss
+    return LoopState(
+        image=image,
+        optimizer=optimizer_state,
+        best_image=jnp.where(better, evaluated, state.best_image),
+        best_loss=jnp.where(better, info.loss, state.best_loss),
+        evaluations=info.evaluations,
+    )
+
+
+_compiled_update = jax.jit(update, static_argnums=0, donate_argnums=2)
+_compiled_baseline_update = jax.jit(baseline_update, static_argnums=0, donate_argnums=2)
+
+
+def optimize(
+    objective: Objective,
+    image: Image,
+    config: Config,
+    *,
+    callback: Callback | None = None,
+    budget: int | None = None,
+    before: Sequence[Record] = (),
+) -> Result:
+    """Minimize `objective` from `image`, driving one compiled update from Python.
+
+    Args:
+        objective: from `build_objective`, for images of this shape.
+        image: sRGB start.
+        config: names the optimizer and the budget.
+        callback: see `Callback`.
+        budget: evaluations, at least 1, if not `config.evaluations`.
+        before: records of the scales before this one, which the new records count on from.
+    """
+    budget = config.evaluations if budget is None else budget
+    if budget < 1:
+        raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
+    optimizer = make_optimizer(config)
+    baseline = config.optimizer == "optax-lbfgs"
+    compiled = _compiled_baseline_update if baseline else _compiled_update
+    in_flight = 0 if baseline else _IN_FLIGHT
+    spent, elapsed = (before[-1].evaluation, before[-1].seconds) if before else (0, 0.0)
+    scale = before[-1].scale + 1 if before else 0
+    started = time.perf_counter()
+    start = jnp.asarray(image)
+    state = init_state(optimizer, start.astype(jnp.promote_types(start.dtype, jnp.float32)))
+    pending: collections.deque[UpdateInfo] = collections.deque()
+    history: list[Record] = []
+    compile_seconds, dispatched, status, stopped = 0.0, 0, lbfgs.RUNNING, False
+
+    def read(info: UpdateInfo) -> int:
+        host = jax.device_get(info)
+        history.append(
+            Record(
+                evaluation=spent + int(host.evaluations),
+                loss=float(host.loss),
+                terms={name: float(value) for name, value in host.terms.items()},
+                gradient_norm=float(host.gradient_norm),
+                step_size=float(host.step_size),
+                accepted=bool(host.accepted),
+                seconds=elapsed + time.perf_counter() - started,
+                scale=scale,
+            )
+        )
+        return int(host.status)
+
+    while pending or dispatched < budget:
+        if dispatched < budget:
+            state, info = compiled(optimizer, objective, state)
+            pending.append(info)
+            dispatched += 1
+            if dispatched == 1:
+                compile_seconds = time.perf_counter() - started
+                started = time.perf_counter()
+            if len(pending) <= in_flight:
+                continue
+        status = read(pending.popleft())
+        if baseline:
+            dispatched = history[-1].evaluation - spent
+        stopped = bool(callback is not None and callback(history[-1]))
+        if status != lbfgs.RUNNING or stopped:
+            break
+    for info in pending:  # no longer wanted when the run ends early, but spent
+        read(info)
+    seconds = time.perf_counter() - started
+    # Of no finite loss at all, the first: NaN compares false.
+    best = min(history, key=lambda record: (not np.isfinite(record.loss), record.loss))
+    terms = best.terms or {k: float(v) for k, v in objective(state.best_image)[1].items()}
+    return Result(
+        image=np.asarray(state.best_image),
+        loss=best.loss,
+        terms=terms,
+        history=tuple(history),
+        evaluations=history[-1].evaluation - spent,
+        reason=_REASONS.get(status, "stopped" if stopped else "budget"),
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+    )
