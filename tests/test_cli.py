@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import cli, load_image, preset
-from jaxstyle.config import from_toml
+from jaxstyle.config import Config, parse_toml
 from jaxstyle.types import Params
 from tests.conftest import pattern
 
@@ -56,14 +56,14 @@ def test_metadata_says_how_to_repeat_the_run(folder: Path, imagenet: Params) -> 
     with Pil.open("a.png") as opened:
         record = json.loads(opened.info["jaxstyle"])
     for name, key in (
-        ("content.png", record["content_sha256"]),
-        ("style.png", record["style_sha256"][0]),
+        ("content.png", record["sha256"]["content"][0]),
+        ("style.png", record["sha256"]["style"][0]),
     ):
         assert key == hashlib.sha256(Path(name).read_bytes()).hexdigest()
     assert record["config"]["seed"] == 5
     assert record["evaluations"] == 3
     assert set(record["versions"]) >= {"jaxstyle", "jax", "flax", "optax", "numpy"}
-    assert len(record["weights_sha256"]) == 64
+    assert len(record["sha256"]["weights"][0]) == 64
     # Repeating it from its own record gives the same file.
     Path("again.toml").write_text(
         "\n".join(f"{k} = {json.dumps(v)}" for k, v in record["config"].items())
@@ -99,8 +99,55 @@ def test_flags_go_over_the_file_over_the_preset(
         stylize(*PAIR, "--preset", "seed", "--config", "c.toml", "--seed", "9", "--print-config")
         == 0
     )
-    shown = from_toml(capsys.readouterr().out, preset("default"))
+    shown = Config().replace(**parse_toml(capsys.readouterr().out))
     assert shown == preset("seed").replace(evaluations=77, seed=9, size=cli.CLI_SIZE)
+
+
+def test_a_flag_counts_before_the_file_is_judged(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("rate.toml").write_text("learning_rate = 0.05")
+    flags = ("--config", "rate.toml", "--optimizer", "adam", "--print-config")
+    assert stylize(*PAIR, *flags) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert (shown["learning_rate"], shown["optimizer"]) == (0.05, "adam")
+    assert stylize(*PAIR, "--preset", "gatys-code", "--scales", "1", "--print-config") == 0
+
+
+def test_the_best_image_before_a_divergence_is_kept(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--optimizer", "adam", "--learning-rate", "1e20")
+    assert stylize(*PAIR, "--size", "48", "--evaluations", "9", *flags, "-o", "out.png") == 1
+    assert "the best image before is in out.png" in capsys.readouterr().err
+    assert Path("out.png").is_file()
+
+
+def test_nothing_is_written_where_nothing_was_finite(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png", "--style-weight", "3e38", "--init", "noise") == 1
+    assert "never finite" in capsys.readouterr().err
+    assert not Path("out.png").exists()
+
+
+def test_running_out_of_memory_is_one_line(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png", "--history-size", "100000000") == 1
+    assert capsys.readouterr().err == (
+        "jaxstyle: out of memory; try a smaller --size or --history-size\n"
+    )
+
+
+def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) -> None:
+    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "-o", "out.png"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path("out.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["seed", "gatys", "gatys-code", "neural-style", "default"])
@@ -117,7 +164,7 @@ def make_bad_files() -> None:
     Path("unknown.toml").write_text("evaluation = 3")
     Path("weights.h5").write_bytes(b"nothing of the kind")
     Pil.fromarray(pattern(5, 64, 0)).save("thin.png")
-    Path("readonly").mkdir()
+    Path("rate.toml").write_text("learning_rate = 0.05")
     Path("folder.png").mkdir()
 
 
@@ -136,17 +183,22 @@ def make_bad_files() -> None:
         ),
         ((*PAIR, "-o", "o.png", "--size", "12"), "relu5_1 needs at least 16×16"),
         ((*PAIR, "-o", "o.bmp"), "must end in one of"),
-        ((*PAIR, "-o", "nowhere/o.png"), "the folder nowhere does not exist"),
+        ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
         ((*PAIR, "-o", "folder.png"), "is a folder"),
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
         ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
         ((*PAIR, "-o", "o.png", "--config", "none.toml"), "cannot read none.toml"),
         ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
-        ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "no such weights file"),
+        ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "none.safetensors: no such file"),
         ((*PAIR, "-o", "o.png", "--weights", "weights.h5"), "damaged or truncated .h5"),
         ((*PAIR, "-o", "o.png", "--init", "none.png"), "none.png: no such file"),
         ((*PAIR, "-o", "o.jpg", "--bits", "16"), "only .png and .tif"),
+        ((*PAIR, "-o", "content.png"), "content.png is also an input"),
+        ((*PAIR, "-o", "o.png", "--init", "o.png"), "o.png: no such file"),
+        ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
+        ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
+        ((*PAIR, "-o", "o.png", "--config", "rate.toml"), "learning_rate has no meaning"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,81 @@ def linear_rgb_profile() -> bytes:
 def test_a_broken_profile_is_left_aside(tmp_path: Path, rgb: np.ndarray) -> None:
     path = save(tmp_path / "a.png", rgb, icc_profile=b"not a profile at all")
     np.testing.assert_allclose(np.asarray(load_image(path)) * 255, rgb, atol=1e-4)
+
+
+def test_a_gray_profile_is_applied_with_and_without_alpha(tmp_path: Path) -> None:
+    profile = linear_gray_profile()
+    for mode in ("L", "LA"):
+        Pil.new(mode, (8, 8), 128 if mode == "L" else (128, 255)).save(
+            tmp_path / "a.png", icc_profile=profile
+        )
+        assert_close = np.testing.assert_allclose
+        assert_close(np.asarray(load_image(tmp_path / "a.png")), 0.735, atol=0.01)
+
+
+def linear_gray_profile() -> bytes:
+    """The shortest ICC profile there is of linear gray: a white point and an identity curve."""
+    xyz = b"XYZ " + bytes(4) + bytes.fromhex("0000f6d6000100000000d32d")
+    curve = b"curv" + bytes(8)
+    offset = 128 + 4 + 2 * 12
+    tags = (2).to_bytes(4, "big")
+    tags += b"wtpt" + offset.to_bytes(4, "big") + len(xyz).to_bytes(4, "big")
+    tags += b"kTRC" + (offset + len(xyz)).to_bytes(4, "big") + len(curve).to_bytes(4, "big")
+    size = offset + len(xyz) + len(curve)
+    header = size.to_bytes(4, "big") + b"lcms" + bytes.fromhex("02400000") + b"mntrGRAYXYZ "
+    header += bytes(12) + b"acsp" + bytes(28) + bytes.fromhex("0000f6d6000100000000d32d")
+    return header.ljust(128, b"\0") + tags + xyz + curve
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_damaged_exif_is_left_aside(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    path = save(tmp_path / f"a.{suffix}", rgb, exif=b"garbage")
+    assert load_image(path).shape == rgb.shape
+
+
+@pytest.mark.parametrize("suffix", ["eps", "png"])
+def test_formats_that_start_programs_are_not_opened(tmp_path: Path, suffix: str) -> None:
+    Pil.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / f"b.{suffix}")
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        load_image(tmp_path / f"b.{suffix}")
+
+
+def test_tiffs_that_would_be_misread_are_refused_or_read(tmp_path: Path) -> None:
+    values = (pattern(20, 30, 0).astype(np.uint16)) * 257
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.moveaxis(values, 2, 0), photometric="rgb", planarconfig="separate")
+    with pytest.raises(ImageError, match="16-bit planar TIFF is not supported"):
+        load_image(path)
+    tifffile.imwrite(path, values[..., 0].astype(np.uint32))
+    with pytest.raises(ImageError, match="32-bit integer TIFF is not supported"):
+        load_image(path)
+    tifffile.imwrite(path, values[..., 0].astype(np.float32))
+    with pytest.raises(ImageError, match="float TIFF must hold values in 0–1"):
+        load_image(path)
+    tifffile.imwrite(path, values[..., 0], photometric="miniswhite")
+    inverted = 1 - values[..., 0] / 65535
+    np.testing.assert_allclose(np.asarray(load_image(path))[..., 0], inverted, atol=1e-6)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a file"):
+        load_image(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="neither a local file nor gs://"):
+        load_image("https://example.org/a.png")
+
+
+@pytest.mark.parametrize("size", [0, -5, 20.0, "banana", True])
+def test_a_size_is_a_positive_integer(tmp_path: Path, rgb: np.ndarray, size: object) -> None:
+    with pytest.raises(ImageError, match="size must be a positive integer"):
+        load_image(save(tmp_path / "a.png", rgb), size)
+    assert load_image(tmp_path / "a.png", np.int64(15)).shape == (10, 15, 3)
+
+
+def test_a_size_that_makes_too_many_pixels_is_refused(tmp_path: Path, rgb: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="more than 134 megapixels are refused"):
+        load_image(save(tmp_path / "a.png", rgb), 1_000_000)
 
 
 def test_first_frame_of_an_animation(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -238,7 +314,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         ("head", "not an image|damaged"),
         ("cut.png", "damaged or truncated"),
         ("cut.jpg", "damaged or truncated"),
-        ("folder", "cannot be read"),
+        ("folder", "not a file"),
     ],
 )
 def test_unreadable_files_are_named_in_one_line(tmp_path: Path, name: str, message: str) -> None:
@@ -268,6 +344,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
         ("noending", 8, "must end in one of"),
         ("a.jpg", 16, "only .png and .tif hold 16 bits"),
         ("nowhere/a.png", 8, "does not exist"),
+        ("n" * 300 + ".png", 8, "File name too long"),
         ("folder.png", 8, "is a folder"),
     ],
 )
@@ -277,6 +354,27 @@ def test_unwritable_outputs_are_found_early(
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ImageError, match=message):
         images.check_output(tmp_path / name, bits)
+
+
+def test_a_side_that_the_format_cannot_hold_is_found_early(tmp_path: Path) -> None:
+    images.check_output(tmp_path / "a.png", 8, (16, 17000))
+    with pytest.raises(ImageError, match=r".webp holds 16383 pixels a side"):
+        images.check_output(tmp_path / "a.webp", 8, (16, 17000))
+
+
+def test_a_folder_without_permission_is_found_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ImageError, match="is not writable"):
+        images.check_output(tmp_path / "a.png")
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    save_image(tmp_path / "link.png", picture(8, 8, 0))
+    assert (tmp_path / "link.png").is_symlink()
+    assert load_image(tmp_path / "real.png").shape == (8, 8, 3)
 
 
 def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import hashlib
+import http.client
+import io
 import json
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +28,7 @@ TORCH_INDICES = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A VGG19 of few channels, so that files are small; only test_fetch uses the real one."""
+    """A VGG19 of few channels, so that files are small."""
     monkeypatch.setattr(conversion, "CHANNELS", SMALL_CHANNELS)
     monkeypatch.delenv(weights.LOCATION, raising=False)
     monkeypatch.delenv(weights.OFFLINE, raising=False)
@@ -162,6 +165,10 @@ def drop(tensors: Tensors, name: str) -> Tensors:
             lambda t: t | {"conv2_9.bias": np.zeros(3, np.float32)},
             "not VGG19: unexpected conv2_9.bias",
         ),
+        (
+            lambda t: t | {"conv1_2.bias": np.zeros(4, np.int32)},
+            "conv1_2.bias",
+        ),
         (lambda t: {"weight": np.zeros(3, np.float32)}, "not VGG19 by the names in it"),
         (lambda t: {}, "not VGG19 by the names in it"),
         (
@@ -198,13 +205,79 @@ def test_damaged_files_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_slots_of_an_optimizer_are_not_weights(tmp_path: Path, tensors: Tensors) -> None:
+    path = write_keras(tmp_path / "a.h5", tensors, old=False)
+    with h5py.File(path, "a") as file:
+        for prefix in ("optimizer_weights/Adam/m", "slots/m"):
+            name = f"{prefix}/block1_conv1/{'m' if 'slots' in prefix else 'bias'}:0"
+            file.create_dataset(name, data=np.zeros(SMALL_CHANNELS[0], np.float32))
+    assert_array_equal(weights.read(path).tensors["conv1_1.bias"], tensors["conv1_1.bias"])
+    with h5py.File(path, "a") as file:
+        file.create_dataset("copy/block1_conv1/bias:0", data=np.zeros(4, np.float32))
+    with pytest.raises(WeightsError, match=r"holds conv1_1.bias twice"):
+        weights.read(path)
+
+
+def test_shapes_that_are_only_claimed_are_not_allocated(tmp_path: Path, tensors: Tensors) -> None:
+    path = write_keras(
+        tmp_path / "a.h5",
+        drop(tensors, "conv1_1.kernel") | {"conv1_1.kernel": np.zeros((3, 3, 3, 4), np.float32)},
+    )
+    with h5py.File(path, "a") as file:
+        del file["block1_conv1/block1_conv1_W_1:0"]
+        file.create_dataset(
+            "block1_conv1/block1_conv1_W_1:0", (3, 3, 3, 10**12), np.float32, chunks=(3, 3, 3, 64)
+        )
+    with pytest.raises(WeightsError, match="which is not VGG19's"):
+        weights.read(path)
+    buffer = io.BytesIO()
+    np.save(buffer, tensors["conv1_1.kernel"])
+    lie = buffer.getvalue().replace(b"(3, 3, 3, 4)", b"(3,3,3,10**9)")
+    huge = buffer.getvalue().replace(b"(3, 3, 3, 4), }", b"(3, 3, 9**9), }")
+    for content in (lie, huge):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("conv1_1.kernel.npy", content)
+        with pytest.raises(WeightsError, match="damaged"):
+            weights.read(tmp_path / "a.npz")
+
+
+def test_data_kept_in_other_files_is_not_read(tmp_path: Path, tensors: Tensors) -> None:
+    (tmp_path / "secret").write_bytes(bytes(4 * SMALL_CHANNELS[0]))
+    path = write_keras(tmp_path / "a.h5", tensors)
+    with h5py.File(path, "a") as file:
+        del file["block1_conv1/block1_conv1_b_1:0"]
+        file.create_dataset(
+            "block1_conv1/block1_conv1_b_1:0",
+            (SMALL_CHANNELS[0],),
+            np.float32,
+            external=[(str(tmp_path / "secret"), 0, 4 * SMALL_CHANNELS[0])],
+        )
+    with pytest.raises(WeightsError, match="is kept outside the file"):
+        weights.read(path)
+
+
+def test_a_changed_header_is_noticed(tmp_path: Path, tensors: Tensors) -> None:
+    path = tmp_path / "a.safetensors"
+    weights.convert(write(tmp_path / "old.h5", tensors), path)
+    path.write_bytes(path.read_bytes().replace(b"bgr", b"rgb", 1))
+    with pytest.raises(WeightsError, match="does not match its header's digest"):
+        weights.load_weights(path)
+
+
+def test_values_beyond_half_precision_are_refused(tmp_path: Path, tensors: Tensors) -> None:
+    source = write(tmp_path / "old.h5", tensors | {"conv2_1.bias": np.full(6, 1e9, np.float32)})
+    with pytest.raises(WeightsError, match=r"as float16: conv2_1.bias has values .* not finite"):
+        weights.convert(source, tmp_path / "half.safetensors", "float16")
+    assert not (tmp_path / "half.safetensors").exists()
+
+
 def test_one_flipped_bit_is_noticed(tmp_path: Path, tensors: Tensors) -> None:
     path = tmp_path / "a.safetensors"
     weights.convert(write(tmp_path / "old.h5", tensors), path)
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match="damaged: its tensors do not match the digest"):
+    with pytest.raises(WeightsError, match="damaged: its content does not match"):
         weights.load_weights(path)
 
 
@@ -215,7 +288,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return (Path.touch, (fuse,))
 
-    np.savez(tmp_path / "a.npz", features=np.array([Bomb()], dtype=object))
+    np.savez(tmp_path / "a.npz", **{"conv1_1.kernel": np.array([Bomb()], dtype=object)})
     with pytest.raises(WeightsError, match="damaged"):
         weights.load_weights(tmp_path / "a.npz")
     assert not fuse.exists()
@@ -243,10 +316,17 @@ def test_pth_goes_through_the_weights_only_loader(
         return {name: Tensor(array) for name, array in torch_named(tensors).items()}
 
     (tmp_path / "a.pth").write_bytes(b"content")
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load, __version__="2.6.0+cpu"))
     checkpoint = weights.read(tmp_path / "a.pth")
     assert checkpoint.preprocessing == PREPROCESSINGS["torch"]
     assert_array_equal(checkpoint.tensors["conv2_2.kernel"], tensors["conv2_2.kernel"])
+
+
+def test_an_unsafe_torch_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pth").write_bytes(b"content")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__="2.5.1"))
+    with pytest.raises(WeightsError, match=r"safely needs PyTorch 2.6, not 2.5.1"):
+        weights.read(tmp_path / "a.pth")
 
 
 def test_pth_without_torch_says_what_to_install(
@@ -263,7 +343,7 @@ def test_where_weights_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(weights.LOCATION, "/somewhere/else.safetensors")
     assert str(weights.locate()) == "/somewhere/else.safetensors"
     assert str(weights.locate("mine.h5")) == "mine.h5"
-    with pytest.raises(WeightsError, match="no such weights file"):
+    with pytest.raises(WeightsError, match="no such file"):
         weights.load_weights()
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "site-packages/jaxstyle/weights.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -300,7 +380,7 @@ def test_the_second_source_serves_where_the_first_cannot(
     tmp_path: Path, sources: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(quiet: bool) -> bytes:
-        raise OSError("no route")
+        raise http.client.BadStatusLine("no route")
 
     monkeypatch.setattr(weights, "_download", unreachable)
     weights.fetch(tmp_path / "w.safetensors")
