@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,9 @@ from jaxstyle.errors import ConfigError, JaxstyleError
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
 if TYPE_CHECKING:
+    from jaxstyle.images import Picture
     from jaxstyle.loop import Callback, Record, Result
+    from jaxstyle.types import Image
 
 CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""
@@ -211,12 +213,44 @@ def _weights(command: Weights) -> int:
     return 0
 
 
-def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
+class _Inputs(NamedTuple):
+    """The pictures of a run, and the SHA-256 of every file they came from by role."""
+
+    content: "Picture"
+    styles: list["Image"]
+    sha256: dict[str, list[str]]
+
+
+def _read_inputs(command: Stylize, output: str) -> _Inputs:
+    """Read the pictures and check, before anything is fetched or computed, that all will fit."""
+    from jaxstyle import images, transfer
+
     config = command.settings
+    images.check_output(output, command.bits)
+    content = images.read_picture(command.content, config.size)
+    # A style that is stretched to the content's shape is resampled once, there.
+    style_size = config.size if config.style_shape == "own" else "original"
+    styles = [images.read_picture(path, style_size) for path in command.style]
+    sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
+    paths = [command.content, *command.style]
+    if config.init not in ("content", "noise", "style"):
+        sha256["init"] = [images.read_picture(config.init).sha256]
+        paths.append(config.init)
+    for path in map(Path, paths):
+        if path.exists() and Path(output).exists() and path.samefile(output):
+            raise ConfigError(f"{output} is also an input; name another file to write")
+    images.check_output(output, command.bits, content.pixels.shape)
+    pixels = [style.pixels for style in styles]
+    transfer.plan(content.pixels, pixels, config)
+    return _Inputs(content, pixels, sha256)
+
+
+def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
+    config, output = command.settings, command.output
     if command.print_config:
         _say(to_toml(config).rstrip())
         return 0
-    if command.output is None:
+    if output is None:
         raise ConfigError("name the file to write: -o FILE")
     if not command.style:
         raise ConfigError("name a style image after the content")
@@ -225,22 +259,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
 
     from jaxstyle import images, transfer, weights
 
-    images.check_output(command.output, command.bits)
-    content = images.read_picture(command.content, config.size)
-    # A style that is stretched to the content's shape is resampled once, there.
-    style_size = config.size if config.style_shape == "own" else "original"
-    styles = [images.read_picture(path, style_size) for path in command.style]
-    inputs = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
-    named = [command.content, *command.style]
-    if config.init not in ("content", "noise", "style"):
-        inputs["init"] = [images.read_picture(config.init).sha256]
-        named.append(config.init)
-    for path in named:
-        if Path(command.output).exists() and Path(command.output).samefile(path):
-            raise ConfigError(f"{command.output} is also an input; name another file to write")
-    images.check_output(command.output, command.bits, content.pixels.shape)
-    pictures = (content.pixels, [style.pixels for style in styles])
-    transfer.plan(*pictures, config)  # for what it checks, before anything is fetched
+    inputs = _read_inputs(command, output)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
     with _progress(config, command.quiet) as show:
@@ -252,7 +271,8 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
 
         try:
             params = weights.to_params(checkpoint)
-            result = transfer.stylize(*pictures, config, params, callback)
+            content = inputs.content
+            result = transfer.stylize(content.pixels, inputs.styles, config, params, callback)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise MemoryError from None
@@ -260,19 +280,19 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
     if not np.isfinite(result.loss):
         _complain("the loss was never finite and nothing was written; try smaller weights")
         return EXIT_FAILED
-    metadata = _metadata(config, inputs | {"weights": [checkpoint.sha256]}, result)
+    metadata = _metadata(config, inputs.sha256 | {"weights": [checkpoint.sha256]}, result)
     images.save_image(
-        command.output, result.image, alpha=content.alpha, bits=command.bits, metadata=metadata
+        output, result.image, alpha=content.alpha, bits=command.bits, metadata=metadata
     )
-    _say(_report(command.output, result), command.quiet)
+    _say(_report(output, result), command.quiet)
     if interrupted.requested:
-        _complain(f"interrupted; the best image so far is in {command.output}")
+        _complain(f"interrupted; the best image so far is in {output}")
         return EXIT_INTERRUPTED
     if result.reason == "not finite":
         last = result.history[-1].evaluation
         _complain(
             f"the loss was no longer finite at evaluation {last}; "
-            f"the best image before is in {command.output}"
+            f"the best image before is in {output}"
         )
         return EXIT_FAILED
     return 0
