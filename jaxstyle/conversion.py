@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -156,7 +157,10 @@ def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
     # Before 2.6 the weights-only loader could be made to run code (CVE-2025-32434).
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise WeightsError(f"reading .pth safely needs PyTorch 2.6, not {torch.__version__}")
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own message advises to load it unsafely
+        raise WeightsError("the .pth file is damaged or holds more than tensors") from None
     return {name: state[name].float().numpy() for name in state if _target(name)}, {}
 
 

@@ -2,6 +2,7 @@ import hashlib
 import http.client
 import io
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -326,6 +327,18 @@ def test_an_unsafe_torch_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "a.pth").write_bytes(b"content")
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__="2.5.1"))
     with pytest.raises(WeightsError, match=r"safely needs PyTorch 2.6, not 2.5.1"):
+        weights.read(tmp_path / "a.pth")
+
+
+def test_a_pth_of_more_than_tensors_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(file: object, map_location: str, weights_only: bool) -> None:
+        raise pickle.UnpicklingError("try weights_only=False")
+
+    (tmp_path / "a.pth").write_bytes(b"content")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load, __version__="2.13.0"))
+    with pytest.raises(WeightsError, match="holds more than tensors"):
         weights.read(tmp_path / "a.pth")
 
 
