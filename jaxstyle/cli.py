@@ -177,10 +177,8 @@ def _base_settings(argv: list[str]) -> Config:
         return Config(size=CLI_SIZE)
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
     # What the other settings may be depends on it, so it counts before the file is judged.
-    if chosen.optimizer in get_args(get_type_hints(Config)["optimizer"]):
-        forced = {"optimizer": chosen.optimizer}
-    else:
-        forced = {}
+    known = chosen.optimizer in get_args(get_type_hints(Config)["optimizer"])
+    forced = {"optimizer": chosen.optimizer} if known else {}
     if chosen.config is None:
         return settings.replace(**forced)
     try:
@@ -260,6 +258,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
     from jaxstyle import images, transfer, weights
 
     inputs = _read_inputs(command, output)
+    content = inputs.content
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
     with _progress(config, command.quiet) as show:
@@ -271,7 +270,6 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
 
         try:
             params = weights.to_params(checkpoint)
-            content = inputs.content
             result = transfer.stylize(content.pixels, inputs.styles, config, params, callback)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):

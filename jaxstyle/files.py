@@ -31,17 +31,16 @@ def read_bytes(path: epath.PathLike, error: type[JaxstyleError]) -> bytes:
     except JaxstyleError:
         raise
     except (OSError, ValueError) as failure:
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(f"{path}: cannot be read ({reason})") from None
+        raise error(f"{path}: cannot be read ({_reason(failure)})") from None
 
 
-def write_atomically(path: epath.PathLike, data: bytes) -> None:
+def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleError]) -> None:
     """Write `data` beside `path` under a temporary name, then rename it into place.
 
     A symbolic link is followed, so that its target is what changes.
 
     Raises:
-        OSError: the folder is missing or not writable, or the disk is full; nothing is
+        error: the folder is missing or not writable, or the disk is full; nothing is
             left behind.
     """
     target = epath.Path(Path(path).resolve() if _is_local(path) else path)
@@ -49,8 +48,10 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as failure:
         temporary.unlink(missing_ok=True)
+        if isinstance(failure, OSError):
+            raise error(f"cannot write {path}: {_reason(failure)}") from None
         raise
 
 
@@ -69,11 +70,14 @@ def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
         if not os.access(parent, os.W_OK):
             raise error(f"cannot write {path}: the folder {parent} is not writable")
         target.exists()  # a name the file system cannot hold
+    except JaxstyleError:
+        raise
     except (OSError, ValueError) as failure:
-        if isinstance(failure, JaxstyleError):
-            raise
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(f"cannot write {path}: {reason}") from None
+        raise error(f"cannot write {path}: {_reason(failure)}") from None
+
+
+def _reason(failure: Exception) -> str:
+    return getattr(failure, "strerror", None) or str(failure)
 
 
 def _is_local(path: epath.PathLike) -> bool:

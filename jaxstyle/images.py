@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Picture:
-    """Decode the image file at `path` (local, or any that `etils.epath` knows).
+    """Decode the image file at `path` (local or `gs://`).
 
     Orientation is applied, an embedded colour profile is converted to sRGB (not that of
     16-bit gray), any mode becomes RGB. Colour under fully transparent pixels becomes white.
@@ -247,10 +247,7 @@ def save_image(
         data = _encode_png16(values, metadata)
     else:
         data = _encode_8bit(values, suffix, metadata)
-    try:
-        files.write_atomically(path, data)
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror or error}") from None
+    files.write_atomically(path, data, ImageError)
 
 
 def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes:

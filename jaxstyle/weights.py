@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,23 +106,17 @@ def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
 
 def to_params(checkpoint: Checkpoint) -> Params:
     """Flax parameters of `checkpoint`, with its preprocessing folded in."""
-    params: dict[str, object] = {}
-    for name, array in checkpoint.tensors.items():
-        conv, kind = name.split(".")
-        layer = params.setdefault(conv, {})
-        assert isinstance(layer, dict)
-        layer[kind] = jnp.asarray(array, jnp.float32)
     order, scale, mean, std = checkpoint.preprocessing
     gain = np.float64(scale) / np.asarray(std, np.float64)
     shift = np.asarray(mean, np.float64) / scale
     kernel = np.asarray(checkpoint.tensors["conv1_1.kernel"], np.float64) * gain[:, None]
     if order == "bgr":
         kernel, shift = kernel[:, :, ::-1], shift[::-1]
-    params["conv1_1"] = {
-        "kernel": jnp.asarray(kernel, jnp.float32),
-        "bias": jnp.asarray(checkpoint.tensors["conv1_1.bias"], jnp.float32),
-    }
-    params["mean"] = jnp.asarray(shift, jnp.float32)
+    tensors = checkpoint.tensors | {"conv1_1.kernel": kernel}
+    params: dict[str, Any] = {"mean": jnp.asarray(shift, jnp.float32)}
+    for name, array in tensors.items():
+        conv, kind = name.split(".")
+        params.setdefault(conv, {})[kind] = jnp.asarray(array, jnp.float32)
     return params
 
 
@@ -237,11 +231,7 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
     } | checkpoint.metadata
     metadata["preprocessing"] = json.dumps(checkpoint.preprocessing._asdict())
     metadata["digest"] = digest(converted)
-    data = safetensors_numpy.save(tensors, metadata)
-    try:
-        files.write_atomically(destination, data)
-    except OSError as error:
-        raise WeightsError(f"cannot write {destination}: {error.strerror or error}") from None
+    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata), WeightsError)
 
 
 def _download(quiet: bool) -> bytes:

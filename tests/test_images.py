@@ -101,8 +101,7 @@ def test_a_gray_profile_is_applied_with_and_without_alpha(tmp_path: Path) -> Non
         Pil.new(mode, (8, 8), 128 if mode == "L" else (128, 255)).save(
             tmp_path / "a.png", icc_profile=profile
         )
-        assert_close = np.testing.assert_allclose
-        assert_close(np.asarray(load_image(tmp_path / "a.png")), 0.735, atol=0.01)
+        np.testing.assert_allclose(np.asarray(load_image(tmp_path / "a.png")), 0.735, atol=0.01)
 
 
 def linear_gray_profile() -> bytes:
