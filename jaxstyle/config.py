@@ -54,8 +54,10 @@ class Config:
     """The network's pooling."""
     padding: Literal["zero", "replicate", "reflect"] = "replicate"
     """What the network's convolutions see beyond the border; the classic zero draws a frame."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of the network; losses accumulate in float32 whatever it is."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
+    convolution: Literal["auto", "direct", "winograd"] = "auto"
+    """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
     optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
     """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
     history_size: int | None = None

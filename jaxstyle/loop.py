@@ -22,7 +22,7 @@ FIRST_STEP = 4.0 / GREY_LEVELS
 """Root-mean-square change of the first L-BFGS step: large enough for float32 to see the
 curvature along it."""
 
-_LOSS_NOISE = {"float32": 1e-6, "bfloat16": 1e-2}
+_LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
 _DEFAULT_HISTORY = 20
 _DEFAULT_LEARNING_RATE = 0.02
 _IN_FLIGHT = 1

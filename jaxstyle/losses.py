@@ -1,7 +1,7 @@
 """Content, style and total-variation terms: pure functions of arrays.
 
-Sums are taken in float32 at the highest matrix precision, or in float64 where that is what
-comes in, whatever type the network computes in.
+Sums are taken in float32, or in float64 where that is what comes in, whatever type the network
+computes in.
 """
 
 import functools
@@ -14,9 +14,6 @@ from jaxtyping import Float
 
 from jaxstyle.types import Scalar
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
 def _accumulator(array: Array) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
@@ -26,28 +23,38 @@ def _absolute(x: Array) -> Array:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
-@jax.custom_vjp
-def _self_product(flat: Float[Array, "m c"]) -> Float[Array, "c c"]:
-    return jnp.matmul(flat.T, flat, precision=_HIGHEST)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _self_product(flat: Float[Array, "m c"], precision: jax.lax.Precision) -> Float[Array, "c c"]:
+    dtype = jnp.promote_types(flat.dtype, jnp.float32)
+    return jnp.matmul(flat.T, flat, precision=precision, preferred_element_type=dtype)
+
+
+def _self_product_forward(
+    flat: Float[Array, "m c"], precision: jax.lax.Precision
+) -> tuple[Float[Array, "c c"], Float[Array, "m c"]]:
+    return _self_product(flat, precision), flat
 
 
 def _self_product_backward(
-    flat: Float[Array, "m c"], cotangent: Float[Array, "c c"]
+    precision: jax.lax.Precision, flat: Float[Array, "m c"], cotangent: Float[Array, "c c"]
 ) -> tuple[Float[Array, "m c"]]:
     # One product with the symmetric part, where transposing both factors takes two.
-    return (jnp.matmul(flat, cotangent + cotangent.T, precision=_HIGHEST),)
+    symmetric = (cotangent + cotangent.T).astype(flat.dtype)
+    return (jnp.matmul(flat, symmetric, precision=precision),)
 
 
-_self_product.defvjp(lambda flat: (_self_product(flat), flat), _self_product_backward)
+_self_product.defvjp(_self_product_forward, _self_product_backward)
 
 
-@jax.jit
-def gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
-    """Channel co-activations summed over positions, FᵀF.
+@functools.partial(jax.jit, static_argnames="precision")
+def gram_matrix(
+    features: Float[Array, "h w c"], precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
+) -> Float[Array, "c c"]:
+    """Channel co-activations summed over positions, FᵀF, accumulated in float32.
 
     Unnormalised: each objective divides as its source does (Gatys et al. 2016, eq. 3).
     """
-    return _self_product(_accumulator(features).reshape(-1, features.shape[-1]))
+    return _self_product(features.reshape(-1, features.shape[-1]), precision)
 
 
 @functools.partial(jax.jit, static_argnames="normalization")

@@ -55,7 +55,9 @@ class Objective:
         # seed and gatys average over layers, the others add them up.
         share = 1.0 if self.style_normalization == "mean" else 1.0 / max(len(self.style_targets), 1)
         for layer, target in self.style_targets.items():
-            gram = _normalized_gram(features[layer], image, self.style_normalization)
+            gram = _normalized_gram(
+                features[layer], image, self.style_normalization, self.network.precision
+            )
             loss = style_loss(gram, target, self.style_normalization)
             terms[f"style/{layer}"] = self.style_weight * share * loss
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
@@ -63,11 +65,14 @@ class Objective:
 
 
 def _normalized_gram(
-    features: Float[Array, "_h _w c"], image: Float[Array, "h w 3"], normalization: str
+    features: Float[Array, "_h _w c"],
+    image: Float[Array, "h w 3"],
+    normalization: str,
+    precision: vgg.Precision,
 ) -> Float[Array, "c c"]:
     """The Gram matrix divided by the picture's own size: so that sizes may differ."""
     per = image if normalization == "seed" else features
-    return gram_matrix(features) / (per.shape[0] * per.shape[1])
+    return gram_matrix(features, vgg.PRECISIONS[precision]) / (per.shape[0] * per.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=("network", "normalization"))
@@ -76,7 +81,8 @@ def _style_targets(
 ) -> dict[str, Float[Array, "_c _c"]]:
     features = vgg.apply(network, params, style)
     return {
-        layer: _normalized_gram(features[layer], style, normalization) for layer in network.layers
+        layer: _normalized_gram(features[layer], style, normalization, network.precision)
+        for layer in network.layers
     }
 
 
@@ -149,6 +155,9 @@ def build_objective(
     if config.style_shape == "content":
         several = tuple(resize_image(style, content.shape) for style in several)
 
+    every = (*config.content_layers, *config.style_layers)
+    params = vgg.transform_kernels(params, every, config.convolution, config.precision)
+
     def build(names: tuple[str, ...]) -> vgg.VGG19:
         return vgg.network(params, names, config.pooling, config.padding, config.precision)
 
@@ -170,7 +179,7 @@ def build_objective(
         content_weight=jnp.asarray(config.content_weight, dtype),
         style_weight=jnp.asarray(config.style_weight, dtype),
         tv_weight=jnp.asarray(config.tv_weight, dtype),
-        network=build((*config.content_layers, *config.style_layers)),
+        network=build(every),
         content_normalization=config.content_normalization,
         style_normalization=config.style_normalization,
         tv=config.tv,

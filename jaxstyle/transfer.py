@@ -12,6 +12,7 @@ from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Record, Result, optimize
 from jaxstyle.objective import as_styles, build_objective, check_inputs
 from jaxstyle.types import Image, Params
+from jaxstyle.vgg import transform_kernels
 from jaxstyle.weights import load_weights
 
 
@@ -89,6 +90,9 @@ def stylize(
     image = initial_image(scales[0].content, scales[0].styles, config)
     if params is None:
         params = load_weights()
+    # Once for all scales.
+    every = (*config.content_layers, *config.style_layers)
+    params = transform_kernels(params, every, config.convolution, config.precision)
     history: list[Record] = []
     results: list[Result] = []
     for scale in scales:

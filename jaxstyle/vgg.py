@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from jaxstyle.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.types import Features, Image, Params
 
@@ -26,6 +27,19 @@ CONVOLUTIONS = tuple(
 
 LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
 """Every activation in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+PRECISIONS = {
+    "float32": jax.lax.Precision.HIGHEST,
+    "tf32": jax.lax.Precision.HIGH,
+    "bfloat16": jax.lax.Precision.DEFAULT,
+}
+"""What is asked of the platform; HIGH is TF32 on GPUs, three bfloat16 passes on TPUs, and on CPUs
+no different from HIGHEST. bfloat16 is in addition the type of what is multiplied."""
+
+_WINOGRAD_CHANNELS = 64
+"""Input channels from which Winograd's convolution is faster on a CPU; see docs/performance.md."""
 
 _PAD_MODES = {"replicate": "edge", "reflect": "reflect"}
 
@@ -78,6 +92,29 @@ def _first_maximum(a: Array, b: Array) -> Array:
     return jnp.where(a >= b, a, b)
 
 
+class _Convolution(nn.Module):
+    """A 3×3 convolution with bias, whose kernel is stored as its algorithm wants it."""
+
+    features: int
+    padding: Literal["SAME", "VALID"]
+    winograd: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 k"]:
+        shape = (3, 3, x.shape[-1], self.features)
+
+        def kernel_init(key: Array) -> Kernel:
+            kernel = nn.initializers.he_normal()(key, shape)
+            return winograd_kernel(kernel) if self.winograd else kernel
+
+        kernel = self.param("kernel", kernel_init)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.precision == "bfloat16":
+            x, kernel, bias = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, kernel, bias))
+        return convolve(x, kernel, self.padding, PRECISIONS[self.precision]) + bias
+
+
 class VGG19(nn.Module):
     """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
 
@@ -90,15 +127,14 @@ class VGG19(nn.Module):
     channels: tuple[int, ...] = CHANNELS
     pooling: Literal["max", "average"] = "max"
     padding: Literal["zero", "replicate", "reflect"] = "zero"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    winograd: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, image: Float[Array, "h w 3"]) -> Features:
         wanted = {canonical_layer(layer) for layer in self.layers}
         depth = max(LAYERS.index(layer) for layer in wanted)
         mean = self.param("mean", nn.initializers.constant(0.5), (3,))
-        # None keeps the type of image and parameters, which in tests may be float64.
-        dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
         activations: Features = {}
         x = image - mean
         for conv in CONVOLUTIONS[: depth // 2 + 1]:
@@ -107,13 +143,11 @@ class VGG19(nn.Module):
                 x = _pool(x, self.pooling)
             if self.padding != "zero":
                 x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=_PAD_MODES[self.padding])
-            x = nn.Conv(
+            x = _Convolution(
                 self.channels[block - 1],
-                (3, 3),
-                padding="SAME" if self.padding == "zero" else "VALID",
-                dtype=dtype,
-                precision=jax.lax.Precision.HIGHEST if dtype is None else None,
-                kernel_init=nn.initializers.he_normal(),
+                "SAME" if self.padding == "zero" else "VALID",
+                conv in self.winograd,
+                self.precision,
                 name=conv,
             )(x)
             activations[conv] = x
@@ -127,7 +161,7 @@ def network(
     layers: Iterable[str],
     pooling: Literal["max", "average"] = "max",
     padding: Literal["zero", "replicate", "reflect"] = "zero",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
 ) -> VGG19:
     """The module that `params` are for, whatever their widths, reaching `layers`.
 
@@ -140,7 +174,44 @@ def network(
             raise ConfigError(f"the weights end before layer {layer!r}")
     firsts = (params.get(f"conv{block}_1") for block in range(1, len(BLOCKS) + 1))
     channels = tuple(first["bias"].shape[0] for first in firsts if first is not None)
-    return VGG19(layers, channels, pooling, padding, precision)
+    winograd = tuple(
+        conv
+        for conv in CONVOLUTIONS
+        if conv in params and isinstance(params[conv]["kernel"], WinogradKernel)
+    )
+    return VGG19(layers, channels, pooling, padding, precision, winograd)
+
+
+def transform_kernels(
+    params: Params,
+    layers: Iterable[str],
+    convolution: Literal["auto", "direct", "winograd"] = "auto",
+    precision: Precision = "float32",
+) -> Params:
+    """`params` with the kernels up to `layers` as the algorithm wants them; the rest is shared.
+
+    `winograd` takes every convolution but that of the three colours; `auto` those, on a CPU and
+    in float32, of at least 64 input channels. What is transformed already stays so.
+    """
+    auto = jax.default_backend() == "cpu" and precision == "float32"
+    if convolution == "direct" or (convolution == "auto" and not auto):
+        return params
+    narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else 4
+    depth = max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
+    kernels = {conv: params[conv]["kernel"] for conv in CONVOLUTIONS[:depth] if conv in params}
+    chosen = {
+        conv: kernel
+        for conv, kernel in kernels.items()
+        if not isinstance(kernel, WinogradKernel) and kernel.shape[2] >= narrowest
+    }
+    transformed = _transform(chosen)
+    changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
+    return {**params, **changes}
+
+
+@jax.jit
+def _transform(kernels: dict[str, Array]) -> dict[str, WinogradKernel]:
+    return {conv: winograd_kernel(kernel) for conv, kernel in kernels.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -158,7 +229,7 @@ def extract_features(
     *,
     pooling: Literal["max", "average"] = "max",
     padding: Literal["zero", "replicate", "reflect"] = "zero",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
 ) -> Features:
     """Activations of an sRGB 0–1 image by the names asked for, each `[h', w', channels]`.
 

@@ -11,6 +11,7 @@ ORDER = [
     "files",
     "config",
     "images",
+    "convolution",
     "vgg",
     "conversion",
     "weights",
