@@ -257,6 +257,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
 
     from jaxstyle import images, transfer, weights
 
+    _keep_compiled_programs()
     inputs = _read_inputs(command, output)
     content = inputs.content
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
@@ -272,7 +273,8 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
             params = weights.to_params(checkpoint)
             result = transfer.stylize(content.pixels, inputs.styles, config, params, callback)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
+            # The first while compiling, the second of a program that came from the cache.
+            if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
                 raise MemoryError from None
             raise
     if not np.isfinite(result.loss):
@@ -294,6 +296,23 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
         )
         return EXIT_FAILED
     return 0
+
+
+def _keep_compiled_programs() -> None:
+    """Use JAX's persistent compilation cache, in the user's cache folder if none is set."""
+    import jax
+    import platformdirs
+
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    path = platformdirs.user_cache_path("jaxstyle") / "compiled"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to write to: every start compiles
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # A start compiles many small programs beside the large one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _say(text: str, quiet: bool = False) -> None:
@@ -331,6 +350,7 @@ def _metadata(config: Config, sha256: dict[str, list[str]], result: "Result") ->
         "sha256": sha256,
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": f"{device.platform} {device.device_kind}",
+        "convolution": result.convolution,
         "evaluations": result.evaluations,
         "reason": result.reason,
         "loss": result.loss,

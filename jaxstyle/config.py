@@ -62,6 +62,9 @@ class Config:
     """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
     history_size: int | None = None
     """Pairs that L-BFGS remembers; 20 if not given."""
+    preconditioner: Literal["cosine", "none"] | None = None
+    """Where L-BFGS starts its inverse Hessian from: coarse structure ahead of detail (cosine, if
+    not given), or all alike (none)."""
     learning_rate: float | None = None
     """Adam's step, in units of the 0-1 image; 0.02 if not given."""
     scales: int = 1
@@ -94,6 +97,10 @@ class Config:
             raise ConfigError(f"learning_rate has no meaning with optimizer {self.optimizer}")
         if self.history_size is not None and self.optimizer == "adam":
             raise ConfigError("history_size has no meaning with optimizer adam")
+        if self.preconditioner is not None and self.optimizer != "lbfgs":
+            raise ConfigError(f"preconditioner has no meaning with optimizer {self.optimizer}")
+        if self.convolution == "winograd" and self.precision != "float32":
+            raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
         if not 0 <= self.seed < 2**32:

@@ -8,12 +8,13 @@ which they are fused into each other and computed many times over.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.lax import optimization_barrier
 from jaxtyping import Float
 
@@ -79,7 +80,9 @@ def convolve(
     Differentiable in both, and batched by `jax.vmap` without transposing anything.
     """
     if isinstance(kernel, WinogradKernel):
-        return _winograd(x[None], kernel, 1 if padding == "SAME" else 0, precision)[0]
+        y = _winograd(x[None], kernel, 1 if padding == "SAME" else 0, precision)
+        assert isinstance(y, Array)
+        return y[0]
     return jax.lax.conv_general_dilated(
         x[None],
         kernel,
@@ -101,28 +104,35 @@ def _winograd(
 
 
 def _winograd_forward(
-    x: Float[Array, "b h w c"],
-    kernel: WinogradKernel,
+    x: CustomVJPPrimal,
+    kernel: Any,
     pad: int,
     precision: jax.lax.Precision | None,
-) -> tuple[Float[Array, "b h2 w2 k"], tuple[Array, WinogradKernel]]:
-    return _winograd(x, kernel, pad, precision), (x, kernel)
+) -> tuple[Float[Array, "b h2 w2 k"], tuple[WinogradKernel, Array | None]]:
+    values = jax.tree.map(lambda leaf: leaf.value, kernel)
+    # What the gradient of the weights needs is kept, and traced, only if someone asks for it.
+    kept = x.value if kernel.forward.perturbed else None
+    return _winograd(x.value, values, pad, precision), (values, kept)
 
 
 def _winograd_backward(
     pad: int,
     precision: jax.lax.Precision | None,
-    residuals: tuple[Array, WinogradKernel],
-    cotangent: Float[Array, "b h2 w2 k"],
-) -> tuple[Float[Array, "b h w c"], WinogradKernel]:
-    x, kernel = residuals
+    residuals: tuple[WinogradKernel, Array | None],
+    cotangent: Float[Array, "b h2 w2 k"] | SymbolicZero,
+) -> tuple[Float[Array, "b h w c"], WinogradKernel | None]:
+    kernel, x = residuals
+    if isinstance(cotangent, SymbolicZero):
+        cotangent = jnp.zeros(cotangent.shape, kernel.backward.dtype)
     x_cotangent = _laned(2 - pad, precision)(cotangent, kernel.backward)
-    # Dead code unless someone asks for the gradient of the weights.
+    if x is None:
+        return x_cotangent, None
     _, pull = jax.vjp(lambda forward: _tiled(x, forward, pad, precision), kernel.forward)
-    return x_cotangent, WinogradKernel(*pull(cotangent), jnp.zeros_like(kernel.backward))
+    (forward,) = pull(cotangent)
+    return x_cotangent, WinogradKernel(forward, jnp.zeros_like(kernel.backward))
 
 
-_winograd.defvjp(_winograd_forward, _winograd_backward)
+_winograd.defvjp(_winograd_forward, _winograd_backward, symbolic_zeros=True)
 
 
 @functools.cache
@@ -137,7 +147,9 @@ def _laned(pad: int, precision: jax.lax.Precision | None) -> Callable[[Array, Ar
     def _(size: int, batched: Sequence[bool], x: Array, kernel: Array) -> tuple[Array, bool]:
         x_batched, kernel_batched = batched
         if kernel_batched:
-            each = jax.vmap(lambda a, b: _tiled(a, b, pad, precision), (0 if x_batched else None, 0))
+            each = jax.vmap(
+                lambda a, b: _tiled(a, b, pad, precision), (0 if x_batched else None, 0)
+            )
             return each(x, kernel), True
         y = tiled(x.reshape(-1, *x.shape[2:]), kernel)
         return y.reshape(size, -1, *y.shape[1:]), True
@@ -182,7 +194,7 @@ def _combine(matrix: tuple[tuple[float, ...], ...], terms: list[Array]) -> list[
     return [
         functools.reduce(
             jnp.add,
-            (term if weight == 1 else weight * term for weight, term in zip(row, terms) if weight),
+            (weight * term for weight, term in zip(row, terms, strict=True) if weight),
         )
         for row in matrix
     ]

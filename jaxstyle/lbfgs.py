@@ -6,6 +6,7 @@ back along the same one, so no loop surrounds the objective: every lane of a `vm
 same work, and the network runs at the top level of one program.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,13 +32,14 @@ class History(NamedTuple):
     Pair number `k` is in row `k mod (m + 1)`, scaled so that s·y = 1. A candidate that is not
     kept is overwritten by the next: no conditional, which under `vmap` would copy it all.
     Scaling both of a pair alike leaves the inverse Hessian as it is and keeps products of
-    pairs far from float32's limits whatever the unit of the loss.
+    pairs far from float32's limits whatever the unit of the loss. Of the preconditioner K the
+    formulas only need Ky, which is stored instead of y, and yᵀKy.
     """
 
     s: PyTree[Float[Array, "m+1 _n"]]
-    y: PyTree[Float[Array, "m+1 _n"]]
+    ky: PyTree[Float[Array, "m+1 _n"]]
     sy: Float[Array, "m+1 m+1"]
-    yy: Float[Array, "m+1 m+1"]
+    yky: Float[Array, "m+1 m+1"]
     pairs: Int[Array, ""]
 
 
@@ -53,6 +55,7 @@ class LBFGSState(NamedTuple):
     point: PyTree[Array]
     value: Scalar
     grad: PyTree[Array]
+    preconditioned: PyTree[Array]
     direction: PyTree[Array]
     slope: Scalar
     step_size: Scalar
@@ -63,7 +66,10 @@ class LBFGSState(NamedTuple):
 
 
 def lbfgs(
-    history_size: int, first_step: float, noise: float = 1e-6
+    history_size: int,
+    first_step: float,
+    noise: float = 1e-6,
+    precondition: Callable[[PyTree[Array]], PyTree[Array]] = lambda grad: grad,
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS with a one-evaluation Armijo search and cubic interpolation.
 
@@ -81,6 +87,9 @@ def lbfgs(
         first_step: root-mean-square change of a parameter in the first step, and in the
             first after the history is forgotten.
         noise: relative error of the loss as it is computed; a rise within it may be rounding.
+        precondition: a symmetric positive definite linear map from gradients to steps, K: the
+            inverse Hessian starts from a multiple of it, as if the parameters were
+            z with params = K^½ z (Nocedal and Wright 2006, section 7.2).
 
     Returns:
         A transformation whose `update` takes the trial's gradient, the trial as `params`, and
@@ -103,6 +112,7 @@ def lbfgs(
             point=zeros,
             value=jnp.full((), jnp.inf, dtype),
             grad=zeros,
+            preconditioned=zeros,
             direction=zeros,
             slope=zero,
             step_size=zero,
@@ -131,6 +141,7 @@ def lbfgs(
         usable = jnp.isfinite(largest) & (largest > 0)
         unit = jnp.where(first, jnp.where(usable, largest, 1.0), state.unit)
         grad = jax.tree.map(lambda leaf: leaf / unit, updates)
+        preconditioned = precondition(grad)
         rise = (value - state.value) / unit
         slope = _dot(grad, state.direction)
         margin = noise * jnp.abs(state.value) / unit
@@ -139,9 +150,11 @@ def lbfgs(
         # Judge: keep the trial as the point and its pair, or leave both as they were.
         s = jax.tree.map(jnp.subtract, trial, state.point)
         y = jax.tree.map(jnp.subtract, grad, state.grad)
-        history = _remember(state.history, s, y, accepted & ~first)
+        ky = jax.tree.map(jnp.subtract, preconditioned, state.preconditioned)
+        history = _remember(state.history, s, y, ky, accepted & ~first)
         point = _select(accepted, trial, state.point)
         point_grad = _select(accepted, grad, state.grad)
+        point_preconditioned = _select(accepted, preconditioned, state.preconditioned)
         point_value = jnp.where(accepted, value, state.value)
 
         # Forget a history that leads nowhere, and give up once there is none to forget.
@@ -152,17 +165,17 @@ def lbfgs(
         rejections = jnp.where(exhausted, 0, rejections)
 
         # Aim: along a new direction from a new point, else back along the old one.
-        direction = _direction(history, point_grad)
+        direction = _direction(history, point_grad, point_preconditioned)
         new_slope = _dot(point_grad, direction)
         ascends = ~(new_slope < 0)
         history = history._replace(pairs=jnp.where(ascends, 0, history.pairs))
         fresh = history.pairs == 0
-        squared_norm = _squared_norm(point_grad)
-        direction = _select(fresh, jax.tree.map(jnp.negative, point_grad), direction)
-        new_slope = jnp.where(fresh, -squared_norm, new_slope)
+        steepest = jax.tree.map(jnp.negative, point_preconditioned)
+        direction = _select(fresh, steepest, direction)
+        new_slope = jnp.where(fresh, _dot(point_grad, steepest), new_slope)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         tiny = jnp.finfo(slope.dtype).tiny
-        rms = jnp.sqrt(jnp.maximum(squared_norm / size, tiny))
+        rms = jnp.sqrt(jnp.maximum(_squared_norm(steepest) / size, tiny))
         full_step = jnp.where(fresh, first_step / rms, 1.0)
         turned = accepted | exhausted
         step_size = jnp.where(turned, full_step, _backtrack(rise, slope, finite, state))
@@ -191,6 +204,7 @@ def lbfgs(
             point=point,
             value=point_value,
             grad=point_grad,
+            preconditioned=point_preconditioned,
             direction=direction,
             slope=next_slope,
             step_size=step_size,
@@ -232,7 +246,11 @@ def _empty_history(params: PyTree[Array], size: int, dtype: jnp.dtype) -> Histor
 
 
 def _remember(
-    history: History, s: PyTree[Array], y: PyTree[Array], wanted: Bool[Array, ""]
+    history: History,
+    s: PyTree[Array],
+    y: PyTree[Array],
+    ky: PyTree[Array],
+    wanted: Bool[Array, ""],
 ) -> History:
     curvature = _dot(s, y)
     norms = jnp.sqrt(_squared_norm(s)) * jnp.sqrt(_squared_norm(y))
@@ -246,19 +264,21 @@ def _remember(
         flat = row.ravel() * scale
         return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0))
 
-    all_s, all_y = jax.tree.map(put, history.s, s), jax.tree.map(put, history.y, y)
-    sy, yy = _products(all_s, y) * scale, _products(all_y, y) * scale
+    all_s, all_ky = jax.tree.map(put, history.s, s), jax.tree.map(put, history.ky, ky)
+    sy, yky = _products(all_s, y) * scale, _products(all_ky, y) * scale
     return History(
         s=all_s,
-        y=all_y,
+        ky=all_ky,
         sy=history.sy.at[:, slot].set(sy),
-        yy=history.yy.at[:, slot].set(yy).at[slot, :].set(yy),
+        yky=history.yky.at[:, slot].set(yky).at[slot, :].set(yky),
         pairs=history.pairs + keep,
     )
 
 
-def _direction(history: History, grad: PyTree[Array]) -> PyTree[Array]:
-    """−H·grad by the compact form; −grad where the history is empty."""
+def _direction(
+    history: History, grad: PyTree[Array], preconditioned: PyTree[Array]
+) -> PyTree[Array]:
+    """−H·grad by the compact form; −K·grad where the history is empty."""
     rows = history.sy.shape[0]
     size = rows - 1
     age = jnp.arange(size)
@@ -268,23 +288,23 @@ def _direction(history: History, grad: PyTree[Array]) -> PyTree[Array]:
     both = valid[:, None] & valid[None, :]
     upper = jnp.triu(jnp.where(both, history.sy[order][:, order], 0.0))
     r = jnp.where(jnp.eye(size, dtype=bool), 1.0, upper)
-    yy = jnp.where(both, history.yy[order][:, order], 0.0)
-    newest = yy[-1, -1]
+    yky = jnp.where(both, history.yky[order][:, order], 0.0)
+    newest = yky[-1, -1]
     gamma = jnp.where(newest > 0, 1.0 / jnp.where(newest > 0, newest, 1.0), 1.0)
     s_grad = jnp.where(valid, _products(history.s, grad)[order], 0.0)
-    y_grad = jnp.where(valid, _products(history.y, grad)[order], 0.0)
+    ky_grad = jnp.where(valid, _products(history.ky, grad)[order], 0.0)
     u = solve_triangular(r, s_grad)
     along_s = solve_triangular(
-        r, u + gamma * jnp.matmul(yy, u, precision="highest") - gamma * y_grad, trans=1
+        r, u + gamma * jnp.matmul(yky, u, precision="highest") - gamma * ky_grad, trans=1
     )
     unordered = jnp.zeros((2, rows), u.dtype).at[:, order].set(jnp.stack([along_s, -gamma * u]))
 
-    def combine(g: Array, s: Array, y: Array) -> Array:
+    def combine(kg: Array, s: Array, ky: Array) -> Array:
         total = jnp.matmul(unordered[0], s, precision="highest")
-        total += jnp.matmul(unordered[1], y, precision="highest")
-        return -(gamma * g + total.reshape(g.shape))
+        total += jnp.matmul(unordered[1], ky, precision="highest")
+        return -(gamma * kg + total.reshape(kg.shape))
 
-    return jax.tree.map(combine, grad, history.s, history.y)
+    return jax.tree.map(combine, preconditioned, history.s, history.ky)
 
 
 def _products(rows: PyTree[Array], vector: PyTree[Array]) -> Float[Array, " m"]:

@@ -4,7 +4,7 @@ import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxstyle import lbfgs
 from jaxstyle.config import Config
 from jaxstyle.objective import GREY_LEVELS, Objective
+from jaxstyle.preconditioner import smooth
 from jaxstyle.types import Image, Scalar
 
 FIRST_STEP = 4.0 / GREY_LEVELS
@@ -85,6 +86,8 @@ class Result(NamedTuple):
     seconds: float
     """Wall time of the loop, the callback's included, compilation excluded."""
     compile_seconds: float
+    convolution: Literal["direct", "winograd"]
+    """What `config.convolution` came to, in all or some of the layers."""
 
     @property
     def rejected(self) -> int:
@@ -104,16 +107,19 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
         config.history_size or _DEFAULT_HISTORY,
         config.learning_rate or _DEFAULT_LEARNING_RATE,
         _LOSS_NOISE[config.precision],
+        config.preconditioner or "cosine",
     )
 
 
 @functools.lru_cache
 def _optimizer(
-    name: str, history_size: int, learning_rate: float, noise: float
+    name: str, history_size: int, learning_rate: float, noise: float, preconditioner: str
 ) -> optax.GradientTransformationExtraArgs:
     # Cached, because a compiled update is looked up by its functions' identity.
     if name == "lbfgs":
-        return lbfgs.lbfgs(history_size, FIRST_STEP, noise)
+        if preconditioner == "none":
+            return lbfgs.lbfgs(history_size, FIRST_STEP, noise)
+        return lbfgs.lbfgs(history_size, FIRST_STEP, noise, smooth)
     if name == "optax-lbfgs":
         return optax.lbfgs(memory_size=history_size)
     return optax.with_extra_args_support(optax.adam(learning_rate))
@@ -294,4 +300,5 @@ def optimize(
         reason=_REASONS.get(status, "stopped" if stopped else "budget"),
         seconds=seconds,
         compile_seconds=compile_seconds,
+        convolution="winograd" if objective.network.winograd else "direct",
     )

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxstyle.types import Scalar
 
+
 def _accumulator(array: Array) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 

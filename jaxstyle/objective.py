@@ -16,7 +16,7 @@ from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.images import resize_image
 from jaxstyle.losses import content_loss, gram_matrix, style_loss, total_variation
-from jaxstyle.types import Image, Params, Scalar
+from jaxstyle.types import Features, Image, Params, Scalar
 
 GREY_LEVELS = 255.0
 """Total variation is taken in grey levels, as in the sources of the presets."""
@@ -75,15 +75,21 @@ def _normalized_gram(
     return gram_matrix(features, vgg.PRECISIONS[precision]) / (per.shape[0] * per.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames=("network", "normalization"))
-def _style_targets(
-    network: vgg.VGG19, params: Params, style: Float[Array, "h w 3"], normalization: str
-) -> dict[str, Float[Array, "_c _c"]]:
-    features = vgg.apply(network, params, style)
-    return {
-        layer: _normalized_gram(features[layer], style, normalization, network.precision)
-        for layer in network.layers
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _targets(
+    network: vgg.VGG19,
+    content_layers: tuple[str, ...],
+    style_layers: tuple[str, ...],
+    normalization: str,
+    params: Params,
+    picture: Float[Array, "h w 3"],
+) -> tuple[Features, dict[str, Float[Array, "_c _c"]]]:
+    features = vgg.apply(network, params, picture)
+    grams = {
+        layer: _normalized_gram(features[layer], picture, normalization, network.precision)
+        for layer in style_layers
     }
+    return {layer: features[layer] for layer in content_layers}, grams
 
 
 def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
@@ -161,15 +167,19 @@ def build_objective(
     def build(names: tuple[str, ...]) -> vgg.VGG19:
         return vgg.network(params, names, config.pooling, config.padding, config.precision)
 
-    content_targets, style_targets = {}, {}
-    if config.content_layers:
-        content_targets = vgg.apply(build(config.content_layers), params, jnp.asarray(content))
+    def targets(
+        picture: Image, content_layers: tuple[str, ...]
+    ) -> tuple[Features, dict[str, Array]]:
+        style_layers = config.style_layers
+        network = build((*content_layers, *style_layers))
+        arguments = (network, content_layers, style_layers, config.style_normalization)
+        return _targets(*arguments, params, jnp.asarray(picture))
+
+    content_targets, style_targets = targets(content, config.content_layers)
     if config.style_layers:
-        network = build(config.style_layers)
-        each = [
-            _style_targets(network, params, jnp.asarray(style), config.style_normalization)
-            for style in several
-        ]
+        # A style of the content's shape shares its compiled program.
+        shared = {content.shape: config.content_layers}
+        each = [targets(style, shared.get(style.shape, ()))[1] for style in several]
         style_targets = jax.tree.map(lambda *grams: sum(grams) / len(grams), *each)
     dtype = jnp.promote_types(content.dtype, jnp.float32)
     return Objective(

@@ -1,5 +1,8 @@
 """Shared material: pictures by formula, a small random network, the real weights."""
 
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,12 @@ import pytest
 from jaxstyle import load_weights
 from jaxstyle.types import Params
 from jaxstyle.vgg import CONVOLUTIONS
+
+# Here and in the processes that tests start: what is compiled once is not compiled again.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 SMALL_CHANNELS = (4, 6, 8, 8, 8)
 

@@ -18,6 +18,7 @@ ORDER = [
     "losses",
     "objective",
     "lbfgs",
+    "preconditioner",
     "loop",
     "pyramid",
     "transfer",

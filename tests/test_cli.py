@@ -150,6 +150,19 @@ def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) ->
     assert Path("out.png").is_file()
 
 
+@pytest.mark.parametrize("home", ["cache", "content.png"])
+def test_compiled_programs_are_kept_where_they_can_be(
+    home: str, folder: Path, imagenet: Params
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "--quiet", "-o", "out.png"]
+    environment["XDG_CACHE_HOME"] = str(Path(home).absolute())
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    kept = list(Path(home, "jaxstyle", "compiled").glob("*-cache"))
+    assert bool(kept) == (home == "cache")
+
+
 @pytest.mark.parametrize("name", ["seed", "gatys", "gatys-code", "neural-style", "default"])
 def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert stylize(*PAIR, f"--preset={name}", "--print-config") == 0

@@ -48,6 +48,8 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"learning_rate": 0.1}, "learning_rate has no meaning with optimizer lbfgs"),
         ({"learning_rate": 0.0, "optimizer": "adam"}, "learning_rate must be positive"),
         ({"history_size": 5, "optimizer": "adam"}, "history_size has no meaning"),
+        ({"preconditioner": "none", "optimizer": "adam"}, "preconditioner has no meaning"),
+        ({"convolution": "winograd", "precision": "bfloat16"}, "winograd needs precision float32"),
         ({"coarse_evaluations": 0}, "coarse_evaluations must be at least 1"),
         ({"scale_factor": 1.0}, "scale_factor must be above 1"),
         ({"seed": -1}, "seed must be between"),

@@ -26,10 +26,15 @@ def quadratic(x: Array) -> Array:
 
 
 def run(
-    objective: Objective, start: Array, evaluations: int, memory: int = 10, first_step: float = 0.01
+    objective: Objective,
+    start: Array,
+    evaluations: int,
+    memory: int = 10,
+    first_step: float = 0.01,
+    precondition: Callable[[Array], Array] = lambda grad: grad,
 ) -> tuple[Array, LBFGSState, np.ndarray]:
     """The last trial, the state, and the loss of every trial."""
-    optimizer = lbfgs(memory, first_step)
+    optimizer = lbfgs(memory, first_step, precondition=precondition)
 
     @jax.jit
     def step(x: Array, state: LBFGSState) -> tuple[Array, LBFGSState, Array]:
@@ -89,11 +94,13 @@ def test_rosenbrock_in_float32() -> None:
     assert state.value.dtype == jnp.float32
 
 
-def dense_direction(pairs: list[tuple[np.ndarray, np.ndarray]], grad: np.ndarray) -> np.ndarray:
+def dense_direction(
+    pairs: list[tuple[np.ndarray, np.ndarray]], grad: np.ndarray, k: np.ndarray
+) -> np.ndarray:
     """−H·grad with H built pair by pair as a matrix (Nocedal and Wright 2006, eq. 7.16)."""
     s, y = pairs[-1]
     identity = np.eye(len(grad))
-    h = identity * (s @ y) / (y @ y)
+    h = k * (s @ y) / (y @ k @ y)
     for s, y in pairs:
         rho = 1 / (s @ y)
         v = identity - rho * np.outer(y, s)
@@ -101,21 +108,42 @@ def dense_direction(pairs: list[tuple[np.ndarray, np.ndarray]], grad: np.ndarray
     return -h @ grad
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
 @pytest.mark.parametrize("count", [1, 3, 5, 8, 13])
-def test_direction_equals_the_dense_inverse_hessian(x64: None, count: int) -> None:
+def test_direction_equals_the_dense_inverse_hessian(
+    x64: None, count: int, preconditioned: bool
+) -> None:
     """Before the history is full, when it just is, and after it has wrapped around."""
     rng = np.random.default_rng(count)
     size, memory = 12, 5
     root = rng.normal(size=(size, size))
     hessian = root @ root.T + np.eye(size)
+    roughness = rng.normal(size=(size, size)) if preconditioned else np.zeros((size, size))
+    k = roughness @ roughness.T + np.eye(size)
     steps = rng.normal(size=(count, size))
     pairs = [(s, hessian @ s) for s in steps]
     history = module._empty_history(jnp.zeros(size), memory, jnp.zeros(0).dtype)
     for s, y in pairs:
-        history = module._remember(history, jnp.asarray(s), jnp.asarray(y), jnp.asarray(True))
+        s, y, ky = jnp.asarray(s), jnp.asarray(y), jnp.asarray(k @ y)
+        history = module._remember(history, s, y, ky, jnp.asarray(True))
     grad = rng.normal(size=size)
-    expected = dense_direction(pairs[-memory:], grad)
-    assert_allclose(module._direction(history, jnp.asarray(grad)), expected, rtol=1e-8)
+    expected = dense_direction(pairs[-memory:], grad, k)
+    found = module._direction(history, jnp.asarray(grad), jnp.asarray(k @ grad))
+    assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_preconditioning_equals_a_change_of_variables(x64: None) -> None:
+    """K = PPᵀ for parameters Pz; what differs is only the size of the first step."""
+    rng = np.random.default_rng(3)
+    p = np.eye(8) + 0.3 * rng.normal(size=(8, 8))
+    z = jnp.asarray(rng.normal(size=8))
+    grad_z = p.T @ jax.grad(rosenbrock)(p @ z)
+    first = 0.1
+    step = first * np.sqrt(8) * (p @ grad_z) / np.linalg.norm(p @ grad_z)  # in terms of x
+    first_z = float(np.linalg.norm(np.linalg.solve(p, step)) / np.sqrt(8))
+    _, _, expected = run(lambda z: rosenbrock(p @ z), z, 40, first_step=first_z)
+    _, _, found = run(rosenbrock, p @ z, 40, first_step=first, precondition=lambda g: p @ (p.T @ g))
+    assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_steps_do_not_depend_on_the_unit_of_the_loss() -> None:

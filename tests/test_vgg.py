@@ -65,6 +65,52 @@ def test_every_layer_equals_numpy(
         assert_allclose(features, expected[layer], atol=2e-5 * scale, err_msg=layer)
 
 
+@pytest.mark.parametrize("padding", ["zero", "replicate", "reflect"])
+def test_winograd_changes_nothing_but_rounding(small_params: Params, padding: str) -> None:
+    image = picture(35, 42, 0)
+    transformed = vgg.transform_kernels(small_params, LAYERS, "winograd")
+    expected = extract_features(small_params, image, LAYERS, padding=padding)
+    found = extract_features(transformed, image, LAYERS, padding=padding)
+    for layer in LAYERS:
+        scale = float(jnp.max(jnp.abs(expected[layer])))
+        assert_allclose(found[layer], expected[layer], atol=1e-5 * scale, err_msg=layer)
+
+
+def test_auto_takes_winograd_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = random_params((64, 64, 8, 8, 8))
+    transformed = vgg.transform_kernels(params, ["relu4_1"])
+    chosen = ("conv1_2", "conv2_1", "conv2_2", "conv3_1")
+    assert vgg.network(transformed, ["relu4_1"]).winograd == chosen
+    assert transformed["conv3_2"] is params["conv3_2"]
+    again = vgg.transform_kernels(transformed, ["relu4_1"])
+    assert again["conv1_2"]["kernel"] is transformed["conv1_2"]["kernel"]
+    assert vgg.transform_kernels(params, ["relu4_1"], "direct") is params
+    for precision in ("tf32", "bfloat16"):
+        assert vgg.transform_kernels(params, ["relu4_1"], precision=precision) is params
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert vgg.transform_kernels(params, ["relu4_1"]) is params
+
+
+def test_only_what_is_deep_enough_is_transformed(small_params: Params) -> None:
+    transformed = vgg.transform_kernels(small_params, ["relu2_1"], "winograd")
+    assert vgg.network(transformed, ["relu2_1"]).winograd == ("conv1_2", "conv2_1")
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked"), [("float32", "HIGHEST"), ("tf32", "HIGH"), ("bfloat16", "DEFAULT")]
+)
+def test_precision_is_what_the_platform_is_asked_for(
+    small_params: Params, precision: vgg.Precision, asked: str
+) -> None:
+    module = vgg.network(small_params, ["relu1_2"], precision=precision)
+    lowered = vgg.apply.lower(module, small_params, jnp.zeros((16, 16, 3))).as_text()
+    lines = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.count(f"#stablehlo<precision {asked}>") == (0 if asked == "DEFAULT" else 2)
+        assert ("xbf16>" in line) == (precision == "bfloat16")
+
+
 def test_keras_names_are_aliases_and_kept_as_asked(small_params: Params) -> None:
     names = ["block4_conv2", "relu4_2", "conv4_2"]
     found = extract_features(small_params, picture(32, 32, 0), names)

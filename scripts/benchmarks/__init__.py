@@ -1,0 +1,1 @@
+"""Measurements of jaxstyle beside its peers: `scripts/benchmark`."""

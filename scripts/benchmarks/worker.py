@@ -1,0 +1,50 @@
+"""A system under measurement, in a process of its own: JSON calls on stdin, answers on stdout.
+
+Of two systems in one process each would wait for the threads that the other keeps spinning.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+
+class Worker:
+    """The parent's end: `worker.call("function", **arguments)`."""
+
+    def __init__(self, module: str) -> None:
+        command = [sys.executable, "-m", __name__, module]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """The function's value; a worker that fails has said why on stderr."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([function, arguments]) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"benchmark: a worker ended with code {self._process.wait()}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _serve(module: str) -> None:
+    # Whatever a library prints must not get in between the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    system = importlib.import_module(module)
+    for line in sys.stdin:
+        function, arguments = json.loads(line)
+        print(json.dumps(getattr(system, function)(**arguments)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
