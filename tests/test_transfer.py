@@ -211,7 +211,7 @@ def shipped_pair(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["default", "seed"])
 def test_bfloat16_ends_where_float32_does(imagenet: Params, name: str) -> None:
-    content, style = shipped_pair(80)
+    content, style = shipped_pair(64)
     config = preset(name).replace(evaluations=60)
     judge = build_objective(imagenet, content, style, config)
     exact = stylize(content, style, config, imagenet)
@@ -221,10 +221,10 @@ def test_bfloat16_ends_where_float32_does(imagenet: Params, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["default", "seed"])
 def test_the_preconditioner_saves_evaluations(imagenet: Params, name: str) -> None:
-    content, style = shipped_pair(96)
-    config = preset(name).replace(preconditioner="none", evaluations=80)
+    content, style = shipped_pair(80)
+    config = preset(name).replace(preconditioner="none", evaluations=60)
     plain = stylize(content, style, config, imagenet)
-    config = config.replace(preconditioner="cosine", evaluations=64)
+    config = config.replace(preconditioner="cosine", evaluations=48)
     assert stylize(content, style, config, imagenet).loss < plain.loss
 
 

@@ -107,7 +107,7 @@ def test_precision_is_what_the_platform_is_asked_for(
     lines = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
     assert len(lines) == 2
     for line in lines:
-        assert line.count(f"#stablehlo<precision {asked}>") == (0 if asked == "DEFAULT" else 2)
+        assert line.count(f"#stablehlo<precision {asked}>") == 2
         assert ("xbf16>" in line) == (precision == "bfloat16")
 
 

@@ -32,9 +32,7 @@ class Worker:
 
     def close(self) -> None:
         """Let the process end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def _serve(module: str) -> None:
