@@ -36,7 +36,8 @@ def stylize(*arguments: str) -> int:
 
 
 PAIR = ("content.png", "style.png")
-QUICK = (*PAIR, "--size", "48", "--evaluations", "3")
+# Direct, because it compiles in a third of the time.
+QUICK = (*PAIR, "--size", "48", "--evaluations", "3", "--convolution", "direct")
 
 
 def test_stylize_writes_a_picture_and_reports(
