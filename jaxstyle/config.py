@@ -14,6 +14,8 @@ from jaxstyle.errors import ConfigError
 
 SQRT2 = math.sqrt(2.0)
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -54,7 +56,7 @@ class Config:
     """The network's pooling."""
     padding: Literal["zero", "replicate", "reflect"] = "replicate"
     """What the network's convolutions see beyond the border; the classic zero draws a frame."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
     """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
@@ -107,6 +109,11 @@ class Config:
             raise ConfigError(f"seed must be between 0 and 2**32 - 1, not {self.seed}")
         if not self.init:
             raise ConfigError("init must be content, noise, style or the path of an image")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer the objective reads."""
+        return (*self.content_layers, *self.style_layers)
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with `changes`, checked again.

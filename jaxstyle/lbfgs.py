@@ -46,8 +46,9 @@ class History(NamedTuple):
 class LBFGSState(NamedTuple):
     """State of `lbfgs`; `value` belongs to `point`, the last accepted trial.
 
-    `grad`, `slope` and the history are of the loss divided by `unit`, its largest derivative at
-    the start, so that their squares stay inside float32 whatever the loss is measured in.
+    `grad`, `slope` and the history are of the loss divided by `unit`, the size of its largest
+    derivative at the start, so that their squares stay inside float32 whatever the loss is
+    measured in.
     """
 
     evaluations: Int[Array, ""]
@@ -139,7 +140,9 @@ def lbfgs(
         largest = _largest(updates)
         finite = jnp.isfinite(value) & jnp.isfinite(largest)
         usable = jnp.isfinite(largest) & (largest > 0)
-        unit = jnp.where(first, jnp.where(usable, largest, 1.0), state.unit)
+        # A power of two, so that dividing by it rounds nothing.
+        power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+        unit = jnp.where(first, jnp.where(usable, power, 1.0), state.unit)
         grad = jax.tree.map(lambda leaf: leaf / unit, updates)
         preconditioned = precondition(grad)
         rise = (value - state.value) / unit

@@ -26,10 +26,11 @@ curvature along it."""
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
 _DEFAULT_HISTORY = 20
 _DEFAULT_LEARNING_RATE = 0.02
-_IN_FLIGHT = 1
+IN_FLIGHT = 1
 """Evaluations the device may be ahead of the host, so that reading never stalls it."""
 
-_REASONS = {lbfgs.CONVERGED: "converged", lbfgs.STALLED: "stalled", lbfgs.NOT_FINITE: "not finite"}
+REASONS = {lbfgs.CONVERGED: "converged", lbfgs.STALLED: "stalled", lbfgs.NOT_FINITE: "not finite"}
+"""Why a run ended, by the optimizer's status, if not by its budget."""
 
 
 class LoopState(NamedTuple):
@@ -214,6 +215,61 @@ def _advanced(
     )
 
 
+class Journal:
+    """The host's account of one run of the loop: what was read, and when."""
+
+    def __init__(self, before: Sequence[Record] = ()) -> None:
+        last = before[-1] if before else None
+        self._spent, self._elapsed = (last.evaluation, last.seconds) if last else (0, 0.0)
+        self._scale = last.scale + 1 if last else 0
+        self._started = time.perf_counter()
+        self._compile_seconds = 0.0
+        self.history: list[Record] = []
+        self.status = lbfgs.RUNNING
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of this run that were read, those of scales before not counted."""
+        return self.history[-1].evaluation - self._spent if self.history else 0
+
+    def compiled(self) -> None:
+        """Book the time until now as compilation."""
+        now = time.perf_counter()
+        self._compile_seconds, self._started = now - self._started, now
+
+    def read(self, info: UpdateInfo) -> None:
+        """Add what one update has seen, once it is on the host."""
+        self.history.append(
+            Record(
+                evaluation=self._spent + int(info.evaluations),
+                loss=float(info.loss),
+                terms={name: float(value) for name, value in info.terms.items()},
+                gradient_norm=float(info.gradient_norm),
+                step_size=float(info.step_size),
+                accepted=bool(info.accepted),
+                seconds=self._elapsed + time.perf_counter() - self._started,
+                scale=self._scale,
+            )
+        )
+        self.status = int(info.status)
+
+    def result(self, image: Image, objective: Objective, reason: str) -> Result:
+        """The run as a whole, whose best image is `image`."""
+        # Of no finite loss at all, the first: NaN compares false.
+        best = min(self.history, key=lambda record: (not np.isfinite(record.loss), record.loss))
+        return Result(
+            image=image,
+            loss=best.loss,
+            terms=best.terms,
+            history=tuple(self.history),
+            evaluations=self.evaluations,
+            reason=reason,
+            seconds=time.perf_counter() - self._started,
+            compile_seconds=self._compile_seconds,
+            convolution=objective.network.convolution,
+        )
+
+
 _compiled_update = jax.jit(update, static_argnums=0, donate_argnums=2)
 _compiled_baseline_update = jax.jit(baseline_update, static_argnums=0, donate_argnums=2)
 
@@ -243,31 +299,12 @@ def optimize(
     optimizer = make_optimizer(config)
     baseline = config.optimizer == "optax-lbfgs"
     compiled = _compiled_baseline_update if baseline else _compiled_update
-    in_flight = 0 if baseline else _IN_FLIGHT
-    spent, elapsed = (before[-1].evaluation, before[-1].seconds) if before else (0, 0.0)
-    scale = before[-1].scale + 1 if before else 0
-    started = time.perf_counter()
+    in_flight = 0 if baseline else IN_FLIGHT
+    journal = Journal(before)
     start = jnp.asarray(image)
     state = init_state(optimizer, start.astype(jnp.promote_types(start.dtype, jnp.float32)))
     pending: collections.deque[UpdateInfo] = collections.deque()
-    history: list[Record] = []
-    compile_seconds, dispatched, status, stopped = 0.0, 0, lbfgs.RUNNING, False
-
-    def read(info: UpdateInfo) -> int:
-        host = jax.device_get(info)
-        history.append(
-            Record(
-                evaluation=spent + int(host.evaluations),
-                loss=float(host.loss),
-                terms={name: float(value) for name, value in host.terms.items()},
-                gradient_norm=float(host.gradient_norm),
-                step_size=float(host.step_size),
-                accepted=bool(host.accepted),
-                seconds=elapsed + time.perf_counter() - started,
-                scale=scale,
-            )
-        )
-        return int(host.status)
+    dispatched, stopped = 0, False
 
     while pending or dispatched < budget:
         if dispatched < budget:
@@ -275,30 +312,21 @@ def optimize(
             pending.append(info)
             dispatched += 1
             if dispatched == 1:
-                compile_seconds = time.perf_counter() - started
-                started = time.perf_counter()
+                journal.compiled()
             if len(pending) <= in_flight:
                 continue
-        status = read(pending.popleft())
+        journal.read(jax.device_get(pending.popleft()))
         if baseline:
-            dispatched = history[-1].evaluation - spent
-        stopped = bool(callback is not None and callback(history[-1]))
-        if status != lbfgs.RUNNING or stopped:
+            dispatched = journal.evaluations
+        stopped = bool(callback is not None and callback(journal.history[-1]))
+        if journal.status != lbfgs.RUNNING or stopped:
             break
+    status = journal.status
     for info in pending:  # no longer wanted when the run ends early, but spent
-        read(info)
-    seconds = time.perf_counter() - started
-    # Of no finite loss at all, the first: NaN compares false.
-    best = min(history, key=lambda record: (not np.isfinite(record.loss), record.loss))
-    terms = best.terms or {k: float(v) for k, v in objective(state.best_image)[1].items()}
-    return Result(
-        image=np.asarray(state.best_image),
-        loss=best.loss,
-        terms=terms,
-        history=tuple(history),
-        evaluations=history[-1].evaluation - spent,
-        reason=_REASONS.get(status, "stopped" if stopped else "budget"),
-        seconds=seconds,
-        compile_seconds=compile_seconds,
-        convolution="winograd" if objective.network.winograd else "direct",
-    )
+        journal.read(jax.device_get(info))
+    reason = REASONS.get(status, "stopped" if stopped else "budget")
+    result = journal.result(np.asarray(state.best_image), objective, reason)
+    if result.terms:
+        return result
+    terms = objective(state.best_image)[1]
+    return result._replace(terms={name: float(value) for name, value in terms.items()})

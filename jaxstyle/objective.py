@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle import vgg
-from jaxstyle.config import Config
+from jaxstyle.config import Config, Precision
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.images import resize_image
 from jaxstyle.losses import content_loss, gram_matrix, style_loss, total_variation
@@ -68,7 +68,7 @@ def _normalized_gram(
     features: Float[Array, "_h _w c"],
     image: Float[Array, "h w 3"],
     normalization: str,
-    precision: vgg.Precision,
+    precision: Precision,
 ) -> Float[Array, "c c"]:
     """The Gram matrix divided by the picture's own size: so that sizes may differ."""
     per = image if normalization == "seed" else features
@@ -110,6 +110,13 @@ def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, .
     return several
 
 
+def check_layers(config: Config) -> None:
+    """Raise `ConfigError` for an unknown layer, or one named twice."""
+    for names in (config.content_layers, config.style_layers):
+        if len({vgg.canonical_layer(name) for name in names}) != len(names):
+            raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+
+
 def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> None:
     """Raise what `build_objective` would, without computing anything.
 
@@ -117,11 +124,8 @@ def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> Non
         ConfigError: an unknown layer, or one named twice.
         ImageError: a picture is too small for its deepest layer.
     """
-    for names in (config.content_layers, config.style_layers):
-        if len({vgg.canonical_layer(name) for name in names}) != len(names):
-            raise ConfigError(f"a layer is named twice: {', '.join(names)}")
-    every = (*config.content_layers, *config.style_layers)
-    vgg.check_size(content.shape, every, config.padding, "content")
+    check_layers(config)
+    vgg.check_size(content.shape, config.layers, config.padding, "content")
     if config.style_shape == "own":
         for style in styles:
             vgg.check_size(style.shape, config.style_layers, config.padding, "style")
@@ -135,6 +139,63 @@ def _check_image(image: object, name: str) -> None:
         raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
     if not np.isfinite(np.asarray(image)).all():
         raise ImageError(f"{name} has values that are not finite")
+
+
+def prepare_params(params: Params, config: Config) -> Params:
+    """`params` with the kernels as `config.convolution` wants them; nothing to do twice."""
+    return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
+
+
+def content_targets(params: Params, content: Image, config: Config) -> Features:
+    """What the content is at `config.content_layers`; `params` from `prepare_params`."""
+    return _compute_targets(params, content, config, config.content_layers)[0]
+
+
+def style_targets(
+    params: Params, style: Image, config: Config, like: tuple[int, ...]
+) -> dict[str, Float[Array, "_c _c"]]:
+    """The normalised Gram matrices of `style` for images of the shape `like`."""
+    if config.style_shape == "content":
+        style = resize_image(style, like)
+    # A style of the content's shape shares its compiled program.
+    layers = config.content_layers if style.shape == like else ()
+    return _compute_targets(params, style, config, layers)[1]
+
+
+def _compute_targets(
+    params: Params, picture: Image, config: Config, content_layers: tuple[str, ...]
+) -> tuple[Features, dict[str, Float[Array, "_c _c"]]]:
+    if not (content_layers or config.style_layers):
+        return {}, {}
+    network = _network(params, (*content_layers, *config.style_layers), config)
+    arguments = (network, content_layers, config.style_layers, config.style_normalization)
+    return _targets(*arguments, params, jnp.asarray(picture))
+
+
+def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG19:
+    return vgg.network(params, layers, config.pooling, config.padding, config.precision)
+
+
+def assemble_objective(
+    params: Params,
+    content: Features,
+    styles: Sequence[dict[str, Float[Array, "_c _c"]]],
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> Objective:
+    """The objective of targets that are already computed; those of several styles are averaged."""
+    return Objective(
+        params=params,
+        content_targets=content,
+        style_targets=jax.tree.map(lambda *grams: sum(grams) / len(grams), *styles),
+        content_weight=jnp.asarray(config.content_weight, dtype),
+        style_weight=jnp.asarray(config.style_weight, dtype),
+        tv_weight=jnp.asarray(config.tv_weight, dtype),
+        network=_network(params, config.layers, config),
+        content_normalization=config.content_normalization,
+        style_normalization=config.style_normalization,
+        tv=config.tv,
+    )
 
 
 def build_objective(
@@ -158,39 +219,11 @@ def build_objective(
     """
     several = as_styles(content, styles)
     check_inputs(content, several, config)
-    if config.style_shape == "content":
-        several = tuple(resize_image(style, content.shape) for style in several)
-
-    every = (*config.content_layers, *config.style_layers)
-    params = vgg.transform_kernels(params, every, config.convolution, config.precision)
-
-    def build(names: tuple[str, ...]) -> vgg.VGG19:
-        return vgg.network(params, names, config.pooling, config.padding, config.precision)
-
-    def targets(
-        picture: Image, content_layers: tuple[str, ...]
-    ) -> tuple[Features, dict[str, Array]]:
-        style_layers = config.style_layers
-        network = build((*content_layers, *style_layers))
-        arguments = (network, content_layers, style_layers, config.style_normalization)
-        return _targets(*arguments, params, jnp.asarray(picture))
-
-    content_targets, style_targets = targets(content, config.content_layers)
-    if config.style_layers:
-        # A style of the content's shape shares its compiled program.
-        shared = {content.shape: config.content_layers}
-        each = [targets(style, shared.get(style.shape, ()))[1] for style in several]
-        style_targets = jax.tree.map(lambda *grams: sum(grams) / len(grams), *each)
-    dtype = jnp.promote_types(content.dtype, jnp.float32)
-    return Objective(
-        params=params,
-        content_targets=content_targets,
-        style_targets=style_targets,
-        content_weight=jnp.asarray(config.content_weight, dtype),
-        style_weight=jnp.asarray(config.style_weight, dtype),
-        tv_weight=jnp.asarray(config.tv_weight, dtype),
-        network=build(every),
-        content_normalization=config.content_normalization,
-        style_normalization=config.style_normalization,
-        tv=config.tv,
+    params = prepare_params(params, config)
+    return assemble_objective(
+        params,
+        content_targets(params, content, config),
+        [style_targets(params, style, config, content.shape) for style in several],
+        config,
+        jnp.promote_types(content.dtype, jnp.float32),
     )

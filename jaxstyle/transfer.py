@@ -10,10 +10,12 @@ from jaxstyle import pyramid
 from jaxstyle.config import Config
 from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Record, Result, optimize
-from jaxstyle.objective import as_styles, build_objective, check_inputs
+from jaxstyle.objective import as_styles, build_objective, check_inputs, prepare_params
 from jaxstyle.types import Image, Params
-from jaxstyle.vgg import transform_kernels
 from jaxstyle.weights import load_weights
+
+ENDS = ("stopped", "not finite")
+"""Reasons for which no finer scale follows."""
 
 
 class Scale(NamedTuple):
@@ -31,24 +33,31 @@ def plan(content: Image, styles: Image | Sequence[Image], config: Config) -> tup
         ConfigError, ImageError: see `build_objective`.
     """
     several = as_styles(content, styles)
-    own_shape = config.style_shape == "own"
-    content, *fitted = (np.asarray(picture, np.float32) for picture in (content, *several))
-    if config.size != "original":
-        content = resize_image(content, fit_shape(content.shape, config.size))
-        if own_shape:
-            fitted = [resize_image(s, fit_shape(s.shape, config.size)) for s in fitted]
     scales: list[Scale] = []
     for level in pyramid.levels(config):
-        content_here = resize_image(content, pyramid.level_shape(content.shape, level.ratio))
-        styles_here = tuple(
-            resize_image(style, pyramid.level_shape(style.shape, level.ratio))
-            if own_shape
-            else style
-            for style in fitted
-        )
+        content_here = at_scale(content, config, level.ratio)
+        styles_here = tuple(style_at_scale(style, config, level.ratio) for style in several)
         check_inputs(content_here, styles_here, config)
         scales.append(Scale(content_here, styles_here, level.evaluations))
     return tuple(scales)
+
+
+def at_scale(picture: Image, config: Config, ratio: float) -> Image:
+    """`picture` fitted to `config.size`, then at a scale of `ratio` to that."""
+    picture = resize_image(picture, fitted_shape(picture.shape, config))
+    return resize_image(picture, pyramid.level_shape(picture.shape, ratio))
+
+
+def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
+    """`(height, width)` that `config.size` gives a picture of `shape`."""
+    if config.size == "original":
+        return shape[0], shape[1]
+    return fit_shape(shape, config.size)
+
+
+def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
+    """`at_scale`, unless the style is going to be stretched to the content's shape anyway."""
+    return at_scale(style, config, ratio) if config.style_shape == "own" else style
 
 
 def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Image:
@@ -91,8 +100,7 @@ def stylize(
     if params is None:
         params = load_weights()
     # Once for all scales.
-    every = (*config.content_layers, *config.style_layers)
-    params = transform_kernels(params, every, config.convolution, config.precision)
+    params = prepare_params(params, config)
     history: list[Record] = []
     results: list[Result] = []
     for scale in scales:
@@ -107,13 +115,19 @@ def stylize(
         results.append(result)
         history.extend(result.history)
         image = result.image
-        if result.reason in ("stopped", "not finite"):
+        if result.reason in ENDS:
             break
+    return join_scales(results, scales[-1].content.shape)
+
+
+def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:
+    """One result of a run's scales, coarsest first, with its image at `shape`."""
     # A scale that was never finite leaves the one before as the best there is.
     best = next((r for r in reversed(results) if np.isfinite(r.loss)), results[0])
+    history = tuple(record for result in results for record in result.history)
     return best._replace(
-        image=resize_image(best.image, scales[-1].content.shape),
-        history=tuple(history),
+        image=resize_image(best.image, shape),
+        history=history,
         evaluations=history[-1].evaluation,
         reason=results[-1].reason,
         seconds=sum(result.seconds for result in results),

@@ -12,12 +12,15 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from jaxstyle.config import Precision
 from jaxstyle.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.types import Features, Image, Params
 
 BLOCKS = (2, 2, 4, 4, 4)
 """Convolutions per block; a pooling that halves the size stands between blocks."""
+
+COLORS = 3
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -27,8 +30,6 @@ CONVOLUTIONS = tuple(
 
 LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
 """Every activation in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
@@ -130,6 +131,11 @@ class VGG19(nn.Module):
     precision: Precision = "float32"
     winograd: tuple[str, ...] = ()
 
+    @property
+    def convolution(self) -> Literal["direct", "winograd"]:
+        """The algorithm of all or some of the layers."""
+        return "winograd" if self.winograd else "direct"
+
     @nn.compact
     def __call__(self, image: Float[Array, "h w 3"]) -> Features:
         wanted = {canonical_layer(layer) for layer in self.layers}
@@ -196,7 +202,7 @@ def transform_kernels(
     auto = jax.default_backend() == "cpu" and precision == "float32"
     if convolution == "direct" or (convolution == "auto" and not auto):
         return params
-    narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else 4
+    narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else COLORS + 1
     depth = max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
     kernels = {conv: params[conv]["kernel"] for conv in CONVOLUTIONS[:depth] if conv in params}
     chosen = {

@@ -25,7 +25,7 @@ def test_our_worker_answers(
     np.savez(pictures, content=picture(32, 40, 0), style=picture(32, 40, 1))
     worker = Worker("benchmarks.ours")
     try:
-        found = worker.call("prepare", pictures=str(pictures), settings={})
+        found = worker.call("prepare", pictures=str(pictures))
         assert found["convolution"] == "winograd"
         assert found["loss"] > 0
         assert worker.call("evaluation", count=2) > 0

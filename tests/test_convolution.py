@@ -11,7 +11,11 @@ from numpy.testing import assert_allclose
 
 from jaxstyle.convolution import WinogradKernel, convolve, winograd_kernel
 
-SHAPES = [(1, 1), (4, 4), (5, 3), (8, 13), (2, 30)]
+OUTPUTS = [(1, 1), (4, 4), (5, 3), (8, 13), (2, 30)]
+CASES = [
+    *((shape, "SAME") for shape in OUTPUTS),
+    *(((height + 2, width + 2), "VALID") for height, width in OUTPUTS),
+]
 
 
 def material(shape: tuple[int, ...], channels: int = 5, outputs: int = 6) -> tuple[Array, Array]:
@@ -21,26 +25,20 @@ def material(shape: tuple[int, ...], channels: int = 5, outputs: int = 6) -> tup
     return x, kernel
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("shape", "padding"), CASES)
 def test_equals_the_direct_convolution(
     shape: tuple[int, int], padding: Literal["SAME", "VALID"], x64: None
 ) -> None:
-    if padding == "VALID":
-        shape = (shape[0] + 2, shape[1] + 2)
     x, kernel = material(shape)
     expected = convolve(x, kernel, padding)
     found = convolve(x, winograd_kernel(kernel), padding)
     assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("shape", "padding"), CASES)
 def test_gradients_equal_those_of_the_direct_convolution(
     shape: tuple[int, int], padding: Literal["SAME", "VALID"], x64: None
 ) -> None:
-    if padding == "VALID":
-        shape = (shape[0] + 2, shape[1] + 2)
     x, kernel = material(shape)
 
     def direct(x: Array, kernel: Array) -> Array:

@@ -75,21 +75,21 @@ class Bench:
         self._weights = folder / "weights.npz"
         _write_weights(self._weights)
 
-    def prepare(self, pair: tuple[Path, ...], size: int, square: bool = False) -> tuple[Row, Row]:
+    def prepare(self, pair: tuple[Path, ...], size: int, square: bool = False) -> Row:
         """Give both workers the same problem; their losses must agree."""
         content = load_image(str(pair[0]), "original" if square else size)
         shape = (size, size) if square else content.shape
         pictures = self._folder / "pictures.npz"
         content = resize_image(content, shape)
         np.savez(pictures, content=content, style=resize_image(load_image(str(pair[1])), shape))
-        ours = self.ours.call("prepare", pictures=str(pictures), settings={})
+        ours = self.ours.call("prepare", pictures=str(pictures))
         theirs = self.torch.call(
             "prepare", pictures=str(pictures), weights=str(self._weights), threads=THREADS
         )
         for key in ("loss", "gradient_norm"):
             if not abs(ours[key] / theirs[key] - 1) < 1e-3:
                 raise SystemExit(f"benchmark: {key} differs: {ours[key]} and {theirs[key]}")
-        return ours, theirs
+        return ours
 
     def close(self) -> None:
         """End the workers."""
@@ -107,7 +107,7 @@ def evaluation(bench: Bench) -> list[Row]:
     """One value and gradient of the seed objective, against PyTorch."""
     rows = []
     for size in bench.arguments.sizes:
-        ours, _ = bench.prepare(bench.pairs[0], size, square=True)
+        ours = bench.prepare(bench.pairs[0], size, square=True)
         mine, theirs = interleaved(
             bench.arguments.repeats,
             lambda: bench.ours.call("evaluation", count=5),
@@ -166,8 +166,8 @@ def time_to_loss(bench: Bench) -> list[Row]:
         target = 0.0
         for _ in range(bench.arguments.runs):
             run = bench.torch.call("curve", evaluations=budget)
-            target = min(run["loss"])
-            theirs.append(run["seconds"][-1])
+            target = run["loss"]
+            theirs.append(run["seconds"])
             for name, settings in RUNS.items():
                 settings = settings | {"evaluations": budget}
                 ours[name].append(bench.ours.call("curve", settings=settings, target=target))
