@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxstyle.batch import stylize_batch
     from jaxstyle.config import Config, preset
     from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
     from jaxstyle.images import load_image, save_image
@@ -36,6 +37,7 @@ __all__ = [
     "preset",
     "save_image",
     "stylize",
+    "stylize_batch",
 ]
 
 _HOMES = {
@@ -44,6 +46,7 @@ _HOMES = {
     "images": ("load_image", "save_image"),
     "objective": ("Objective", "build_objective"),
     "loop": ("Record", "Result", "optimize"),
+    "batch": ("stylize_batch",),
     "transfer": ("stylize",),
     "vgg": ("extract_features",),
     "weights": ("load_weights",),

@@ -55,6 +55,22 @@ def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleErro
         raise
 
 
+def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
+    """The folder at `path`, made if it is not there.
+
+    Raises:
+        error: it cannot be made or written to, or something else is there.
+    """
+    folder = epath.Path(path) if _is_local(path) else _open_url(path, error)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise error(f"cannot make the folder {path}: {_reason(failure)}") from None
+    if _is_local(path) and not os.access(path, os.W_OK):
+        raise error(f"cannot write into {path}: the folder is not writable")
+    return folder
+
+
 def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
     """Raise `error` if a file could not be written at `path`; called before any compute."""
     if not _is_local(path):

@@ -40,7 +40,38 @@ class Picture(NamedTuple):
     sha256: str
 
 
-def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Picture:
+class Glance(NamedTuple):
+    """What is known of a picture without decoding it."""
+
+    sha256: str
+    shape: tuple[int, int]
+    """`(height, width)` as it is looked at."""
+
+
+def glance(path: epath.PathLike) -> Glance:
+    """Digest and shape of the image file at `path`.
+
+    Raises:
+        ImageError: missing, unreadable, not an image, or above `MAX_PIXELS`.
+    """
+    data = files.read_bytes(path, ImageError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    except Exception:  # decoders raise anything on damaged files
+        raise ImageError(f"{path}: not an image that can be read") from None
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, (width, height))
+    shape = (width, height) if turned else (height, width)
+    return Glance(hashlib.sha256(data).hexdigest(), shape)
+
+
+def read_picture(
+    path: epath.PathLike, size: int | Literal["original"] | tuple[int, int] | None = None
+) -> Picture:
     """Decode the image file at `path` (local or `gs://`).
 
     Orientation is applied, an embedded colour profile is converted to sRGB (not that of
@@ -50,7 +81,8 @@ def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = 
 
     Args:
         path: the file.
-        size: the long side in pixels to resize to; None or "original" for no resizing.
+        size: the long side in pixels to resize to, or `(height, width)` to fill with the middle
+            of the picture; None or "original" for no resizing.
 
     Raises:
         ImageError: missing, unreadable, truncated or not an image, above `MAX_PIXELS`, or
@@ -73,7 +105,11 @@ def read_picture(path: epath.PathLike, size: int | Literal["original"] | None = 
         raise ImageError(f"{path}: damaged or truncated image ({error})") from None
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
     if size is not None and size != "original":
-        shape = fit_shape(color.shape[:2], size)
+        if isinstance(size, tuple):
+            shape, color = size, _middle(color, size)
+            alpha = None if alpha is None else _middle(alpha, size)
+        else:
+            shape = fit_shape(color.shape[:2], size)
         if alpha is None:
             color = resize_image(color, shape)
         else:  # colour is weighted by alpha, or hidden pixels would bleed over the edges
@@ -170,6 +206,37 @@ def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
             f"more than {MAX_PIXELS // 10**6} megapixels are refused"
         )
     return fitted
+
+
+_ASPECTS = (1, 10 / 9, 5 / 4, 4 / 3, 7 / 5, 3 / 2, 8 / 5, 16 / 9, 2, 9 / 4, 5 / 2)
+"""Long side to short side: what cameras and screens make, and steps between them."""
+
+_MOST_CROPPED = 0.06
+
+
+def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """`fit_shape`, with the aspect ratio moved to the nearest common one.
+
+    So that pictures of nearly equal shapes come out at equal ones. What would lose more than
+    6 % to that, as a panorama would, keeps its own.
+    """
+    fitted = fit_shape(shape, size)
+    own = max(shape[:2]) / min(shape[:2])
+    nearest = min(_ASPECTS, key=lambda aspect: abs(np.log(aspect / own)))
+    if min(nearest / own, own / nearest) < 1 - _MOST_CROPPED:
+        return fitted
+    short = max(1, round(size / nearest))
+    return (short, size) if shape[0] <= shape[1] else (size, short)
+
+
+def _middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The largest part around the middle that has the aspect ratio of `shape`."""
+    scale = max(wanted / has for wanted, has in zip(shape, array.shape, strict=False))
+    keep = [
+        min(has, round(wanted / scale)) for wanted, has in zip(shape, array.shape, strict=False)
+    ]
+    top, left = ((has - kept) // 2 for has, kept in zip(array.shape, keep, strict=False))
+    return array[top : top + keep[0], left : left + keep[1]]
 
 
 def resize_image(

@@ -17,3 +17,6 @@ Params = Mapping[str, Any]
 """VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO) and `bias`."""
 
 Scalar = Float[Array, ""]
+
+Device = Any
+"""A `jax.Device`, which is no type to type checkers."""

@@ -10,6 +10,7 @@ ORDER = [
     "errors",
     "files",
     "config",
+    "cells",
     "images",
     "convolution",
     "vgg",
@@ -22,6 +23,13 @@ ORDER = [
     "loop",
     "pyramid",
     "transfer",
+    "memory",
+    "lanes",
+    "batch",
+    "sheet",
+    "grid",
+    "hosts",
+    "commands",
     "cli",
 ]
 PACKAGE = Path(jaxstyle.__file__).parent

@@ -1,0 +1,24 @@
+"""How much memory a device has."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from jaxstyle.types import Device
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def device_memory(device: Device) -> int:
+    """Bytes that a program on `device` may use; on a CPU, this device's part of the machine's."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, _LIMITS):  # what a container may use of it
+        try:
+            limits.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return min(limits) // jax.local_device_count(device.platform)
