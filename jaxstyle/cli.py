@@ -1,120 +1,37 @@
 """The command line: parse, wire, exit codes.
 
 0: done. 1: the loss was no longer finite, or memory ran out. 2: a mistake of the user's.
-130: interrupted.
+3: some cells of a grid failed. 130: interrupted.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tyro.conf import Positional, arg, subcommand
 
-from jaxstyle.config import Config, parse_toml, preset, to_toml
-from jaxstyle.errors import ConfigError, JaxstyleError
+from jaxstyle import cells
+from jaxstyle.commands import Convert, Fetch, Grid, Stylize, Verify, Weights, parse
+from jaxstyle.config import Config, preset, to_toml
+from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
 if TYPE_CHECKING:
+    from jaxstyle import grid
     from jaxstyle.images import Picture
     from jaxstyle.loop import Callback, Record, Result
     from jaxstyle.types import Image
 
-CLI_SIZE = 512
-"""Long side where nothing names one: a camera's picture at full size would run for hours."""
-
-EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-@dataclasses.dataclass(frozen=True)
-class Stylize:
-    """Render CONTENT in the style of STYLE.
-
-    Settings come from the preset, over it from --config, over both from the flags.
-    """
-
-    content: Annotated[str, arg(metavar="CONTENT"), Positional]
-    """The picture to render."""
-    style: Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]"), Positional]
-    """The picture whose style to take; of several, the statistics are averaged."""
-    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
-    """Where to write the result: .png, .jpg, .webp or .tif."""
-    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
-    preset: str = "default"
-    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
-    config: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A TOML file of settings over the preset's."""
-    print_config: bool = False
-    """Show the settings that would run, as TOML, and stop."""
-    bits: Literal[8, 16] = 8
-    """Bits per channel of a PNG (TIFF always has 16)."""
-    weights: Annotated[str | None, arg(metavar="FILE")] = None
-    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
-    offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
-    quiet: bool = False
-    """Print nothing but errors."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fetch:
-    """Fetch the ImageNet weights and check them; nothing to do if they are here."""
-
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
-    """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
-    offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
-    quiet: bool = False
-    """Show no progress."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Convert:
-    """Convert VGG19 weights to safetensors that carry their preprocessing and provenance."""
-
-    source: Annotated[str, arg(metavar="SOURCE"), Positional]
-    """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""
-    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
-    """The .safetensors file to write."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Type to store the weights in."""
-    preprocessing: Literal["caffe", "torch"] | None = None
-    """What the network expects, if not what its tensors' names suggest."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verify:
-    """Check a weights file and say what it is."""
-
-    path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
-    """The file; if not given, the one that would be used."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Locate:
-    """Print the path of the weights file that would be used."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """Fetch, convert, verify or locate the network's weights."""
-
-    action: (
-        Annotated[Fetch, subcommand("fetch")]
-        | Annotated[Convert, subcommand("convert")]
-        | Annotated[Verify, subcommand("verify")]
-        | Annotated[Locate, subcommand("path")]
-    )
+EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,11 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line in this process and return the exit code."""
+    command = None
     try:
         with _interruptible() as interrupted:
-            command = _parse(list(argv))
+            command = parse(list(argv))
             if isinstance(command, Stylize):
                 return _stylize(command, interrupted)
+            if isinstance(command, Grid):
+                return _grid(command)
             return _weights(command)
     except JaxstyleError as error:
         _complain(str(error))
@@ -144,52 +64,9 @@ def run(argv: Sequence[str]) -> int:
         _complain("out of memory; try a smaller --size or --history-size")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was written")
+        kept = "the same command goes on" if isinstance(command, Grid) else "nothing was written"
+        _complain(f"interrupted; {kept}")
         return EXIT_INTERRUPTED
-
-
-def _parse(argv: list[str]) -> Stylize | Weights:
-    stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=_base_settings(argv))
-    command = tyro.cli(
-        Annotated[Stylize, subcommand("stylize", default=stylize)]
-        | Annotated[Weights, subcommand("weights")],
-        prog="jaxstyle",
-        args=argv,
-        config=(
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.FlagCreatePairsOff,
-        ),
-    )
-    assert isinstance(command, (Stylize, Weights))
-    return command
-
-
-def _base_settings(argv: list[str]) -> Config:
-    """What the flags override: the preset, and over it the TOML file."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--config")
-    parser.add_argument("--optimizer")
-    try:
-        chosen, _ = parser.parse_known_args(argv)
-    except argparse.ArgumentError:  # an option without its value, which tyro explains
-        return Config(size=CLI_SIZE)
-    settings = preset(chosen.preset).replace(size=CLI_SIZE)
-    # What the other settings may be depends on it, so it counts before the file is judged.
-    known = chosen.optimizer in get_args(get_type_hints(Config)["optimizer"])
-    forced = {"optimizer": chosen.optimizer} if known else {}
-    if chosen.config is None:
-        return settings.replace(**forced)
-    try:
-        text = Path(chosen.config).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
-    try:
-        return settings.replace(**parse_toml(text) | forced)
-    except ConfigError as error:
-        raise ConfigError(f"{chosen.config}: {error}") from None
 
 
 def _weights(command: Weights) -> int:
@@ -273,8 +150,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
             params = weights.to_params(checkpoint)
             result = transfer.stylize(content.pixels, inputs.styles, config, params, callback)
         except jax.errors.JaxRuntimeError as error:
-            # The first while compiling, the second of a program that came from the cache.
-            if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise MemoryError from None
             raise
     if not np.isfinite(result.loss):
@@ -296,6 +172,111 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
         )
         return EXIT_FAILED
     return 0
+
+
+def _grid(command: Grid) -> int:
+    output, shard = command.output, _shard(command.shard)
+    if output is None:
+        raise ConfigError("name the folder to write to: -o OUTDIR")
+    if command.distributed and (command.shard or command.collect):
+        raise ConfigError("--distributed has no meaning with --shard or --collect")
+    if command.lanes is not None and command.lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
+    wanted = _cells(command)
+    from jaxstyle import batch, grid, hosts, weights
+
+    for config in dict.fromkeys(cell.config for cell in wanted):
+        batch.check_batch(config)
+    _keep_compiled_programs()
+    if command.distributed:
+        shard = hosts.join_cluster()
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    whole = grid.Grid(wanted, output, weights_sha256=checkpoint.sha256, aspect=command.aspect)
+    if command.distributed:
+        hosts.agree([entry.name for entry in whole.entries])
+    if not command.collect:
+        with _cells_progress(whole, shard, command.quiet) as (on_cell, on_evaluations):
+            whole.run(
+                weights.to_params(checkpoint),
+                shard=shard,
+                lanes=command.lanes,
+                on_cell=on_cell,
+                progress=on_evaluations,
+            )
+    summary = whole.summary()
+    _say(f"{output}: {summary.done} cells done, {summary.failed} failed", command.quiet)
+    if summary.missing and not command.collect:
+        others = "others have them, or run the same command again"
+        _say(f"{summary.missing} cells are not there yet: {others}", command.quiet)
+    else:
+        sheets = ", ".join(map(str, whole.collect()))
+        _say(f"contact sheets: {sheets}", command.quiet)
+    mine = [whole.row(entry) for entry in whole.share(shard)]
+    failed = [row for row in mine if row is not None and row["status"] == "failed"]
+    return EXIT_CELLS_FAILED if failed else 0
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    parts = re.fullmatch(r"(\d+)/(\d+)", text)
+    if parts is None or int(parts[1]) >= int(parts[2]):
+        raise ConfigError(f"--shard is I/N with I from 0 to N-1, as 0/4, not {text!r}")
+    return int(parts[1]), int(parts[2])
+
+
+def _cells(command: Grid) -> list[cells.GridCell]:
+    base = cells.Base(command.preset, cells.changes(command.settings, of=preset(command.preset)))
+    if command.cells is not None:
+        if command.contents or command.styles or command.sweep:
+            raise ConfigError("--cells goes without --contents, --styles and --sweep")
+        return cells.read_cells(command.cells, base)
+    if not command.contents or not command.styles:
+        raise ConfigError("name what to render and in which styles: --contents and --styles")
+    return cells.product(
+        cells.list_pictures(command.contents),
+        cells.list_pictures(command.styles),
+        cells.sweep(base, command.sweep),
+    )
+
+
+@contextlib.contextmanager
+def _cells_progress(
+    whole: "grid.Grid", shard: tuple[int, int], quiet: bool
+) -> Iterator[tuple["grid.OnCell", Callable[[int], None]]]:
+    """A bar on stderr over the evaluations of a shard, and a line for every cell that failed."""
+    from jaxstyle import pyramid
+
+    todo = [
+        entry for entry in whole.share(shard) if (whole.row(entry) or {}).get("status") != "done"
+    ]
+    budgets = [sum(level.evaluations for level in pyramid.levels(e.cell.config)) for e in todo]
+    bar = _bar(quiet, "{task.fields[cells]} cells")
+    with bar:
+        task = bar.add_task("", total=sum(budgets), cells=f"0/{len(todo)}")
+        done = 0
+
+        def on_cell(entry: "grid.Entry", problem: str | None) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, cells=f"{done}/{len(todo)}")
+            if problem is not None:
+                _complain(f"{entry.name}: {problem}")
+
+        yield on_cell, lambda count: bar.advance(task, count)
+
+
+def _bar(quiet: bool, field: str) -> Progress:
+    """A progress bar on stderr; none where that is not a terminal."""
+    return Progress(
+        TextColumn("{task.completed}/{task.total} evaluations"),
+        BarColumn(),
+        TextColumn(field),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )
 
 
 def _keep_compiled_programs() -> None:
@@ -397,14 +378,7 @@ def _progress(config: Config, quiet: bool) -> Iterator["Callback"]:
     from jaxstyle import pyramid
 
     total = sum(level.evaluations for level in pyramid.levels(config))
-    bar = Progress(
-        TextColumn("{task.completed}/{task.total} evaluations"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=quiet or not sys.stderr.isatty(),
-    )
+    bar = _bar(quiet, "loss {task.fields[loss]}")
     with bar:
         task = bar.add_task("", total=total, loss="…")
 

@@ -1,0 +1,167 @@
+"""Which cells a grid has: files and folders, sweeps over settings, or a table."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from etils import epath
+
+from jaxstyle.config import Config, preset
+from jaxstyle.errors import ConfigError
+from jaxstyle.files import read_bytes
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
+"""Names of files in a folder that are taken for pictures."""
+
+
+class GridCell(NamedTuple):
+    """One content file in some styles under one setting."""
+
+    content: str
+    styles: tuple[str, ...]
+    config: Config
+
+
+class Base(NamedTuple):
+    """The settings that a grid varies: a preset and what was changed of it."""
+
+    preset: str
+    changes: Mapping[str, Any]
+
+    def vary(self, texts: Mapping[str, str]) -> Config:
+        """The settings with those in `texts`, of which `preset` may be one.
+
+        Raises:
+            ConfigError: an unknown setting, or a value that it cannot have.
+        """
+        values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
+        chosen = preset(texts.get("preset", self.preset))
+        return chosen.replace(**{**self.changes, **values})
+
+
+def list_pictures(paths: Sequence[str]) -> list[str]:
+    """`paths` with each folder replaced by the pictures in it, by name.
+
+    Raises:
+        ConfigError: a folder cannot be read or has no picture.
+    """
+    found: list[str] = []
+    for path in paths:
+        folder = epath.Path(path)
+        try:
+            if not folder.is_dir():
+                found.append(path)  # whatever is wrong with a file is its cells' problem
+                continue
+            inside = sorted(
+                str(file)
+                for file in folder.iterdir()
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+            )
+        except (OSError, ImportError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error})") from None
+        if not inside:
+            raise ConfigError(f"{path}: no pictures in this folder")
+        found.extend(inside)
+    return found
+
+
+def product(
+    contents: Sequence[str], styles: Sequence[str], configs: Sequence[Config]
+) -> list[GridCell]:
+    """Every content in every style under every setting."""
+    return [
+        GridCell(content, (style,), config)
+        for config in configs
+        for content in contents
+        for style in styles
+    ]
+
+
+def sweep(base: Base, sweeps: Sequence[str]) -> list[Config]:
+    """The settings of all combinations of `NAME=VALUE,VALUE…`.
+
+    A value may be a range of integers, `0:4` for 0 to 3; layers of one value are joined by `+`.
+    `preset=…` varies the preset under the other settings.
+
+    Raises:
+        ConfigError: not of that form, an unknown setting or a value that it cannot have.
+    """
+    axes: dict[str, list[str]] = {}
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not all(values.split(",")):
+            raise ConfigError(f"a sweep is NAME=VALUE,VALUE…, not {text!r}")
+        if name in axes:
+            raise ConfigError(f"{name} is swept twice; give all its values to one --sweep")
+        axes[name] = [each for value in values.split(",") for each in _expanded(value)]
+    combinations = itertools.product(*axes.values())
+    return [base.vary(dict(zip(axes, values, strict=True))) for values in combinations]
+
+
+def _expanded(value: str) -> list[str]:
+    span = re.fullmatch(r"(\d+):(\d+)", value)
+    if span is None:
+        return [value]
+    if int(span[2]) <= int(span[1]) or int(span[2]) - int(span[1]) > 10**6:
+        raise ConfigError(f"the range {value} is empty or too long; 0:4 is 0, 1, 2, 3")
+    return [str(number) for number in range(int(span[1]), int(span[2]))]
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of setting `name` that `text` stands for; `Config` judges it."""
+    hint = get_type_hints(Config).get(name)
+    options = get_args(hint) or (hint,)
+    if hint is not None and getattr(hint, "__origin__", None) is tuple:
+        return tuple(text.split("+"))
+    if not {int, float} & set(options):
+        return text
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_cells(path: str, base: Base) -> list[GridCell]:
+    """The cells of a CSV file: `content`, `style` (several with `;`), and any setting a column.
+
+    Raises:
+        ConfigError: unreadable, no such columns, or a setting that cannot be.
+    """
+    try:
+        text = read_bytes(path, ConfigError).decode("utf-8-sig")
+        table = list(csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not a CSV file ({error})") from None
+    cells: list[GridCell] = []
+    for number, row in enumerate(table, 2):
+        where = f"{path}: row {number}"
+        if None in row or None in row.values():
+            raise ConfigError(f"{where} has more or fewer fields than the header")
+        fields = {name.strip().replace("-", "_"): value.strip() for name, value in row.items()}
+        content, style = fields.pop("content", ""), fields.pop("style", "")
+        if not content or not style:
+            raise ConfigError(f"{where} needs a content and a style")
+        try:
+            config = base.vary({name: value for name, value in fields.items() if value})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        cells.append(GridCell(content, tuple(part.strip() for part in style.split(";")), config))
+    if not cells:
+        raise ConfigError(f"{path}: no cells")
+    return cells
+
+
+def changes(config: Config, of: Config) -> dict[str, Any]:
+    """The settings in which `config` differs from another."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(of, field.name)
+    }

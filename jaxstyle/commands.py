@@ -1,0 +1,189 @@
+"""What the command line takes: a dataclass for each command, and how flags become one."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_type_hints
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
+
+from jaxstyle.config import Config, parse_toml, preset
+from jaxstyle.errors import ConfigError
+
+CLI_SIZE = 512
+"""Long side where nothing names one: a camera's picture at full size would run for hours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stylize:
+    """Render CONTENT in the style of STYLE.
+
+    Settings come from the preset, over it from --config, over both from the flags.
+    """
+
+    content: Annotated[str, arg(metavar="CONTENT"), Positional]
+    """The picture to render."""
+    style: Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]"), Positional]
+    """The picture whose style to take; of several, the statistics are averaged."""
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """Where to write the result: .png, .jpg, .webp or .tif."""
+    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    preset: str = "default"
+    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's."""
+    print_config: bool = False
+    """Show the settings that would run, as TOML, and stop."""
+    bits: Literal[8, 16] = 8
+    """Bits per channel of a PNG (TIFF always has 16)."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Render every content in every style, under every setting of a sweep.
+
+    Every cell's image is in OUTDIR/cells; contact sheets and grid.jsonl, a row a cell, beside
+    it. The same command again does what is missing. Exit code 3: some cells failed.
+    """
+
+    contents: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Pictures to render, or folders of pictures."""
+    styles: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Pictures whose styles to take, or folders of pictures."""
+    cells: Annotated[str | None, arg(metavar="FILE")] = None
+    """Instead of both: a CSV file with a row a cell: content, style, any settings."""
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="OUTDIR")] = None
+    """The folder to write to; gs:// works too."""
+    sweep: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME=VALUE,...")] = ()
+    """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
+    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    preset: str = "default"
+    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's."""
+    aspect: Literal["nearest", "own"] = "nearest"
+    """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
+    few programs have to be compiled, or keep their own."""
+    lanes: Annotated[int | None, arg(metavar="N")] = None
+    """Images at a time on each device; if not given, what memory has room for."""
+    shard: Annotated[str | None, arg(metavar="I/N")] = None
+    """Do part I, from 0, of N: for tasks that know nothing of each other."""
+    distributed: bool = False
+    """Share the cells with the other hosts of a TPU slice or cluster running this command."""
+    collect: bool = False
+    """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+    """Fetch the ImageNet weights and check them; nothing to do if they are here."""
+
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert VGG19 weights to safetensors that carry their preprocessing and provenance."""
+
+    source: Annotated[str, arg(metavar="SOURCE"), Positional]
+    """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """The .safetensors file to write."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type to store the weights in."""
+    preprocessing: Literal["caffe", "torch"] | None = None
+    """What the network expects, if not what its tensors' names suggest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a weights file and say what it is."""
+
+    path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
+    """The file; if not given, the one that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Locate:
+    """Print the path of the weights file that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Fetch, convert, verify or locate the network's weights."""
+
+    action: (
+        Annotated[Fetch, subcommand("fetch")]
+        | Annotated[Convert, subcommand("convert")]
+        | Annotated[Verify, subcommand("verify")]
+        | Annotated[Locate, subcommand("path")]
+    )
+
+
+def parse(argv: list[str]) -> Stylize | Grid | Weights:
+    """The command that `argv` asks for; what cannot be parsed ends the program.
+
+    Raises:
+        ConfigError: settings that cannot be.
+    """
+    settings = _base_settings(argv)
+    stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
+    command = tyro.cli(
+        Annotated[Stylize, subcommand("stylize", default=stylize)]
+        | Annotated[Grid, subcommand("grid", default=Grid(settings=settings))]
+        | Annotated[Weights, subcommand("weights")],
+        prog="jaxstyle",
+        args=argv,
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+    )
+    assert isinstance(command, (Stylize, Grid, Weights))
+    return command
+
+
+def _base_settings(argv: list[str]) -> Config:
+    """What the flags override: the preset, and over it the TOML file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--config")
+    parser.add_argument("--optimizer")
+    try:
+        chosen, _ = parser.parse_known_args(argv)
+    except argparse.ArgumentError:  # an option without its value, which tyro explains
+        return Config(size=CLI_SIZE)
+    settings = preset(chosen.preset).replace(size=CLI_SIZE)
+    # What the other settings may be depends on it, so it counts before the file is judged.
+    known = chosen.optimizer in get_args(get_type_hints(Config)["optimizer"])
+    forced = {"optimizer": chosen.optimizer} if known else {}
+    if chosen.config is None:
+        return settings.replace(**forced)
+    try:
+        text = Path(chosen.config).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
+    try:
+        return settings.replace(**parse_toml(text) | forced)
+    except ConfigError as error:
+        raise ConfigError(f"{chosen.config}: {error}") from None
