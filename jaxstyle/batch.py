@@ -90,14 +90,12 @@ def stylize_batch(
         [sources.setdefault(id(picture), _source(picture)) for picture in _several(given)]
         for given in (contents, styles)
     )
-    count = max(len(configs), len(content_sources), len(style_sources))
-    for name, length in (
-        ("contents", len(content_sources)),
-        ("styles", len(style_sources)),
-        ("configs", len(configs)),
-    ):
-        if length not in (1, count):
-            raise ConfigError(f"{length} {name} where others are {count}; give 1 or {count}")
+    lengths = len(content_sources), len(style_sources), len(configs)
+    counts = set(lengths) - {1}
+    if len(counts) > 1:
+        given = "{} contents, {} styles and {} configs".format(*lengths)
+        raise ConfigError(f"{given} do not go together; give as many of each, or one for all")
+    count = counts.pop() if counts else 1
     cells: list[Cell] = []
     for i in range(count):
         content, style = (

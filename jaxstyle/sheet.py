@@ -63,8 +63,7 @@ def contact_sheet(
             left = _GAP + column * across
             centred = left + (side - item.picture.width) // 2, top + height - item.picture.height
             page.paste(item.picture, centred)
-            text = textwrap.shorten(item.label, side * 2 // _TEXT, placeholder="…")
-            draw.text((left, top + height + 2), text, _INK, font)
+            draw.text((left, top + height + 2), item.label[: side * 2 // _TEXT], _INK, font)
         top += height + below
     return np.asarray(page, np.float32) / 255
 

@@ -1,10 +1,25 @@
 """Lanes and batches: what comes out is what `stylize` makes, whatever else is in the batch."""
 
-import pytest
-from numpy.testing import assert_allclose
+import warnings
+from collections.abc import Callable
 
-from jaxstyle import Config, Result, stylize, stylize_batch
-from jaxstyle.types import Params
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxstyle import (
+    Config,
+    ConfigError,
+    ImageError,
+    Result,
+    batch,
+    lanes,
+    stylize,
+    stylize_batch,
+)
+from jaxstyle.batch import Cell, Source, stylize_cells
+from jaxstyle.types import Image, Params
 from tests.conftest import picture
 
 CONTENT, OTHER, STYLE, STYLE2 = (
@@ -46,3 +61,198 @@ def test_a_lane_equals_a_single_run(
     found = stylize_batch(contents, styles, configs, small_params, lanes=per_device)
     for run, content, style, config in zip(found, contents, styles, configs, strict=True):
         assert_same_runs(run, stylize(content, style, config, small_params))
+
+
+def test_what_is_shared_is_computed_once(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., object]:
+        genuine = getattr(batch, name)
+
+        def count(*arguments: object) -> object:
+            calls.append(name)
+            return genuine(*arguments)
+
+        return count
+
+    for name in ("content_targets", "style_targets"):
+        monkeypatch.setattr(batch, name, counted(name))
+    pairs = [(c, s, w) for c in (CONTENT, OTHER) for s in (STYLE, STYLE2) for w in (1.0, 2.0)]
+    contents, styles, weights = zip(*pairs, strict=True)
+    configs = [QUICK.replace(style_weight=weight, evaluations=1) for weight in weights]
+    stylize_batch(contents, styles, configs, small_params)
+    assert calls.count("content_targets") == 2
+    assert calls.count("style_targets") == 2
+
+
+def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
+    configs = [QUICK.replace(seed=i, init="noise", style_weight=i + 1.0) for i in range(4)]
+    configs += [QUICK.replace(evaluations=3)] * 4
+    before = lanes._compiled.cache_info().misses
+    stylize_batch([picture(33, 47, 0)] * 8, STYLE, configs, small_params, lanes=2)
+    assert lanes._compiled.cache_info().misses == before + 1
+
+
+def test_scales_shapes_and_structures_go_together(small_params: Params) -> None:
+    contents: list[Image] = [CONTENT, picture(40, 40, 5), CONTENT, OTHER]
+    configs = [
+        QUICK.replace(scales=2, coarse_evaluations=4, evaluations=6),
+        QUICK.replace(evaluations=5, pooling="average"),
+        QUICK.replace(evaluations=5, size=40),
+        QUICK.replace(scales=2, coarse_evaluations=3, evaluations=2, style_shape="content"),
+    ]
+    found = stylize_batch(contents, STYLE, configs, small_params)
+    for run, content, config in zip(found, contents, configs, strict=True):
+        assert_same_runs(run, stylize(content, STYLE, config, small_params))
+
+
+def test_a_lane_that_fails_disturbs_no_other(small_params: Params) -> None:
+    good = QUICK.replace(evaluations=10)
+    # Overflows where it starts: never finite.
+    bad = good.replace(tv_weight=1e38)
+    alone = stylize_batch([CONTENT] * 2, STYLE, [good, good.replace(tv_weight=1.0)], small_params)
+    configs = [bad, good, bad, good.replace(tv_weight=1.0), bad]
+    found = stylize_batch([CONTENT] * 5, STYLE, configs, small_params, lanes=2)
+    assert [run.reason for run in found] == ["not finite", "budget"] * 2 + ["not finite"]
+    assert len(found[0].history) == 1
+    for run, expected in zip(found[1::2], alone, strict=True):
+        assert_array_equal(run.image, expected.image)
+        assert [r.loss for r in run.history] == [r.loss for r in expected.history]
+
+
+def test_a_picture_that_cannot_be_used_fails_alone(small_params: Params) -> None:
+    def missing() -> Image:
+        raise ImageError("gone")
+
+    good, tiny = (Source((32, 48), lambda: CONTENT), Source((3, 3), lambda: picture(3, 3, 0)))
+    gone = Source((32, 48), missing)
+    style = Source((40, 36), lambda: STYLE)
+    config = QUICK.replace(evaluations=2)
+    cells = [Cell(c, (s,), config) for c, s in [(gone, style), (good, tiny), (good, style)] * 2]
+    outcomes = dict(stylize_cells(cells, small_params, lanes=2))
+    assert sorted(outcomes) == list(range(6))
+    assert [isinstance(outcomes[i], Result) for i in range(6)] == [False, False, True] * 2
+    assert str(outcomes[0]) == "gone"
+    assert "too small" in str(outcomes[1])
+
+
+def test_cells_that_are_done_count_for_the_lanes_of_the_others(small_params: Params) -> None:
+    content, style = Source((32, 48), lambda: CONTENT), Source((40, 36), lambda: STYLE)
+    cells = [
+        Cell(content, (style,), QUICK.replace(evaluations=6, style_weight=weight))
+        for weight in (1.0, 2.0, 3.0, 4.0)
+    ]
+    whole = dict(stylize_cells(cells, small_params, lanes=4))
+    rest = dict(stylize_cells(cells, small_params, lanes=4, skip={0, 2, 3}))
+    assert list(rest) == [1]
+    one, other = whole[1], rest[1]
+    assert isinstance(one, Result)
+    assert isinstance(other, Result)
+    assert_array_equal(one.image, other.image)
+
+
+def test_memory_running_out_halves_the_lanes(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = lanes._compiled
+    asked: list[int] = []
+
+    def limited(*arguments: object) -> object:
+        asked.append(int(str(arguments[-1])))
+        if asked[-1] > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(lanes, "_compiled", limited)
+    configs = [QUICK.replace(evaluations=3, style_weight=w) for w in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = stylize_batch(CONTENT, STYLE, configs, small_params, lanes=5)
+    assert asked == [5, 2]
+    assert "2" in str(caught[0].message)
+    for run, config in zip(found, configs, strict=True):
+        assert_same_runs(run, stylize(CONTENT, STYLE, config, small_params))
+
+
+def test_memory_running_out_midway_loses_nothing(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = lanes._compiled
+    calls = 0
+
+    def failing_later(*arguments: object) -> object:
+        compiled = genuine(*arguments)  # pyright: ignore[reportArgumentType]
+
+        class Program:
+            memory_analysis = compiled.memory_analysis
+
+            def __call__(self, *inputs: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls == 6:  # in the second round: the first is already done
+                    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+                return compiled(*inputs)
+
+        return Program()
+
+    monkeypatch.setattr(lanes, "_compiled", failing_later)
+    content, style = Source((32, 48), lambda: CONTENT), Source((40, 36), lambda: STYLE)
+    configs = [QUICK.replace(evaluations=4, style_weight=float(w)) for w in range(1, 6)]
+    cells = [Cell(content, (style,), config) for config in configs]
+    with pytest.warns(UserWarning, match="going on with 1"):
+        outcomes = list(stylize_cells(cells, small_params, lanes=2))
+    assert sorted(index for index, _ in outcomes) == list(range(5))
+    for index, outcome in outcomes:
+        assert isinstance(outcome, Result)
+        assert_same_runs(outcome, stylize(CONTENT, STYLE, configs[index], small_params))
+
+
+def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = QUICK.replace(evaluations=1, history_size=5)
+    asked: list[int] = []
+    genuine = lanes._compiled
+
+    def noted(*arguments: object) -> object:
+        asked.append(int(str(arguments[-1])))
+        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(lanes, "_compiled", noted)
+    stylize_batch([CONTENT] * 8, STYLE, config, small_params)
+    assert asked == [8]
+    monkeypatch.setattr(lanes, "device_memory", lambda device: 3_000_000)
+    asked.clear()
+    found = stylize_batch([CONTENT] * 8, STYLE, config, small_params)
+    assert len(found) == 8
+    assert asked[0] == 8
+    assert 1 < asked[-1] < 8
+    monkeypatch.setattr(lanes, "device_memory", lambda device: 1)
+    stylize_batch([CONTENT] * 8, STYLE, config, small_params)
+    assert asked[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("contents", "styles", "configs", "message"),
+    [
+        ([CONTENT] * 2, [STYLE] * 3, QUICK, "2 contents"),
+        ([CONTENT], STYLE, QUICK.replace(optimizer="optax-lbfgs"), "optax-lbfgs"),
+        ([CONTENT], STYLE, QUICK.replace(style_layers=("relu9_1",)), "unknown layer"),
+        ([CONTENT], STYLE, [QUICK] * 2 + [QUICK.replace(content_layers=("relu1_1",) * 2)], "twice"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    small_params: Params,
+    contents: list[Image],
+    styles: Image | list[Image],
+    configs: Config | list[Config],
+    message: str,
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stylize_batch(contents, styles, configs, small_params)
+    with pytest.raises(ImageError, match="finite"):
+        stylize_batch([CONTENT, CONTENT * np.nan], STYLE, QUICK, small_params)
+
+
+def test_no_contents_are_no_results(small_params: Params) -> None:
+    assert stylize_batch([], STYLE, QUICK, small_params) == []
