@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxstyle import pyramid
 from jaxstyle.config import Config
-from jaxstyle.errors import ConfigError, JaxstyleError
+from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.images import resize_image
 from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
 from jaxstyle.loop import Result
@@ -32,10 +32,11 @@ from jaxstyle.transfer import (
     style_at_scale,
 )
 from jaxstyle.types import Device, Image, Params
+from jaxstyle.vgg import check_size
 from jaxstyle.weights import load_weights
 
-_CONTENTS_KEPT = 64
-"""Contents whose targets are kept at a time: cells come content by content."""
+_CONTENTS_KEPT = 8
+"""Contents that are kept at a time: a grid's cells come content by content."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,11 +76,12 @@ def stylize_batch(
         styles: one image for each.
         config: as for `stylize`, for each; `optimizer` is `lbfgs` or `adam`.
         params: from `load_weights`; loaded, and on first use fetched, if not given.
-        lanes: images at a time on each device; by default what its memory has room for.
+        lanes: images at a time on each device; by default as many as fit its memory and pay.
         devices: of this host; all if not given.
 
     Returns:
-        A result for each, in order; one whose loss is not finite says so in its `reason`.
+        A result for each, in order; one whose loss is not finite says so in its `reason`. Where
+        a run ends early, the evaluation that was under way is not in its history.
 
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
@@ -183,6 +185,8 @@ def stylize_cells(
         for start in range(0, len(members), step):
             chunk = members[start : start + step]
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
+            if not alive:
+                continue
             for level in range(program.scales):
                 order = list(alive)
                 jobs = [
@@ -211,18 +215,20 @@ def stylize_cells(
 
 def _job(targets: "_Targets", program: Config, cell: Cell, level: int, before: list[Result]) -> Job:
     ratio, budget = pyramid.levels(cell.config)[level]
-    content = at_scale(cell.content.load(), program, ratio)
+    content, content_target = targets.of_content(cell.content, program, ratio)
     if before:
         image = resize_image(before[-1].image, content.shape)
     elif cell.config.init == "style":
         image = initial_image(content, [cell.styles[0].load()], cell.config)
     else:
         image = initial_image(content, (), cell.config)
+    # Only a style that is stretched depends on the content's shape.
+    like = content.shape if program.style_shape == "content" else None
     params = targets.prepared(program)
     objective = assemble_objective(
         params,
-        targets.of_content(cell.content, program, ratio),
-        [targets.of_style(style, program, ratio, content.shape) for style in cell.styles],
+        content_target,
+        [targets.of_style(style, program, ratio, like) for style in cell.styles],
         cell.config,
     )
     history = [record for result in before for record in result.history]
@@ -245,14 +251,20 @@ class _Targets:
     def _replicated(self, program: Config) -> Params:
         return replicate(self.prepared(program), self._devices)
 
-    def _of_content(self, source: Source, program: Config, ratio: float) -> Any:
-        content = at_scale(source.load(), program, ratio)
+    def _of_content(self, source: Source, program: Config, ratio: float) -> tuple[Image, Any]:
+        whole = source.load()
+        if whole.shape[:2] != tuple(source.shape[:2]):
+            raise ImageError("the picture has changed its shape since it was looked at")
+        content = at_scale(whole, program, ratio)
         check_inputs(content, (), program)
-        return jax.device_get(content_targets(self.prepared(program), content, program))
+        targets = content_targets(self.prepared(program), content, program)
+        return content, jax.device_get(targets)
 
     def _of_style(
-        self, source: Source, program: Config, ratio: float, like: tuple[int, ...]
+        self, source: Source, program: Config, ratio: float, like: tuple[int, ...] | None
     ) -> Any:
         style = style_at_scale(source.load(), program, ratio)
-        check_inputs(np.empty(like), (style,), program)
-        return jax.device_get(style_targets(self.prepared(program), style, program, like))
+        if like is None:
+            check_size(style.shape, program.style_layers, program.padding, "style")
+        targets = style_targets(self.prepared(program), style, program, like or style.shape)
+        return jax.device_get(targets)

@@ -1,7 +1,6 @@
 """Which cells a grid has: files and folders, sweeps over settings, or a table."""
 
 import csv
-import dataclasses
 import io
 import itertools
 import re
@@ -27,7 +26,7 @@ class GridCell(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The settings that a grid varies: a preset and what was changed of it."""
+    """The settings that a grid varies: a preset and what was asked for over it."""
 
     preset: str
     changes: Mapping[str, Any]
@@ -61,7 +60,7 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
                 for file in folder.iterdir()
                 if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
             )
-        except (OSError, ImportError) as error:
+        except Exception as error:  # whatever a storage client raises
             raise ConfigError(f"{path}: cannot be read ({error})") from None
         if not inside:
             raise ConfigError(f"{path}: no pictures in this folder")
@@ -136,32 +135,29 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
     """
     try:
         text = read_bytes(path, ConfigError).decode("utf-8-sig")
-        table = list(csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True))
+        reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
+        header = [name.strip().replace("-", "_") for name in reader.fieldnames or ()]
+        table = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: not a CSV file ({error})") from None
+    if len(set(header)) < len(header):
+        raise ConfigError(f"{path}: a column is there twice: {', '.join(header)}")
     cells: list[GridCell] = []
     for number, row in enumerate(table, 2):
         where = f"{path}: row {number}"
         if None in row or None in row.values():
             raise ConfigError(f"{where} has more or fewer fields than the header")
-        fields = {name.strip().replace("-", "_"): value.strip() for name, value in row.items()}
+        values = (value.strip() for value in row.values())
+        fields = dict(zip(header, values, strict=True))
         content, style = fields.pop("content", ""), fields.pop("style", "")
-        if not content or not style:
+        styles = tuple(part.strip() for part in style.split(";"))
+        if not content or not all(styles):
             raise ConfigError(f"{where} needs a content and a style")
         try:
             config = base.vary({name: value for name, value in fields.items() if value})
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        cells.append(GridCell(content, tuple(part.strip() for part in style.split(";")), config))
+        cells.append(GridCell(content, styles, config))
     if not cells:
         raise ConfigError(f"{path}: no cells")
     return cells
-
-
-def changes(config: Config, of: Config) -> dict[str, Any]:
-    """The settings in which `config` differs from another."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(of, field.name)
-    }

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxstyle import cells
 from jaxstyle.commands import Convert, Fetch, Grid, Stylize, Verify, Weights, parse
-from jaxstyle.config import Config, preset, to_toml
+from jaxstyle.config import Config, to_toml
 from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
@@ -36,6 +37,7 @@ EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    warnings.showwarning = lambda message, *_, **__: _complain(str(message))
     code = run(sys.argv[1:] if argv is None else argv)
     if code == EXIT_INTERRUPTED:
         # XLA may be in the middle of a computation, which Python's own exit would crash into.
@@ -178,16 +180,25 @@ def _grid(command: Grid) -> int:
     output, shard = command.output, _shard(command.shard)
     if output is None:
         raise ConfigError("name the folder to write to: -o OUTDIR")
-    if command.distributed and (command.shard or command.collect):
-        raise ConfigError("--distributed has no meaning with --shard or --collect")
+    if command.distributed + command.collect + (command.shard is not None) > 1:
+        raise ConfigError("of --distributed, --shard and --collect only one has a meaning")
     if command.lanes is not None and command.lanes < 1:
         raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
     wanted = _cells(command)
-    from jaxstyle import batch, grid, hosts, weights
+    from etils import epath
+
+    from jaxstyle import batch, files, grid, hosts, weights
+
+    for path in (*command.contents, *command.styles):
+        if epath.Path(path) == epath.Path(output):
+            raise ConfigError(f"{output} is also an input; name another folder to write to")
+    if command.collect and not files.is_folder(output, ConfigError):
+        raise ConfigError(f"{output}: no such folder; nothing to collect")
 
     for config in dict.fromkeys(cell.config for cell in wanted):
         batch.check_batch(config)
     _keep_compiled_programs()
+    _share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
@@ -196,6 +207,7 @@ def _grid(command: Grid) -> int:
     if command.distributed:
         hosts.agree([entry.name for entry in whole.entries])
     if not command.collect:
+        files.make_folder(output, ConfigError)
         with _cells_progress(whole, shard, command.quiet) as (on_cell, on_evaluations):
             whole.run(
                 weights.to_params(checkpoint),
@@ -205,16 +217,23 @@ def _grid(command: Grid) -> int:
                 progress=on_evaluations,
             )
     summary = whole.summary()
-    _say(f"{output}: {summary.done} cells done, {summary.failed} failed", command.quiet)
-    if summary.missing and not command.collect:
-        others = "others have them, or run the same command again"
-        _say(f"{summary.missing} cells are not there yet: {others}", command.quiet)
-    else:
+    missing = f", {summary.missing} not there yet" if summary.missing else ""
+    _say(f"{output}: {summary.done} cells done, {summary.failed} failed{missing}", command.quiet)
+    if command.collect or not summary.missing:
         sheets = ", ".join(map(str, whole.collect()))
         _say(f"contact sheets: {sheets}", command.quiet)
     mine = [whole.row(entry) for entry in whole.share(shard)]
     failed = [row for row in mine if row is not None and row["status"] == "failed"]
     return EXIT_CELLS_FAILED if failed else 0
+
+
+def _share_out_cpu() -> None:
+    """Let a CPU be two devices, whose lanes keep its cores busy where one waits."""
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ and (os.cpu_count() or 1) > 1:
+        with contextlib.suppress(RuntimeError):  # it is in use already
+            jax.config.update("jax_num_cpu_devices", 2)
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -227,7 +246,8 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _cells(command: Grid) -> list[cells.GridCell]:
-    base = cells.Base(command.preset, cells.changes(command.settings, of=preset(command.preset)))
+    asked = {name: getattr(command.settings, name) for name in command.asked}
+    base = cells.Base(command.preset, asked)
     if command.cells is not None:
         if command.contents or command.styles or command.sweep:
             raise ConfigError("--cells goes without --contents, --styles and --sweep")

@@ -64,6 +64,8 @@ class Grid:
     sweep: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME=VALUE,...")] = ()
     """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    asked: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The settings named by flags or the TOML file, which hold whatever preset is swept."""
     preset: str = "default"
     """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -72,7 +74,7 @@ class Grid:
     """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
     few programs have to be compiled, or keep their own."""
     lanes: Annotated[int | None, arg(metavar="N")] = None
-    """Images at a time on each device; if not given, what memory has room for."""
+    """Images at a time on each device; if not given, as many as fit its memory and pay."""
     shard: Annotated[str | None, arg(metavar="I/N")] = None
     """Do part I, from 0, of N: for tasks that know nothing of each other."""
     distributed: bool = False
@@ -144,11 +146,13 @@ def parse(argv: list[str]) -> Stylize | Grid | Weights:
     Raises:
         ConfigError: settings that cannot be.
     """
-    settings = _base_settings(argv)
+    settings, in_file = _base_settings(argv)
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv}
+    asked = [f.name for f in dataclasses.fields(Config) if f.name in flags | in_file | {"size"}]
     stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
     command = tyro.cli(
         Annotated[Stylize, subcommand("stylize", default=stylize)]
-        | Annotated[Grid, subcommand("grid", default=Grid(settings=settings))]
+        | Annotated[Grid, subcommand("grid", default=Grid(settings=settings, asked=tuple(asked)))]
         | Annotated[Weights, subcommand("weights")],
         prog="jaxstyle",
         args=argv,
@@ -162,8 +166,8 @@ def parse(argv: list[str]) -> Stylize | Grid | Weights:
     return command
 
 
-def _base_settings(argv: list[str]) -> Config:
-    """What the flags override: the preset, and over it the TOML file."""
+def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
+    """What the flags override: the preset, and over it the TOML file; and what that one sets."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--config")
@@ -171,19 +175,20 @@ def _base_settings(argv: list[str]) -> Config:
     try:
         chosen, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:  # an option without its value, which tyro explains
-        return Config(size=CLI_SIZE)
+        return Config(size=CLI_SIZE), set()
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
     # What the other settings may be depends on it, so it counts before the file is judged.
     known = chosen.optimizer in get_args(get_type_hints(Config)["optimizer"])
     forced = {"optimizer": chosen.optimizer} if known else {}
     if chosen.config is None:
-        return settings.replace(**forced)
+        return settings.replace(**forced), set()
     try:
         text = Path(chosen.config).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
     try:
-        return settings.replace(**parse_toml(text) | forced)
+        changes = parse_toml(text)
+        return settings.replace(**changes | forced), set(changes)
     except ConfigError as error:
         raise ConfigError(f"{chosen.config}: {error}") from None

@@ -55,6 +55,15 @@ def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleErro
         raise
 
 
+def is_folder(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
+    """Whether there is a folder at `path`.
+
+    Raises:
+        error: a URL whose storage cannot be reached.
+    """
+    return (Path(path) if _is_local(path) else _open_url(path, error)).is_dir()
+
+
 def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
     """The folder at `path`, made if it is not there.
 

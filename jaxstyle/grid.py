@@ -5,8 +5,8 @@
     OUT/grid.jsonl        the rows of the whole grid, in its order
     OUT/sheet….jpg        contact sheets
 
-NAME ends in the hash of all that makes the cell what it is. Processes share nothing but the
-folder: whichever finishes last finds every row there and writes the last two.
+NAME is made of the files' names and the hash of all that makes the cell what it is. Processes
+share nothing but the folder: whichever finishes last finds every row there and writes the last two.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -27,13 +27,16 @@ from jaxstyle import images, pyramid
 from jaxstyle.batch import Cell, Source, program_of, stylize_cells
 from jaxstyle.cells import GridCell
 from jaxstyle.config import Config
-from jaxstyle.errors import ImageError, JaxstyleError
+from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.loop import Result
 from jaxstyle.sheet import contact_sheet
 from jaxstyle.transfer import fitted_shape
 from jaxstyle.types import Device, Image, Params
 from jaxstyle.weights import locate, read, to_params
+
+_ON_A_SHEET = 24
+"""Contents, and styles, on one contact sheet."""
 
 _INITS = ("content", "noise", "style")
 
@@ -75,7 +78,7 @@ class _Pictures:
         self._aspect = aspect
         self._looked: dict[str, images.Glance | ImageError] = {}
         self._sources: dict[tuple[Any, ...], Source] = {}
-        self.alpha: dict[tuple[str, tuple[int, int]], np.ndarray | None] = {}
+        self._with_alpha: set[str] = set()
 
     def look(self, path: str) -> images.Glance:
         """The digest and shape of the file at `path`."""
@@ -102,16 +105,32 @@ class _Pictures:
         whole = shape == fitted_shape(self.look(path).shape, config)
 
         def load() -> Image:
-            found = images.read_picture(path, config.size if whole else shape)
-            self.alpha[path, shape] = found.alpha
-            return found.pixels
+            return self._read(path, config.size if whole else shape).pixels
 
         return self._sources.setdefault((path, shape), Source(shape, load))
 
     def style(self, path: str) -> Source:
         """The picture at `path`, as it is."""
         shape = self.look(path).shape
-        return self._sources.setdefault((path,), Source(shape, lambda: images.load_image(path)))
+        return self._sources.setdefault((path,), Source(shape, lambda: self._read(path).pixels))
+
+    def alpha(self, path: str, config: Config) -> np.ndarray | None:
+        """The alpha channel that goes with `content`."""
+        if path not in self._with_alpha:
+            return None
+        shape = self.shape(path, config)
+        whole = shape == fitted_shape(self.look(path).shape, config)
+        return self._read(path, config.size if whole else shape).alpha
+
+    def _read(
+        self, path: str, size: int | Literal["original"] | tuple[int, int] | None = None
+    ) -> images.Picture:
+        found = images.read_picture(path, size)
+        if found.sha256 != self.look(path).sha256:
+            raise ImageError(f"{path}: has changed since the grid was started")
+        if found.alpha is not None:
+            self._with_alpha.add(path)
+        return found
 
 
 class Grid:
@@ -137,7 +156,9 @@ class Grid:
         self.output = epath.Path(output)
         self._pictures = _Pictures(aspect)
         self._weights_sha256 = weights_sha256
-        self.entries = [self._entry(cell, aspect) for cell in dict.fromkeys(cells)]
+        entries = [self._entry(cell, aspect) for cell in dict.fromkeys(cells)]
+        # The same picture under one name in two folders is one cell.
+        self.entries = list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
     def _entry(self, cell: GridCell, aspect: str) -> Entry:
         sha256: dict[str, list[str]] = {}
@@ -167,9 +188,9 @@ class Grid:
             return None
 
     def is_done(self, entry: Entry) -> bool:
-        """Whether the image of `entry` is there."""
+        """Whether the row of `entry` is there and says so, and its image is there."""
         row = self.row(entry)
-        return row is not None and row["status"] == "done"
+        return row is not None and row["status"] == "done" and (self.output / row["image"]).exists()
 
     @property
     def _folder(self) -> epath.Path:
@@ -200,6 +221,8 @@ class Grid:
             ConfigError: a setting that no batch can have.
             ImageError: the folder cannot be written to.
         """
+        if any(not entry.cell.styles for entry in self.entries):
+            raise ConfigError("a cell has no style")
         make_folder(self._folder, ImageError)
         todo: list[Entry] = []
         for entry in self.share(shard):
@@ -208,9 +231,7 @@ class Grid:
             else:
                 self._write_row(entry, {"status": "failed", "reason": entry.problem})
                 on_cell(entry, entry.problem)
-        skip = {
-            i for i, entry in enumerate(todo) if (self.row(entry) or {}).get("status") == "done"
-        }
+        skip = {i for i, entry in enumerate(todo) if self.is_done(entry)}
         cells = [
             Cell(
                 self._pictures.content(entry.cell.content, entry.cell.config),
@@ -237,7 +258,12 @@ class Grid:
         """The entries of one shard, those with the same program together."""
         index, count = shard
         keys = {
-            entry.name: (entry.shape, repr(program_of(entry.cell.config)), position)
+            entry.name: (
+                repr(program_of(entry.cell.config)),
+                entry.shape,
+                entry.cell.content,
+                position,
+            )
             for position, entry in enumerate(self.entries)
         }
         ordered = sorted(self.entries, key=lambda entry: keys[entry.name])
@@ -263,7 +289,7 @@ class Grid:
         if not np.isfinite(result.loss):
             return {"status": "failed", "reason": "the loss was never finite; try smaller weights"}
         path = self._folder / f"{entry.name}.png"
-        alpha = self._pictures.alpha.get((entry.cell.content, entry.shape))
+        alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
         images.save_image(path, result.image, alpha=alpha)
         device = jax.local_devices()[0]
         return {
@@ -304,32 +330,39 @@ class Grid:
         """Write `grid.jsonl` and the contact sheets of whatever cells are there.
 
         Returns:
-            The sheets, one for each setting.
+            The sheets, at least one for each setting.
         """
         make_folder(self.output, ImageError)
         rows = [self.row(entry) for entry in self.entries]
         lines = [json.dumps(row) + "\n" for row in rows if row is not None]
         write_atomically(self.output / "grid.jsonl", "".join(lines).encode(), ImageError)
-        settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
+        pages = list(self._pages(rows))
         sheets: list[epath.Path] = []
-        for number, config in enumerate(settings, 1):
-            page = [
-                (entry, row)
+        for number, page in enumerate(pages, 1):
+            name = "sheet.jpg" if len(pages) == 1 else f"sheet-{number:03}.jpg"
+            sheets.append(self.output / name)
+            images.save_image(sheets[-1], contact_sheet(**page))
+        return sheets
+
+    def _pages(self, rows: Sequence[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+        """What is on each sheet: one for a setting, or several where it has many pictures."""
+        settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
+        for config in settings:
+            cells = {
+                (entry.cell.content, entry.cell.styles): self._shown(row)
                 for entry, row in zip(self.entries, rows, strict=True)
                 if entry.cell.config == config
-            ]
-            name = "sheet.jpg" if len(settings) == 1 else f"sheet-{number:03}.jpg"
-            sheet = contact_sheet(
-                rows=list(dict.fromkeys(entry.cell.content for entry, _ in page)),
-                columns=list(dict.fromkeys(entry.cell.styles for entry, _ in page)),
-                cells={
-                    (entry.cell.content, entry.cell.styles): self._shown(row) for entry, row in page
-                },
-                caption=_differences(config, settings),
-            )
-            sheets.append(self.output / name)
-            images.save_image(sheets[-1], sheet)
-        return sheets
+            }
+            contents = list(dict.fromkeys(content for content, _ in cells))
+            styles = list(dict.fromkeys(styles for _, styles in cells))
+            for top in range(0, len(contents), _ON_A_SHEET):
+                for left in range(0, len(styles), _ON_A_SHEET):
+                    yield {
+                        "rows": contents[top : top + _ON_A_SHEET],
+                        "columns": styles[left : left + _ON_A_SHEET],
+                        "cells": cells,
+                        "caption": _differences(config, settings),
+                    }
 
     def _shown(self, row: dict[str, Any] | None) -> epath.Path | str:
         """The file of a row's image, or why there is none."""

@@ -1,8 +1,10 @@
 """Pictures in and out: decode, orient, colour-manage, resize, encode with metadata."""
 
+import contextlib
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
@@ -30,6 +32,7 @@ _BIT_DEPTHS = {".png": (8, 16), ".tif": (16,), ".tiff": (16,)} | dict.fromkeys(
     (".jpg", ".jpeg", ".webp"), (8,)
 )
 _WHITE = 1.0
+_ORIENTATION = ExifTags.Base.Orientation
 
 
 class Picture(NamedTuple):
@@ -41,7 +44,7 @@ class Picture(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """What is known of a picture without decoding it."""
+    """What a picture is before it is worked with."""
 
     sha256: str
     shape: tuple[int, int]
@@ -55,18 +58,33 @@ def glance(path: epath.PathLike) -> Glance:
         ImageError: missing, unreadable, not an image, or above `MAX_PIXELS`.
     """
     data = files.read_bytes(path, ImageError)
+    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise _too_large(path, opened.size)
+        # Of TIFFs, Pillow gives the size as it is looked at.
+        orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION, 1)
+    shape = (width, height) if orientation in range(5, 9) else (height, width)
+    return Glance(hashlib.sha256(data).hexdigest(), shape)
+
+
+@contextlib.contextmanager
+def _decoding(path: epath.PathLike, data: bytes) -> Iterator[None]:
+    """Whatever decoders raise on what is in `data`, as an `ImageError`."""
+    if not data:
+        raise ImageError(f"{path}: the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
-                width, height = opened.size
-                turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
-    except Exception:  # decoders raise anything on damaged files
+            yield
+    except ImageError:
+        raise
+    except Pil.UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read") from None
-    if width * height > MAX_PIXELS:
-        raise _too_large(path, (width, height))
-    shape = (width, height) if turned else (height, width)
-    return Glance(hashlib.sha256(data).hexdigest(), shape)
+    except (Pil.DecompressionBombError, MemoryError):
+        raise _too_large(path, None) from None
+    except Exception as error:  # decoders raise anything on damaged files
+        raise ImageError(f"{path}: damaged or truncated image ({error})") from None
 
 
 def read_picture(
@@ -89,20 +107,8 @@ def read_picture(
             `size` is not a positive integer.
     """
     data = files.read_bytes(path, ImageError)
-    if not data:
-        raise ImageError(f"{path}: the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rgba = _decode(data, path)
-    except ImageError:
-        raise
-    except Pil.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image that can be read") from None
-    except (Pil.DecompressionBombError, MemoryError):
-        raise _too_large(path, None) from None
-    except Exception as error:  # decoders raise anything on damaged files
-        raise ImageError(f"{path}: damaged or truncated image ({error})") from None
+    with _decoding(path, data):
+        rgba = _decode(data, path)
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
     if size is not None and size != "original":
         if isinstance(size, tuple):

@@ -7,6 +7,7 @@ so one that stops or fails leaves the others as they are, and its place goes to 
 import collections
 import dataclasses
 import functools
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Float
 
 from jaxstyle import lbfgs
 from jaxstyle.config import Config
-from jaxstyle.errors import JaxstyleError, is_out_of_memory
+from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
 from jaxstyle.loop import (
     IN_FLIGHT,
     REASONS,
@@ -95,40 +96,90 @@ def optimize_lanes(
             differs is data. One that raises a `JaxstyleError` has that for a result.
         config: names the optimizer, `lbfgs` or `adam`.
         lanes: jobs at a time on each device; if not given, as many as memory has room for, but
-            no more than pay. Where memory runs out all the same they are halved.
+            no more than pay. Where memory runs out all the same they are halved, down to one.
         devices: of this host; all if not given.
         balance: how many jobs to share out evenly, if not these: what a run that goes on where
             another was cut off had, so that it gets the same program.
         progress: called with the number of evaluations read since the last call.
     """
+    if lanes is not None and lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {lanes}")
     devices = tuple(jax.local_devices() if devices is None else devices)
     mesh = _mesh(devices)
     params = replicate(params, devices)
-    queue = collections.deque(enumerate(jobs))
-    active: dict[int, _Lane] = {}
+    work = _Work(jobs)
     most = lanes
-    while queue:
-        index, make = queue.popleft()
+    while work.queue:
+        wanted = 1
         try:
-            first = make()
-        except JaxstyleError as error:
-            yield index, error
-            continue
-        queue.appendleft((index, lambda first=first: first))
-        most_here = most or paying_lanes(first.image.shape, devices)
-        wanted = _evenly(most_here, balance or len(jobs), devices)
-        try:
+            first = work.look()
+            if first is None:
+                break
+            most_here = most or paying_lanes(first.image.shape, devices)
+            wanted = _evenly(most_here, balance or len(jobs), devices)
             program = _fitting(params, first, make_optimizer(config), wanted, mesh, most is None)
             wanted = program.lanes
-            yield from _lockstep(queue, active, program, progress)
+            yield from _lockstep(work, program, progress)
         except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error) or wanted == 1:
+            if not is_out_of_memory(error):
                 raise
-            most = wanted // 2
-            warnings.warn(f"out of memory with {wanted} lanes; going on with {most}", stacklevel=2)
-            again = [(lane.index, lambda job=lane.job: job) for lane in active.values()]
-            queue.extendleft(reversed(again))
-            active.clear()
+            if wanted == 1:
+                work.give_up(JaxstyleError("out of memory; try a smaller size"))
+            else:
+                most = wanted // 2
+                warnings.warn(
+                    f"out of memory with {wanted} lanes; going on with {most}", stacklevel=2
+                )
+                work.put_back()
+        yield from work.outcomes()
+    yield from work.outcomes()
+
+
+class _Work:
+    """Jobs waiting, under way by slot, and done: nothing is lost whatever is interrupted."""
+
+    def __init__(self, jobs: Sequence[Callable[[], Job]]) -> None:
+        self.queue = collections.deque(enumerate(jobs))
+        self.active: dict[int, _Lane] = {}
+        self.done: collections.deque[tuple[int, Result | JaxstyleError]] = collections.deque()
+
+    def take(self) -> _Lane | None:
+        """The next job that can be made."""
+        while self.queue:
+            index, make = self.queue[0]
+            try:
+                job = make()
+            except JaxstyleError as error:
+                self.done.append((index, error))
+                self.queue.popleft()
+                continue
+            self.queue.popleft()
+            return _Lane(index, job)
+        return None
+
+    def look(self) -> Job | None:
+        """What `take` will give."""
+        lane = self.take()
+        if lane is None:
+            return None
+        self.queue.appendleft((lane.index, lambda: lane.job))
+        return lane.job
+
+    def put_back(self) -> None:
+        """Let the jobs under way wait again, to start from their beginning."""
+        again = [(lane.index, lambda job=lane.job: job) for lane in self.active.values()]
+        self.queue.extendleft(reversed(again))
+        self.active.clear()
+
+    def give_up(self, error: JaxstyleError) -> None:
+        """End the jobs under way, or the one whose turn it is, with `error`."""
+        indices = [lane.index for lane in self.active.values()] or [self.queue.popleft()[0]]
+        self.active.clear()
+        self.done.extend((index, error) for index in indices)
+
+    def outcomes(self) -> Iterator[tuple[int, Result | JaxstyleError]]:
+        while self.done:
+            yield self.done.popleft()
 
 
 def replicate(params: Params, devices: Sequence[Device]) -> Params:
@@ -141,33 +192,29 @@ def _mesh(devices: Sequence[Device]) -> Mesh:
 
 
 def _lockstep(
-    queue: collections.deque[tuple[int, Callable[[], Job]]],
-    active: dict[int, _Lane],
-    program: "_Program",
-    progress: Callable[[int], None] | None,
+    work: _Work, program: "_Program", progress: Callable[[int], None] | None
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
-    """Work the queue off; `active` are the lanes under way by slot, for who catches an error."""
     batch: _Batch | None = None
     pending: collections.deque[tuple[UpdateInfo, dict[int, _Lane]]] = collections.deque()
+    active = work.active
     while True:
-        done: list[tuple[int, Result | JaxstyleError]] = []
         ended = {slot: lane for slot, lane in active.items() if lane.ended}
         if ended:
             assert batch is not None
             images = np.asarray(batch.state.best_image)
             for slot, lane in ended.items():
-                done.append((lane.index, lane.result(images[slot].copy())))
+                work.done.append((lane.index, lane.result(images[slot].copy())))
                 del active[slot]
         fresh: dict[int, _Lane] = {}
         for slot in range(program.slots):
-            while slot not in active and queue:
-                index, make = queue.popleft()
-                try:
-                    fresh[slot] = active[slot] = _Lane(index, make())
-                except JaxstyleError as error:
-                    done.append((index, error))
+            lane = None if slot in active else work.take()
+            if lane is not None:
+                active[slot] = fresh[slot] = lane
         if fresh:
+            seconds = program.compile_seconds if batch is None else 0.0
             batch = _filled(program, batch, {slot: lane.job for slot, lane in fresh.items()})
+            for lane in fresh.values():
+                lane.journal.start(compile_seconds=seconds)
         if active:
             assert batch is not None
             state, info = program.update(batch.objectives, program.params, batch.state)
@@ -176,7 +223,7 @@ def _lockstep(
             for lane in active.values():
                 lane.dispatched += 1
         # The device has its next step: the time for whatever the caller does with the images.
-        yield from done
+        yield from work.outcomes()
         if not active:
             return
         # Who has done its last evaluation is known without reading, and waited for.
@@ -205,6 +252,7 @@ class _Program(NamedTuple):
     mesh: Mesh
     optimizer: optax.GradientTransformationExtraArgs
     params: Params
+    compile_seconds: float
     update: Callable[[Objective, Params, LoopState], tuple[LoopState, UpdateInfo]]
 
     @property
@@ -298,7 +346,8 @@ def _fitting(
 ) -> _Program:
     """The program with that many lanes a device or, if `check`, as many as fit its memory."""
     room = _USABLE * device_memory(mesh.devices[0])
-    fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    shared = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    started = time.perf_counter()
     while True:
         signature = _Signature.of((job.objective, job.image)), _Signature.of(params)
         compiled = _compiled(optimizer, mesh, *signature, lanes)
@@ -308,7 +357,9 @@ def _fitting(
         need = usage.argument_size_in_bytes + usage.output_size_in_bytes
         need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
         if not check or lanes == 1 or need <= room:
-            return _Program(lanes, mesh, optimizer, params, compiled)
+            seconds = time.perf_counter() - started
+            return _Program(lanes, mesh, optimizer, params, seconds, compiled)
+        fixed = min(shared, usage.argument_size_in_bytes)
         lanes = max(1, min(lanes - 1, int(lanes * (room - fixed) / (need - fixed))))
 
 

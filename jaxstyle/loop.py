@@ -222,20 +222,18 @@ class Journal:
         last = before[-1] if before else None
         self._spent, self._elapsed = (last.evaluation, last.seconds) if last else (0, 0.0)
         self._scale = last.scale + 1 if last else 0
-        self._started = time.perf_counter()
-        self._compile_seconds = 0.0
         self.history: list[Record] = []
         self.status = lbfgs.RUNNING
+        self.start()
 
     @property
     def evaluations(self) -> int:
         """Evaluations of this run that were read, those of scales before not counted."""
         return self.history[-1].evaluation - self._spent if self.history else 0
 
-    def compiled(self) -> None:
-        """Book the time until now as compilation."""
-        now = time.perf_counter()
-        self._compile_seconds, self._started = now - self._started, now
+    def start(self, compile_seconds: float = 0.0) -> None:
+        """Count time from now on, after so much of compilation."""
+        self._compile_seconds, self._started = compile_seconds, time.perf_counter()
 
     def read(self, info: UpdateInfo) -> None:
         """Add what one update has seen, once it is on the host."""
@@ -300,7 +298,7 @@ def optimize(
     baseline = config.optimizer == "optax-lbfgs"
     compiled = _compiled_baseline_update if baseline else _compiled_update
     in_flight = 0 if baseline else IN_FLIGHT
-    journal = Journal(before)
+    journal, began = Journal(before), time.perf_counter()
     start = jnp.asarray(image)
     state = init_state(optimizer, start.astype(jnp.promote_types(start.dtype, jnp.float32)))
     pending: collections.deque[UpdateInfo] = collections.deque()
@@ -312,7 +310,7 @@ def optimize(
             pending.append(info)
             dispatched += 1
             if dispatched == 1:
-                journal.compiled()
+                journal.start(compile_seconds=time.perf_counter() - began)
             if len(pending) <= in_flight:
                 continue
         journal.read(jax.device_get(pending.popleft()))

@@ -14,8 +14,6 @@ from jaxstyle.errors import ImageError
 from jaxstyle.types import Image
 
 _THUMBNAIL = 256
-_LONGEST = 16000
-"""Pixels a side of a sheet, to stay within which thumbnails shrink."""
 _GAP, _TEXT = 8, 14
 _PAPER, _EMPTY, _INK = (255, 255, 255), (228, 228, 228), (60, 60, 60)
 
@@ -37,8 +35,7 @@ def contact_sheet(
     Returns:
         sRGB `[h, w, 3]`.
     """
-    most = max(len(rows), len(columns)) + 1
-    side = min(_THUMBNAIL, _LONGEST // most - _GAP - 2 * _TEXT)
+    side = _THUMBNAIL
     label = " + ".join
     header = [None, *((epath.Path(styles[0]), label(map(_stem, styles))) for styles in columns)]
     table: list[list[_Item | None]] = [[_item(entry, side) for entry in header]]

@@ -68,7 +68,9 @@ def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Im
     if config.init == "content":
         return content
     if config.init == "noise":
-        return np.asarray(jax.random.uniform(jax.random.key(config.seed), content.shape))
+        return np.asarray(
+            jax.random.uniform(jax.random.key(config.seed), content.shape, np.float32)
+        )
     start = styles[0] if config.init == "style" else load_image(config.init)
     return resize_image(start, content.shape)
 

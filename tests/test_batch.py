@@ -1,5 +1,6 @@
 """Lanes and batches: what comes out is what `stylize` makes, whatever else is in the batch."""
 
+import time
 import warnings
 from collections.abc import Callable
 
@@ -176,8 +177,9 @@ def test_memory_running_out_halves_the_lanes(
         assert_same_runs(run, stylize(CONTENT, STYLE, config, small_params))
 
 
+@pytest.mark.parametrize("fails", [1, 3, 5, 6, 9])
 def test_memory_running_out_midway_loses_nothing(
-    small_params: Params, monkeypatch: pytest.MonkeyPatch
+    fails: int, small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = lanes._compiled
     calls = 0
@@ -191,7 +193,7 @@ def test_memory_running_out_midway_loses_nothing(
             def __call__(self, *inputs: object) -> object:
                 nonlocal calls
                 calls += 1
-                if calls == 6:  # in the second round: the first is already done
+                if calls == fails:
                     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
                 return compiled(*inputs)
 
@@ -207,6 +209,66 @@ def test_memory_running_out_midway_loses_nothing(
     for index, outcome in outcomes:
         assert isinstance(outcome, Result)
         assert_same_runs(outcome, stylize(CONTENT, STYLE, configs[index], small_params))
+
+
+def test_what_is_too_large_even_alone_fails_alone(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = lanes._compiled
+
+    def limited(*arguments: object) -> object:
+        if (24, 24, 3) in [leaf[0] for leaf in arguments[2].leaves]:  # pyright: ignore[reportAttributeAccessIssue]
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(lanes, "_compiled", limited)
+    small, large = (Source(p.shape, lambda p=p: p) for p in (CONTENT, picture(24, 24, 0)))
+    style = Source((40, 36), lambda: STYLE)
+    config = QUICK.replace(evaluations=2)
+    cells = [Cell(content, (style,), config) for content in (large, small, large)]
+    outcomes = dict(stylize_cells(cells, small_params, lanes=1))
+    assert [isinstance(outcomes[i], Result) for i in range(3)] == [False, True, False]
+    assert "out of memory" in str(outcomes[0])
+
+
+def test_memory_running_out_for_a_content_loses_no_other(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, calls = batch.content_targets, 0
+
+    def failing_once(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(batch, "content_targets", failing_once)
+    contents = [picture(32, 48, seed) for seed in range(4)]
+    with pytest.warns(UserWarning, match="going on with 1"):
+        found = stylize_batch(contents, STYLE, QUICK.replace(evaluations=2), small_params, lanes=2)
+    assert len(found) == 4
+
+
+def test_double_precision_elsewhere_changes_nothing(small_params: Params) -> None:
+    config = QUICK.replace(evaluations=2, init="noise")
+    expected = stylize_batch([CONTENT] * 2, STYLE, config, small_params)
+    with jax.enable_x64(True):
+        found = stylize_batch([CONTENT] * 2, STYLE, config, small_params)
+    assert_allclose(found[0].image, expected[0].image, atol=1e-5)
+
+
+def test_times_are_those_of_the_loop(small_params: Params) -> None:
+    def slow() -> Image:
+        time.sleep(0.3)
+        return CONTENT.copy()
+
+    style = Source((40, 36), lambda: STYLE)
+    cells = [Cell(Source((32, 48), slow), (style,), QUICK.replace(evaluations=1)) for _ in range(3)]
+    outcomes = dict(stylize_cells(cells, small_params, lanes=3))
+    seconds = [outcome.seconds for outcome in outcomes.values() if isinstance(outcome, Result)]
+    assert len(seconds) == 3
+    assert max(seconds) < 0.3
 
 
 def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +312,8 @@ def test_mistakes_are_told_before_anything_runs(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         stylize_batch(contents, styles, configs, small_params)
+    with pytest.raises(ConfigError, match="lanes must be at least 1"):
+        stylize_batch(CONTENT, STYLE, QUICK, small_params, lanes=0)
     with pytest.raises(ImageError, match="finite"):
         stylize_batch([CONTENT, CONTENT * np.nan], STYLE, QUICK, small_params)
 

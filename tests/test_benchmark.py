@@ -30,6 +30,7 @@ def test_our_worker_answers(
         assert found["loss"] > 0
         assert worker.call("evaluation", count=2) > 0
         assert worker.call("loop", evaluations=2) > 0
+        assert worker.call("lanes", count=2, evaluations=2) > 0
         assert worker.call("gradient_error") < 1e-3
         settings = {"evaluations": 6, "scales": 2, "coarse_evaluations": 2}
         reached = worker.call("curve", settings=settings, target=0.9 * found["loss"])
@@ -43,5 +44,5 @@ def test_help_says_what_is_measured() -> None:
     command = [sys.executable, "-m", "benchmarks", "--help"]
     done = subprocess.run(command, cwd=SCRIPTS, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for section in ("evaluation", "overhead", "time_to_loss", "start"):
+    for section in ("evaluation", "overhead", "lanes", "time_to_loss", "start"):
         assert section in done.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxstyle import Config, ConfigError, preset
-from jaxstyle.cells import Base, GridCell, changes, list_pictures, product, read_cells, sweep
+from jaxstyle.cells import Base, GridCell, list_pictures, product, read_cells, sweep
 
 BASE = Base("default", {"size": 64, "evaluations": 5})
 START = preset("default").replace(size=64, evaluations=5)
@@ -98,6 +98,8 @@ def test_a_table_has_a_cell_a_row(tmp_path: Path) -> None:
         ("content,style,seed\na,b\n", "row 2 has more or fewer"),
         ("content,style,sede\na,b,1\n", "row 2: unknown setting 'sede'; did you mean seed"),
         ("content,style,seed\na,b,x\n", "row 2: seed must be an integer"),
+        ("content,style\na,s;\n", "row 2 needs"),
+        ("content,style,seed,seed\na,s,1,2\n", "a column is there twice"),
         (b"\xff\xfe\x00", "not a CSV"),
     ],
 )
@@ -106,8 +108,3 @@ def test_tables_that_cannot_be(text: str | bytes, message: str, tmp_path: Path) 
     table.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message):
         read_cells(str(table), BASE)
-
-
-def test_changes_are_what_makes_one_setting_another() -> None:
-    assert changes(START, of=preset("default")) == {"size": 64, "evaluations": 5}
-    assert preset("default").replace(**changes(START, of=preset("default"))) == START

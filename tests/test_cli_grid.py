@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import cli, extract_features, load_image, save_image
+from jaxstyle.commands import parse
 from jaxstyle.images import resize_image
 from jaxstyle.losses import gram_matrix
 from jaxstyle.types import Params
@@ -135,6 +136,17 @@ def test_a_table_and_shards_and_collect(
     assert len(rows()) == 3
 
 
+def test_what_was_asked_for_holds_for_every_preset(folder: Path, imagenet: Params) -> None:
+    # 300 is what the default preset has, and gatys has not.
+    asked = (*INPUTS, "--size", "24", "--evaluations", "300", "--content-weight=5")
+    command = parse(["grid", *asked, "--sweep", "preset=default,gatys"])
+    configs = {cell.config for cell in cli._cells(command)}  # pyright: ignore[reportArgumentType]
+    assert len(configs) == 2
+    assert {config.evaluations for config in configs} == {300}
+    assert {config.content_weight for config in configs} == {5.0}
+    assert {config.size for config in configs} == {24}
+
+
 def test_failed_cells_are_counted_and_code_3(
     folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
 ) -> None:
@@ -158,7 +170,11 @@ def test_failed_cells_are_counted_and_code_3(
         (("--contents", ".", "--styles", "paintings", "-o", "out"), "no pictures"),
         ((*INPUTS, "--shard", "2/2"), "from 0 to N-1"),
         ((*INPUTS, "--shard", "half"), "--shard is I/N"),
-        ((*INPUTS, "--shard", "0/2", "--distributed"), "no meaning"),
+        ((*INPUTS, "--shard", "0/2", "--distributed"), "only one"),
+        ((*INPUTS, "--shard", "0/2", "--collect"), "only one"),
+        ((*INPUTS, "--collect"), "nothing to collect"),
+        (("--contents", "photos", "--styles", "paintings", "-o", "photos/"), "also an input"),
+        (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
         ((*INPUTS, "--optimizer", "optax-lbfgs"), "baseline for single runs"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),

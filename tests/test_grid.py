@@ -156,7 +156,7 @@ def test_bad_inputs_fail_their_cells_only(
     }
     assert reasons["one", "stripes"] is None
     assert "not an image" in reasons["broken", "stripes"]
-    assert "cut.png: not an image" in reasons["cut", "stripes"]
+    assert "cut.png: damaged or truncated" in reasons["cut", "stripes"]
     assert "no such file" in reasons["missing", "tiny"]
     assert "too small" in reasons["one", "tiny"]
     # Failed cells are tried again, and count as there for the sheet.
@@ -208,6 +208,38 @@ def test_the_sheet_is_of_whatever_is_there(
             assert sheet.width > 3 * 256
     rows = (tmp_path / "out" / "grid.jsonl").read_text().splitlines()
     assert len(rows) == grid.summary().done < 8
+
+
+def test_many_pictures_are_on_several_sheets(files: Path, tmp_path: Path) -> None:
+    contents = [str(files / f"missing{i}.png") for i in range(30)]
+    grid = grid_of(product(contents, [str(files / "waves.png")], [QUICK]), tmp_path / "out")
+    assert len(grid.collect()) == 2
+
+
+def test_a_file_that_changes_meanwhile_fails_its_cells(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files), tmp_path / "out")
+    save_image(files / "one.png", picture(20, 20, 8))
+    grid.run(small_params)
+    assert grid.summary() == Summary(done=2, failed=2, missing=0)
+    row = grid.row(grid.entries[0])
+    assert row is not None
+    assert "has changed" in row["reason"]
+
+
+def test_the_same_file_twice_is_one_cell(files: Path, tmp_path: Path, small_params: Params) -> None:
+    (files / "copy").mkdir()
+    shutil.copy(files / "one.png", files / "copy" / "one.png")
+    contents = [str(files / "one.png"), str(files / "copy" / "one.png")]
+    cells = product(contents, [str(files / "waves.png")], [QUICK])
+    grid = grid_of(cells, tmp_path / "out")
+    assert len(ran(grid, small_params)) == 1
+    # A picture that was deleted is made again.
+    (tmp_path / "out" / "cells" / f"{grid.entries[0].name}.png").unlink()
+    assert len(ran(grid, small_params)) == 1
+    with pytest.raises(ConfigError, match="no style"):
+        grid_of([GridCell(contents[0], (), QUICK)], tmp_path / "out").run(small_params)
 
 
 def test_names_stay_in_the_folder(files: Path, tmp_path: Path, small_params: Params) -> None:

@@ -9,7 +9,7 @@ import tifffile
 from PIL import ExifTags, Image as Pil, ImageCms
 
 from jaxstyle import ImageError, files, images, load_image, save_image
-from jaxstyle.images import read_picture
+from jaxstyle.images import glance, nearest_shape, read_picture
 from tests.conftest import pattern, picture
 
 
@@ -399,3 +399,68 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     monkeypatch.undo()
     assert (tmp_path / "a.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_glance_sees_the_shape_that_is_read(
+    suffix: str, orientation: int, tmp_path: Path
+) -> None:
+    exif = Pil.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture{suffix}"
+    Pil.fromarray(pattern(20, 30, 0)).save(path, exif=exif)
+    found = glance(path)
+    read = read_picture(path)
+    assert found.shape == read.pixels.shape[:2] == ((20, 30) if orientation < 5 else (30, 20))
+    assert found.sha256 == read.sha256
+
+
+def test_a_glance_refuses_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    for data, message in ((b"", "empty"), (b"text", "not an image")):
+        path.write_bytes(data)
+        with pytest.raises(ImageError, match=message):
+            glance(path)
+    Pil.new("1", (12000, 12000)).save(path)
+    with pytest.raises(ImageError, match="megapixels"):
+        glance(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3000, 4000), (384, 512)),
+        ((4000, 6000), (341, 512)),
+        ((4016, 6016), (341, 512)),
+        ((6000, 4000), (512, 341)),
+        ((100, 100), (512, 512)),
+        ((97, 100), (512, 512)),
+        ((1080, 1920), (288, 512)),
+        ((100, 900), (57, 512)),
+        ((1, 9000), (1, 512)),
+    ],
+)
+def test_the_nearest_common_shape(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert nearest_shape(shape, 512) == expected
+
+
+def test_no_shape_is_cropped_by_much_and_few_are_left() -> None:
+    shapes = set()
+    for short in range(250, 1001):
+        height, width = nearest_shape((short, 1000), 512)
+        shapes.add((height, width))
+        lost = 1 - min(height / width / (short / 1000), short / 1000 / (height / width))
+        assert lost < 0.065
+    assert len({shape for shape in shapes if shape[0] > 204}) <= 12
+
+
+def test_the_middle_of_a_picture_fills_a_shape(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 1, 60, dtype=np.float32)[None, :, None], (30, 60, 3))
+    save_image(tmp_path / "ramp.png", ramp)
+    found = read_picture(tmp_path / "ramp.png", (30, 30)).pixels
+    assert found.shape == (30, 30, 3)
+    np.testing.assert_allclose(found, ramp[:, 15:45], atol=1 / 255)
+    tall = read_picture(tmp_path / "ramp.png", (40, 20)).pixels
+    assert tall.shape == (40, 20, 3)
+    assert 0.35 < tall.min() < 0.45

@@ -1,6 +1,7 @@
 """The command: sections, interleaved repetitions, medians, a JSON file and a Markdown table."""
 
 import argparse
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -54,6 +55,7 @@ def _arguments() -> argparse.Namespace:
         help=", ".join(SECTIONS))  # fmt: skip
     add("--sizes", nargs="+", type=int, default=[256, 512], help="square sizes of evaluations")
     add("--size", type=int, default=256, help="long side for time to loss and the start")
+    add("--lane-size", type=int, default=160, help="square size of lanes")
     add("--repeats", type=int, default=9, help="repetitions, of which the median counts")
     add("--loop", type=int, default=15, help="evaluations in each run that overhead times")
     add("--runs", type=int, default=3, help="repetitions of the runs in time to loss")
@@ -71,7 +73,7 @@ class Bench:
         self.pairs = [tuple(map(Path, pair.split(":"))) for pair in arguments.pairs]
         self.ours = Worker("benchmarks.ours")
         self.torch = Worker("benchmarks.pytorch")
-        self._folder = folder
+        self.pictures = str(folder / "pictures.npz")
         self._weights = folder / "weights.npz"
         _write_weights(self._weights)
 
@@ -79,12 +81,13 @@ class Bench:
         """Give both workers the same problem; their losses must agree."""
         content = load_image(str(pair[0]), "original" if square else size)
         shape = (size, size) if square else content.shape
-        pictures = self._folder / "pictures.npz"
         content = resize_image(content, shape)
-        np.savez(pictures, content=content, style=resize_image(load_image(str(pair[1])), shape))
-        ours = self.ours.call("prepare", pictures=str(pictures))
+        np.savez(
+            self.pictures, content=content, style=resize_image(load_image(str(pair[1])), shape)
+        )
+        ours = self.ours.call("prepare", pictures=self.pictures)
         theirs = self.torch.call(
-            "prepare", pictures=str(pictures), weights=str(self._weights), threads=THREADS
+            "prepare", pictures=self.pictures, weights=str(self._weights), threads=THREADS
         )
         for key in ("loss", "gradient_norm"):
             if not abs(ours[key] / theirs[key] - 1) < 1e-3:
@@ -145,6 +148,42 @@ def overhead(bench: Bench) -> list[Row]:
                 "evaluation s": statistics.median(seconds),
             }
         )
+    return rows
+
+
+def lanes(bench: Bench) -> list[Row]:
+    """What an evaluation of one lane of a grid costs, over that of a run alone."""
+    size, evaluations = bench.arguments.lane_size, bench.arguments.loop
+    bench.prepare(bench.pairs[0], size, square=True)
+    two = Worker("benchmarks.ours", JAX_NUM_CPU_DEVICES="2")
+    two.call("prepare", pictures=bench.pictures)
+    workers = {1: bench.ours, 2: two}
+    cases = [(1, 2), (1, 8), (2, 8)]
+
+    def cost(devices: int, count: int) -> float:
+        return workers[devices].call("lanes", count=count, evaluations=evaluations)
+
+    def alone() -> float:
+        return bench.ours.call("loop", evaluations=evaluations)
+
+    calls = [functools.partial(cost, *case) for case in cases]
+    for call in [alone, *calls]:  # compiled here
+        call()
+    # Beside each, a run alone: so that both see the same weather.
+    rows = []
+    for case, call in zip(cases, calls, strict=True):
+        pairs = [(call(), alone()) for _ in range(bench.arguments.repeats)]
+        rows.append(
+            {
+                "size": f"{size}²",
+                "CPU devices": case[0],
+                "lanes": case[1],
+                "lane / alone": statistics.median(lane / single for lane, single in pairs),
+                "lane s": statistics.median(lane for lane, _ in pairs),
+                "alone s": statistics.median(single for _, single in pairs),
+            }
+        )
+    two.close()
     return rows
 
 
@@ -219,6 +258,7 @@ def start(bench: Bench) -> list[Row]:
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "evaluation": evaluation,
     "overhead": overhead,
+    "lanes": lanes,
     "time_to_loss": time_to_loss,
     "start": start,
 }

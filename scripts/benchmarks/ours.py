@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstyle import Config, Objective, build_objective, load_weights, optimize, preset, stylize
+from jaxstyle import (
+    Config,
+    Objective,
+    build_objective,
+    load_weights,
+    optimize,
+    preset,
+    stylize,
+    stylize_batch,
+)
 from jaxstyle.loop import Record
 
 _evaluate = jax.jit(lambda objective, image: jax.value_and_grad(objective, has_aux=True)(image))
@@ -59,6 +68,16 @@ def loop(evaluations: int) -> float:
     config = _problem["config"].replace(evaluations=evaluations)
     result = optimize(_problem["objective"], _problem["image"], config)
     return result.seconds / result.evaluations
+
+
+def lanes(count: int, evaluations: int) -> float:
+    """Seconds an evaluation of one of `count` lanes takes, compilation excluded."""
+    config = _problem["config"].replace(evaluations=evaluations)
+    configs = [config.replace(style_weight=1.0 + lane) for lane in range(count)]
+    here = count // len(jax.local_devices())
+    problem = _problem["content"], _problem["style"], configs, _problem["params"]
+    results = stylize_batch(*problem, lanes=here)
+    return max(result.seconds for result in results) / evaluations / count
 
 
 def curve(settings: dict[str, Any], target: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Of two systems in one process each would wait for the threads that the other kee
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -13,10 +14,14 @@ from typing import Any
 class Worker:
     """The parent's end: `worker.call("function", **arguments)`."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, **variables: str) -> None:
         command = [sys.executable, "-m", __name__, module]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | variables,
         )
 
     def call(self, function: str, **arguments: Any) -> Any:
