@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxstyle.batch import stylize_batch
     from jaxstyle.config import Config, preset
     from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
+    from jaxstyle.grid import run_grid
     from jaxstyle.images import load_image, save_image
     from jaxstyle.loop import Record, Result, optimize
     from jaxstyle.objective import Objective, build_objective
@@ -35,6 +36,7 @@ __all__ = [
     "load_weights",
     "optimize",
     "preset",
+    "run_grid",
     "save_image",
     "stylize",
     "stylize_batch",
@@ -47,6 +49,7 @@ _HOMES = {
     "objective": ("Objective", "build_objective"),
     "loop": ("Record", "Result", "optimize"),
     "batch": ("stylize_batch",),
+    "grid": ("run_grid",),
     "transfer": ("stylize",),
     "vgg": ("extract_features",),
     "weights": ("load_weights",),

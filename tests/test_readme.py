@@ -44,12 +44,19 @@ def test_commands_run_on_small_pictures(
         "STYLE": "docs/images/starry_night.jpg",
         "768": "32",
         "500": "2",
+        "PHOTOS": "docs/images/chelsea.jpg",
+        "PAINTINGS": "docs/images/starry_night.jpg",
     }
     words = [replaced.get(word, word) for word in words]
+    (tmp_path / "cells.csv").write_text(
+        "content,style\ndocs/images/chelsea.jpg,docs/images/starry_night.jpg\n"
+    )
+    if "--collect" in words:
+        (tmp_path / "out").mkdir()
     small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
     # Direct, because it compiles in a third of the time.
     assert cli.run([*words, *small, "--convolution", "direct", "--quiet"]) == 0
-    assert "--print-config" in words or list(tmp_path.glob("out.*"))
+    assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
 
 
 def test_every_file_the_readme_links_to_exists() -> None:
@@ -58,5 +65,5 @@ def test_every_file_the_readme_links_to_exists() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(blocks("python")) == 2
-    assert len(COMMANDS) >= 8
+    assert len(blocks("python")) == 3
+    assert len(COMMANDS) >= 14
