@@ -194,7 +194,6 @@ def _grid(command: Grid) -> int:
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     if command.collect and not files.is_folder(output, ConfigError):
         raise ConfigError(f"{output}: no such folder; nothing to collect")
-
     for config in dict.fromkeys(cell.config for cell in wanted):
         batch.check_batch(config)
     _keep_compiled_programs()
@@ -268,9 +267,7 @@ def _cells_progress(
     """A bar on stderr over the evaluations of a shard, and a line for every cell that failed."""
     from jaxstyle import pyramid
 
-    todo = [
-        entry for entry in whole.share(shard) if (whole.row(entry) or {}).get("status") != "done"
-    ]
+    todo = [entry for entry in whole.share(shard) if not whole.is_done(entry)]
     budgets = [sum(level.evaluations for level in pyramid.levels(e.cell.config)) for e in todo]
     bar = _bar(quiet, "{task.fields[cells]} cells")
     with bar:

@@ -42,7 +42,7 @@ from jaxstyle.types import Device, Image, Params
 AXIS = "lanes"
 """Name of the mesh axis that lanes are sharded over."""
 
-_PIXELS = {"cpu": 2**18}
+_PIXELS = {"cpu": 2**17}
 _PIXELS_ELSEWHERE = 2**23
 """Pixels of all lanes of a device, above which more lanes no longer pay."""
 
@@ -104,7 +104,9 @@ def optimize_lanes(
     """
     if lanes is not None and lanes < 1:
         raise ConfigError(f"lanes must be at least 1, not {lanes}")
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    total = balance or len(jobs)
+    # A device without a job would keep those of a CPU from working.
+    devices = tuple(jax.local_devices() if devices is None else devices)[: max(1, total)]
     mesh = _mesh(devices)
     params = replicate(params, devices)
     work = _Work(jobs)
@@ -116,7 +118,7 @@ def optimize_lanes(
             if first is None:
                 break
             most_here = most or paying_lanes(first.image.shape, devices)
-            wanted = _evenly(most_here, balance or len(jobs), devices)
+            wanted = _evenly(most_here, total, devices)
             program = _fitting(params, first, make_optimizer(config), wanted, mesh, most is None)
             wanted = program.lanes
             yield from _lockstep(work, program, progress)
@@ -194,6 +196,7 @@ def _mesh(devices: Sequence[Device]) -> Mesh:
 def _lockstep(
     work: _Work, program: "_Program", progress: Callable[[int], None] | None
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
+    """Work the queue off with one program."""
     batch: _Batch | None = None
     pending: collections.deque[tuple[UpdateInfo, dict[int, _Lane]]] = collections.deque()
     active = work.active
