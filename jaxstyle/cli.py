@@ -230,7 +230,9 @@ def _share_out_cpu() -> None:
     """Let a CPU be two devices, whose lanes keep its cores busy where one waits."""
     import jax
 
-    if "JAX_NUM_CPU_DEVICES" not in os.environ and (os.cpu_count() or 1) > 1:
+    asked = jax.config.values["jax_num_cpu_devices"] != -1
+    asked |= "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked and (os.cpu_count() or 1) > 1:
         with contextlib.suppress(RuntimeError):  # it is in use already
             jax.config.update("jax_num_cpu_devices", 2)
 
