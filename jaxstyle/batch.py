@@ -171,7 +171,7 @@ def stylize_cells(
     for cell in cells:
         check_batch(cell.config)
     devices = tuple(jax.local_devices() if devices is None else devices)
-    targets = _Targets(params, devices)
+    targets: _Targets | None = None
     groups: dict[tuple[Config, tuple[int, int]], list[int]] = {}
     for index, cell in enumerate(cells):
         program = program_of(cell.config)
@@ -187,14 +187,16 @@ def stylize_cells(
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
             if not alive:
                 continue
+            if targets is None or targets.program != program:
+                targets = _Targets(params, program, devices)
             for level in range(program.scales):
                 order = list(alive)
                 jobs = [
-                    functools.partial(_job, targets, program, cells[index], level, alive[index])
+                    functools.partial(_job, targets, cells[index], level, alive[index])
                     for index in order
                 ]
                 outcomes = optimize_lanes(
-                    targets.replicated(program),
+                    targets.replicated,
                     jobs,
                     program,
                     lanes=lanes,
@@ -213,9 +215,9 @@ def stylize_cells(
                         yield index, join_scales(alive.pop(index), shape)
 
 
-def _job(targets: "_Targets", program: Config, cell: Cell, level: int, before: list[Result]) -> Job:
+def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:
     ratio, budget = pyramid.levels(cell.config)[level]
-    content, content_target = targets.of_content(cell.content, program, ratio)
+    content, content_target = targets.of_content(cell.content, ratio)
     if before:
         image = resize_image(before[-1].image, content.shape)
     elif cell.config.init == "style":
@@ -223,12 +225,11 @@ def _job(targets: "_Targets", program: Config, cell: Cell, level: int, before: l
     else:
         image = initial_image(content, (), cell.config)
     # Only a style that is stretched depends on the content's shape.
-    like = content.shape if program.style_shape == "content" else None
-    params = targets.prepared(program)
+    like = content.shape if cell.config.style_shape == "content" else None
     objective = assemble_objective(
-        params,
+        targets.params,
         content_target,
-        [targets.of_style(style, program, ratio, like) for style in cell.styles],
+        [targets.of_style(style, ratio, like) for style in cell.styles],
         cell.config,
     )
     history = [record for result in before for record in result.history]
@@ -236,35 +237,26 @@ def _job(targets: "_Targets", program: Config, cell: Cell, level: int, before: l
 
 
 class _Targets:
-    """Targets and transformed kernels, each computed once; targets wait on the host."""
+    """What the cells of a program share, each computed once; targets wait on the host."""
 
-    def __init__(self, params: Params, devices: Sequence[Device]) -> None:
-        self._params, self._devices = params, devices
+    def __init__(self, params: Params, program: Config, devices: Sequence[Device]) -> None:
+        self.program = program
+        self.params = prepare_params(params, program)
+        self.replicated = replicate(self.params, devices)
         self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
         self.of_style = functools.lru_cache(None)(self._of_style)
-        self.prepared = functools.lru_cache(1)(self._prepared)
-        self.replicated = functools.lru_cache(1)(self._replicated)
 
-    def _prepared(self, program: Config) -> Params:
-        return prepare_params(self._params, program)
-
-    def _replicated(self, program: Config) -> Params:
-        return replicate(self.prepared(program), self._devices)
-
-    def _of_content(self, source: Source, program: Config, ratio: float) -> tuple[Image, Any]:
+    def _of_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
         whole = source.load()
         if whole.shape[:2] != tuple(source.shape[:2]):
             raise ImageError("the picture has changed its shape since it was looked at")
-        content = at_scale(whole, program, ratio)
-        check_inputs(content, (), program)
-        targets = content_targets(self.prepared(program), content, program)
-        return content, jax.device_get(targets)
+        content = at_scale(whole, self.program, ratio)
+        check_inputs(content, (), self.program)
+        return content, jax.device_get(content_targets(self.params, content, self.program))
 
-    def _of_style(
-        self, source: Source, program: Config, ratio: float, like: tuple[int, ...] | None
-    ) -> Any:
-        style = style_at_scale(source.load(), program, ratio)
+    def _of_style(self, source: Source, ratio: float, like: tuple[int, ...] | None) -> Any:
+        style = style_at_scale(source.load(), self.program, ratio)
         if like is None:
-            check_size(style.shape, program.style_layers, program.padding, "style")
-        targets = style_targets(self.prepared(program), style, program, like or style.shape)
+            check_size(style.shape, self.program.style_layers, self.program.padding, "style")
+        targets = style_targets(self.params, style, self.program, like or style.shape)
         return jax.device_get(targets)

@@ -32,7 +32,7 @@ from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.loop import Result
 from jaxstyle.sheet import contact_sheet
 from jaxstyle.transfer import fitted_shape
-from jaxstyle.types import Device, Image, Params
+from jaxstyle.types import Device, Params
 from jaxstyle.weights import locate, read, to_params
 
 _ON_A_SHEET = 24
@@ -102,12 +102,8 @@ class _Pictures:
     def content(self, path: str, config: Config) -> Source:
         """The picture at `path`, at the size and shape it has in the grid."""
         shape = self.shape(path, config)
-        whole = shape == fitted_shape(self.look(path).shape, config)
-
-        def load() -> Image:
-            return self._read(path, config.size if whole else shape).pixels
-
-        return self._sources.setdefault((path, shape), Source(shape, load))
+        source = Source(shape, lambda: self._read_content(path, config).pixels)
+        return self._sources.setdefault((path, shape), source)
 
     def style(self, path: str) -> Source:
         """The picture at `path`, as it is."""
@@ -118,9 +114,12 @@ class _Pictures:
         """The alpha channel that goes with `content`."""
         if path not in self._with_alpha:
             return None
+        return self._read_content(path, config).alpha
+
+    def _read_content(self, path: str, config: Config) -> images.Picture:
         shape = self.shape(path, config)
         whole = shape == fitted_shape(self.look(path).shape, config)
-        return self._read(path, config.size if whole else shape).alpha
+        return self._read(path, config.size if whole else shape)
 
     def _read(
         self, path: str, size: int | Literal["original"] | tuple[int, int] | None = None

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -293,13 +292,6 @@ def test_alpha_comes_back(files: Path, tmp_path: Path, small_params: Params) -> 
     with Pil.open(tmp_path / "out" / "cells" / f"{grid.entries[0].name}.png") as found:
         assert found.mode == "RGBA"
         assert_array_equal(np.asarray(found)[..., 3], np.rint(alpha * 255))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_cannot_be_written_is_told(files: Path, tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(ImageError, match="locked"):
-        grid_of(cells_of(files), tmp_path / "locked" / "out").run({})
 
 
 def test_mistakes_in_settings_are_told_at_once(
