@@ -53,7 +53,7 @@ def test_commands_run_on_small_pictures(
     )
     if "--collect" in words:
         (tmp_path / "out").mkdir()
-    small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
+    small = [] if "--size" in words else ["--size", "48", "--evaluations", "2"]
     # Direct, because it compiles in a third of the time.
     assert cli.run([*words, *small, "--convolution", "direct", "--quiet"]) == 0
     assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
