@@ -44,8 +44,9 @@ def assert_same_runs(found: Result, expected: Result, rtol: float = 1e-4) -> Non
     assert_allclose(list(found.terms.values()), list(expected.terms.values()), rtol=1e-3)
 
 
-@pytest.mark.parametrize("per_device", [None, 1, 4])
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "per_device"), [("lbfgs", None), ("lbfgs", 1), ("lbfgs", 4), ("adam", None)]
+)
 def test_a_lane_equals_a_single_run(
     small_params: Params, optimizer: str, per_device: int | None
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import cli, load_image, preset
+from jaxstyle.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.types import Params
 from tests.conftest import pattern
@@ -101,7 +102,7 @@ def test_flags_go_over_the_file_over_the_preset(
         == 0
     )
     shown = Config().replace(**parse_toml(capsys.readouterr().out))
-    assert shown == preset("seed").replace(evaluations=77, seed=9, size=cli.CLI_SIZE)
+    assert shown == preset("seed").replace(evaluations=77, seed=9, size=CLI_SIZE)
 
 
 def test_a_flag_counts_before_the_file_is_judged(
@@ -167,7 +168,7 @@ def test_compiled_programs_are_kept_where_they_can_be(
 @pytest.mark.parametrize("name", ["seed", "gatys", "gatys-code", "neural-style", "default"])
 def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert stylize(*PAIR, f"--preset={name}", "--print-config") == 0
-    assert tomllib.loads(capsys.readouterr().out)["size"] == cli.CLI_SIZE
+    assert tomllib.loads(capsys.readouterr().out)["size"] == CLI_SIZE
 
 
 def make_bad_files() -> None:
