@@ -241,7 +241,7 @@ class Grid:
         ]
         # Encoding and writing go on while the devices work on the next cells.
         with ThreadPoolExecutor(1) as writer:
-            writing: list[Future[str | None]] = []
+            writing: list[Future[None]] = []
             outcomes = stylize_cells(
                 cells, params, skip=skip, lanes=lanes, devices=devices, progress=progress
             )

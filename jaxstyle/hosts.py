@@ -42,13 +42,10 @@ def agree(names: Sequence[str]) -> None:
     Raises:
         ConfigError: the processes have different cells.
     """
-    digest = hashlib.sha256("\n".join(names).encode()).digest()
-    everyone = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-    same = bool(
-        (np.asarray(everyone).reshape(-1, len(digest)) == np.frombuffer(digest, np.uint8)).all()
-    )
+    digest = np.frombuffer(hashlib.sha256("\n".join(names).encode()).digest(), np.uint8)
+    everyone = np.reshape(multihost_utils.process_allgather(digest), (-1, digest.size))
     jax.distributed.shutdown()
-    if not same:
+    if (everyone != digest).any():
         raise ConfigError(
             "the hosts see different grids; give them the same command, files and settings"
         )

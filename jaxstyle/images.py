@@ -237,12 +237,14 @@ def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 def _middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The largest part around the middle that has the aspect ratio of `shape`."""
-    scale = max(wanted / has for wanted, has in zip(shape, array.shape, strict=False))
-    keep = [
-        min(has, round(wanted / scale)) for wanted, has in zip(shape, array.shape, strict=False)
-    ]
-    top, left = ((has - kept) // 2 for has, kept in zip(array.shape, keep, strict=False))
-    return array[top : top + keep[0], left : left + keep[1]]
+    has_height, has_width = array.shape[:2]
+    scale = max(shape[0] / has_height, shape[1] / has_width)
+    height, width = (
+        min(has_height, round(shape[0] / scale)),
+        min(has_width, round(shape[1] / scale)),
+    )
+    top, left = (has_height - height) // 2, (has_width - width) // 2
+    return array[top : top + height, left : left + width]
 
 
 def resize_image(

@@ -13,7 +13,8 @@ from jaxstyle import images
 from jaxstyle.errors import ImageError
 from jaxstyle.types import Image
 
-_THUMBNAIL = 256
+_SIDE = 256
+"""Pixels of a thumbnail's long side."""
 _GAP, _TEXT = 8, 14
 _PAPER, _EMPTY, _INK = (255, 255, 255), (228, 228, 228), (60, 60, 60)
 
@@ -35,19 +36,17 @@ def contact_sheet(
     Returns:
         sRGB `[h, w, 3]`.
     """
-    side = _THUMBNAIL
-    label = " + ".join
-    header = [None, *((epath.Path(styles[0]), label(map(_stem, styles))) for styles in columns)]
-    table: list[list[_Item | None]] = [[_item(entry, side) for entry in header]]
+    header = [None, *((epath.Path(s[0]), " + ".join(map(_stem, s))) for s in columns)]
+    table: list[list[_Item | None]] = [[_item(entry) for entry in header]]
     for content in rows:
         entries = [(epath.Path(content), _stem(content))]
         entries += [
             (cells[content, styles], "") if (content, styles) in cells else None
             for styles in columns
         ]
-        table.append([_item(entry, side) for entry in entries])
+        table.append([_item(entry) for entry in entries])
     heights = [max(item.picture.height for item in line if item) for line in table]
-    across, below = side + _GAP, 2 * _TEXT
+    across, below = _SIDE + _GAP, 2 * _TEXT
     size = across * (len(columns) + 1) + _GAP, below + sum(heights) + below * len(heights)
     page = Pil.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
@@ -58,9 +57,9 @@ def contact_sheet(
             if item is None:
                 continue
             left = _GAP + column * across
-            centred = left + (side - item.picture.width) // 2, top + height - item.picture.height
+            centred = left + (_SIDE - item.picture.width) // 2, top + height - item.picture.height
             page.paste(item.picture, centred)
-            draw.text((left, top + height + 2), item.label[: side * 2 // _TEXT], _INK, font)
+            draw.text((left, top + height + 2), item.label[: _SIDE * 2 // _TEXT], _INK, font)
         top += height + below
     return np.asarray(page, np.float32) / 255
 
@@ -70,20 +69,20 @@ class _Item(NamedTuple):
     label: str
 
 
-def _item(entry: tuple[epath.Path | str, str] | None, side: int) -> _Item | None:
+def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
     if entry is None:
         return None
     shown, label = entry
     try:
-        picture = _remark(shown, side) if isinstance(shown, str) else _thumbnail(shown, side)
+        picture = _remark(shown) if isinstance(shown, str) else _thumbnail(shown)
     except ImageError as error:  # a file that is no picture, or has gone since
-        picture = _remark(str(error), side)
+        picture = _remark(str(error))
     return _Item(picture, label)
 
 
-def _remark(text: str, side: int) -> Pil.Image:
-    picture = Pil.new("RGB", (side, side * 2 // 3), _EMPTY)
-    lines = textwrap.fill(text, max(1, side * 2 // _TEXT - 4))
+def _remark(text: str) -> Pil.Image:
+    picture = Pil.new("RGB", (_SIDE, _SIDE * 2 // 3), _EMPTY)
+    lines = textwrap.fill(text, _SIDE * 2 // _TEXT - 4)
     ImageDraw.Draw(picture).multiline_text((_GAP, _GAP), lines, _INK, ImageFont.load_default(_TEXT))
     return picture
 
@@ -92,6 +91,6 @@ def _stem(path: str) -> str:
     return PurePath(path).stem
 
 
-def _thumbnail(path: epath.Path, side: int) -> Pil.Image:
-    pixels = images.load_image(path, side)
+def _thumbnail(path: epath.Path) -> Pil.Image:
+    pixels = images.load_image(path, _SIDE)
     return Pil.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
