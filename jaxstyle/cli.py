@@ -1,7 +1,7 @@
 """The command line: parse, wire, exit codes.
 
 0: done. 1: the loss was no longer finite, or memory ran out. 2: a mistake of the user's.
-3: some cells of a grid failed. 130: interrupted.
+3: some cells of a grid failed. 130: interrupted. 143: terminated.
 """
 
 import contextlib
@@ -15,31 +15,44 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxstyle import cells
-from jaxstyle.commands import Convert, Fetch, Grid, Stylize, Verify, Weights, parse
+from jaxstyle.commands import (
+    Animate,
+    Convert,
+    Fetch,
+    Grid,
+    Plot,
+    Report,
+    Stylize,
+    Verify,
+    Weights,
+    parse,
+)
 from jaxstyle.config import Config, to_toml
 from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
 if TYPE_CHECKING:
-    from jaxstyle import grid
+    from jaxstyle import grid, loop, runs
     from jaxstyle.images import Picture
     from jaxstyle.loop import Callback, Record, Result
     from jaxstyle.types import Image
 
-EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED = 1, 2, 3
+EXIT_SIGNAL = 128
+"""And the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.showwarning = lambda message, *_, **__: _complain(str(message))
     code = run(sys.argv[1:] if argv is None else argv)
-    if code == EXIT_INTERRUPTED:
+    if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, which Python's own exit would crash into.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -50,15 +63,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line in this process and return the exit code."""
-    command = None
+    command, interrupted = None, _Interrupt()
     try:
-        with _interruptible() as interrupted:
+        with _interruptible(interrupted):
             command = parse(list(argv))
             if isinstance(command, Stylize):
                 return _stylize(command, interrupted)
             if isinstance(command, Grid):
                 return _grid(command)
-            return _weights(command)
+            if isinstance(command, Weights):
+                return _weights(command)
+            return _look_back(command)
     except JaxstyleError as error:
         _complain(str(error))
         return EXIT_MISTAKE
@@ -66,9 +81,31 @@ def run(argv: Sequence[str]) -> int:
         _complain("out of memory; try a smaller --size or --history-size")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        kept = "the same command goes on" if isinstance(command, Grid) else "nothing was written"
-        _complain(f"interrupted; {kept}")
-        return EXIT_INTERRUPTED
+        resumable = isinstance(command, Grid) or (
+            isinstance(command, Stylize) and command.workdir is not None
+        )
+        kept = "the same command goes on" if resumable else "nothing was written"
+        _complain(f"{interrupted.word}; {kept}")
+        return EXIT_SIGNAL + interrupted.signal
+
+
+def _look_back(command: Animate | Report | Plot) -> int:
+    if isinstance(command, Animate):
+        from jaxstyle.animation import write_animation
+
+        frames = write_animation(command.run, command.output, seconds=command.seconds)
+        _say(f"{command.output}: {frames} frames")
+        return 0
+    if isinstance(command, Report):
+        from jaxstyle.report import write_report
+
+        write_report(command.source, command.output)
+    else:
+        from jaxstyle.plot import plot_runs
+
+        plot_runs(command.runs, command.output)
+    _say(command.output)
+    return 0
 
 
 def _weights(command: Weights) -> int:
@@ -98,12 +135,13 @@ class _Inputs(NamedTuple):
     sha256: dict[str, list[str]]
 
 
-def _read_inputs(command: Stylize, output: str) -> _Inputs:
+def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     """Read the pictures and check, before anything is fetched or computed, that all will fit."""
     from jaxstyle import images, transfer
 
     config = command.settings
-    images.check_output(output, command.bits)
+    if output is not None:
+        images.check_output(output, command.bits)
     content = images.read_picture(command.content, config.size)
     # A style that is stretched to the content's shape is resampled once, there.
     style_size = config.size if config.style_shape == "own" else "original"
@@ -113,10 +151,11 @@ def _read_inputs(command: Stylize, output: str) -> _Inputs:
     if config.init not in ("content", "noise", "style"):
         sha256["init"] = [images.read_picture(config.init).sha256]
         paths.append(config.init)
-    for path in map(Path, paths):
-        if path.exists() and Path(output).exists() and path.samefile(output):
-            raise ConfigError(f"{output} is also an input; name another file to write")
-    images.check_output(output, command.bits, content.pixels.shape)
+    if output is not None:
+        for path in map(Path, paths):
+            if path.exists() and Path(output).exists() and path.samefile(output):
+                raise ConfigError(f"{output} is also an input; name another file to write")
+        images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
     transfer.plan(content.pixels, pixels, config)
     return _Inputs(content, pixels, sha256)
@@ -127,50 +166,160 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
     if command.print_config:
         _say(to_toml(config).rstrip())
         return 0
-    if output is None:
-        raise ConfigError("name the file to write: -o FILE")
+    if output is None and command.workdir is None:
+        raise ConfigError("name the file to write, -o FILE, or a folder for the run, --workdir RUN")
     if not command.style:
         raise ConfigError("name a style image after the content")
+    if command.workdir is None:
+        for name in ("fork_from", "snapshots", "tensorboard"):
+            if getattr(command, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     import jax
-    import numpy as np
 
-    from jaxstyle import images, transfer, weights
+    from jaxstyle import weights
 
     _keep_compiled_programs()
     inputs = _read_inputs(command, output)
-    content = inputs.content
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
-    with _progress(config, command.quiet) as show:
+    sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
+    inputs = inputs._replace(sha256=sha256)
+    with contextlib.ExitStack() as stack:
+        run, progress = None, None
+        if command.workdir is not None:
+            run, progress = _enter_run(command, inputs, interrupted, stack)
+            if run.result() is not None:
+                return _say_finished(command, run)
+        show = stack.enter_context(_progress(config, command.quiet))
 
         def callback(record: "Record") -> bool:
+            if run is not None:
+                run.record(record)
             show(record)
-            interrupted.armed = True
+            interrupted.arm()
             return interrupted.requested
 
+        from jaxstyle import transfer
+
         try:
-            params = weights.to_params(checkpoint)
-            result = transfer.stylize(content.pixels, inputs.styles, config, params, callback)
+            result = transfer.stylize(
+                inputs.content.pixels,
+                inputs.styles,
+                config,
+                weights.to_params(checkpoint),
+                callback,
+                keeper=run,
+                progress=progress,
+            )
         except jax.errors.JaxRuntimeError as error:
             if is_out_of_memory(error):
                 raise MemoryError from None
             raise
+        if run is not None and result.reason == "stopped":
+            _complain(
+                f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
+            )
+            return EXIT_SIGNAL + interrupted.signal
+        return _write_result(command, inputs, result, run, interrupted)
+
+
+def _enter_run(
+    command: Stylize, inputs: _Inputs, interrupted: "_Interrupt", stack: contextlib.ExitStack
+) -> "tuple[runs.Run, loop.Progress | None]":
+    """Take the run's folder, and see how far it is."""
+    from jaxstyle import runs, transfer
+    from jaxstyle.loop import state_like
+
+    assert command.workdir is not None
+    config = command.settings
+    if command.checkpoints < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {command.checkpoints}")
+    snapshots = _schedule(command.snapshots)
+    run = runs.Run(
+        command.workdir,
+        checkpoints=runs.Schedule(every=command.checkpoints),
+        snapshots=snapshots,
+        on_scale=interrupted.disarm,
+    )
+    stack.enter_context(run)
+    fork = command.fork_from if run.is_new else None
+    identity = runs.Identity(
+        config, inputs.sha256, command.content, command.style, forked_from=command.fork_from
+    )
+    scales = transfer.plan(inputs.content.pixels, inputs.styles, config)
+    shapes = [scale.content.shape for scale in scales]
+    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
+    start = None if fork is None else runs.fork(fork, identity, like, shapes)
+    run.identify(identity)
+    progress = run.resume(like)
+    if progress is None and start is not None:
+        progress = run.start_from(start)
+    run.show_inputs(scales[-1].content, scales[-1].styles)
+    if command.tensorboard is not None:
+        from jaxstyle.tensorboard import TensorBoard
+
+        board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
+        stack.callback(board.close)
+        run.board = board
+    return run, progress
+
+
+def _schedule(text: str | None) -> "runs.Schedule":
+    from jaxstyle.runs import Schedule
+
+    if text is None:
+        return Schedule()
+    if not re.fullmatch(r"\d+(,\d+)*,?", text) or 0 in (
+        parts := [int(n) for n in text.split(",") if n]
+    ):
+        raise ConfigError(f"--snapshots is N, or N,N,… for single ones, from 1 on, not {text!r}")
+    return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
+
+
+def _say_finished(command: Stylize, run: "runs.Run") -> int:
+    from jaxstyle import images
+
+    if command.output is not None and not Path(command.output).exists():
+        image = images.read_picture(run.folder / "image.png")
+        images.save_image(command.output, image.pixels, alpha=image.alpha, bits=command.bits)
+    _say(f"{command.workdir}: finished; its result is {run.folder / 'image.png'}", command.quiet)
+    return 0
+
+
+def _write_result(
+    command: Stylize,
+    inputs: _Inputs,
+    result: "Result",
+    run: "runs.Run | None",
+    interrupted: "_Interrupt",
+) -> int:
+    import numpy as np
+
+    from jaxstyle import images
+
     if not np.isfinite(result.loss):
         _complain("the loss was never finite and nothing was written; try smaller weights")
         return EXIT_FAILED
-    metadata = _metadata(config, inputs.sha256 | {"weights": [checkpoint.sha256]}, result)
-    images.save_image(
-        output, result.image, alpha=content.alpha, bits=command.bits, metadata=metadata
-    )
-    _say(_report(output, result), command.quiet)
-    if interrupted.requested:
-        _complain(f"interrupted; the best image so far is in {output}")
-        return EXIT_INTERRUPTED
+    summary = _summary(command.settings, inputs.sha256, result)
+    metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
+    written = command.output
+    if written is not None:
+        images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
+    if run is not None:
+        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        rest = {"rejected": result.rejected, **times}
+        run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
+        written = written or str(run.folder / "image.png")
+    assert written is not None
+    _say(_report(written, result), command.quiet)
+    if result.reason == "stopped":
+        _complain(f"{interrupted.word}; the best image so far is in {written}")
+        return EXIT_SIGNAL + interrupted.signal
     if result.reason == "not finite":
         last = result.history[-1].evaluation
         _complain(
             f"the loss was no longer finite at evaluation {last}; "
-            f"the best image before is in {output}"
+            f"the best image before is in {written}"
         )
         return EXIT_FAILED
     return 0
@@ -339,13 +488,13 @@ def _report(output: str, result: "Result") -> str:
     return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
 
 
-def _metadata(config: Config, sha256: dict[str, list[str]], result: "Result") -> str:
+def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> dict[str, Any]:
     """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
     import jax
 
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
-    record = {
+    return {
         "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
         "sha256": sha256,
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -356,39 +505,66 @@ def _metadata(config: Config, sha256: dict[str, list[str]], result: "Result") ->
         "loss": result.loss,
         "terms": result.terms,
     }
-    return json.dumps(record)
 
 
-@dataclasses.dataclass
 class _Interrupt:
-    """Whether Ctrl-C was pressed; armed once there is an image worth keeping."""
+    """Whether this process was asked to end, and how."""
 
-    armed: bool = False
-    requested: bool = False
+    def __init__(self) -> None:
+        self.signal: int = signal.SIGINT
+        self.requested = self._armed = False
 
+    @property
+    def word(self) -> str:
+        """What happened to the run."""
+        return "terminated" if self.signal == signal.SIGTERM else "interrupted"
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[_Interrupt]:
-    """Let the first Ctrl-C end the loop between evaluations, and a second one at once."""
-    state = _Interrupt()
+    def arm(self) -> None:
+        """There is something worth keeping: a first signal lets the evaluation end."""
+        if not self._armed:
+            self._armed = True
+            self._on_sigterm(self.handle)
 
-    def handle(signum: int, frame: object) -> None:
-        del signum, frame
-        at_once = state.requested or not state.armed
+    def disarm(self) -> None:
+        """Everything is on disk, so SIGTERM may end the process as it does any other.
+
+        Python does not get to see signals while XLA compiles.
+        """
+        self._armed = False
+        self._on_sigterm(signal.SIG_DFL)
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def handle(self, signum: int, frame: object) -> None:
+        """Note the signal; a second one, or a first with nothing to keep, ends at once."""
+        del frame
+        at_once = self.requested or not self._armed
         # Noted first: raised inside a finalizer, the exception would be swallowed.
-        state.requested = True
+        self.requested, self.signal = True, signum
         if at_once:
             raise KeyboardInterrupt
 
+    def _on_sigterm(self, action: Any) -> None:
+        with contextlib.suppress(ValueError):  # not in the main thread, which signals go to
+            signal.signal(signal.SIGTERM, action)
+
+
+@contextlib.contextmanager
+def _interruptible(state: _Interrupt) -> Iterator[None]:
+    """Let the first Ctrl-C end the loop between evaluations, and a second one at once."""
     try:
-        previous = signal.signal(signal.SIGINT, handle)
+        previous = {
+            signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+            signal.SIGINT: signal.signal(signal.SIGINT, state.handle),
+        }
     except ValueError:  # not in the main thread, which signals go to
-        yield state
+        yield
         return
     try:
-        yield state
+        yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, action in previous.items():
+            signal.signal(number, action)
 
 
 @contextlib.contextmanager

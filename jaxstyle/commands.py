@@ -33,6 +33,18 @@ class Stylize:
     """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
+    workdir: Annotated[str | None, arg(metavar="RUN")] = None
+    """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
+    command again goes on where it was cut off; a finished run is left as it is."""
+    checkpoints: Annotated[int, arg(metavar="N")] = 50
+    """Evaluations from one checkpoint to the next, in RUN."""
+    snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
+    """Save the best image so far every N evaluations, or at those given, in RUN."""
+    fork_from: Annotated[str | None, arg(metavar="RUN")] = None
+    """Start from the state of another run: all of it where only budgets differ, else from its
+    best image."""
+    tensorboard: Annotated[str | None, arg(metavar="DIR")] = None
+    """Show metrics and snapshots in TensorBoard as well (pip install 'jaxstyle[tensorboard]')."""
     print_config: bool = False
     """Show the settings that would run, as TOML, and stop."""
     bits: Literal[8, 16] = 8
@@ -90,6 +102,38 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
+class Animate:
+    """Make an animation of a run's snapshots: RUN's folder to .webp, .gif or .mp4."""
+
+    run: Annotated[str, arg(metavar="RUN"), Positional]
+    """The run's folder, with snapshots in it."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """Where to write it; mp4 needs pip install 'jaxstyle[video]'."""
+    seconds: float = 6.0
+    """How long it takes, the result at its end not counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Make one HTML file of a run or a grid, that opens from disk without a network."""
+
+    source: Annotated[str, arg(metavar="RUN_OR_GRID"), Positional]
+    """The folder of a run or of a grid."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """The .html file to write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Plot the loss of runs against evaluations and seconds, for a paper."""
+
+    runs: Annotated[tuple[str, ...], arg(metavar="RUN [RUN ...]"), Positional]
+    """The runs' folders."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """A .png, .pdf or .svg file (needs pip install 'jaxstyle[plots]')."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Fetch:
     """Fetch the ImageNet weights and check them; nothing to do if they are here."""
 
@@ -140,7 +184,10 @@ class Weights:
     )
 
 
-def parse(argv: list[str]) -> Stylize | Grid | Weights:
+Command = Stylize | Grid | Animate | Report | Plot | Weights
+
+
+def parse(argv: list[str]) -> Command:
     """The command that `argv` asks for; what cannot be parsed ends the program.
 
     Raises:
@@ -153,6 +200,9 @@ def parse(argv: list[str]) -> Stylize | Grid | Weights:
     command = tyro.cli(
         Annotated[Stylize, subcommand("stylize", default=stylize)]
         | Annotated[Grid, subcommand("grid", default=Grid(settings=settings, asked=tuple(asked)))]
+        | Annotated[Animate, subcommand("animate")]
+        | Annotated[Report, subcommand("report")]
+        | Annotated[Plot, subcommand("plot")]
         | Annotated[Weights, subcommand("weights")],
         prog="jaxstyle",
         args=argv,
@@ -162,7 +212,7 @@ def parse(argv: list[str]) -> Stylize | Grid | Weights:
             tyro.conf.FlagCreatePairsOff,
         ),
     )
-    assert isinstance(command, (Stylize, Grid, Weights))
+    assert isinstance(command, Command)
     return command
 
 

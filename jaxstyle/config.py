@@ -232,11 +232,13 @@ def preset(name: str) -> Config:
 def parse_toml(text: str) -> dict[str, Any]:
     """The settings in a TOML document, for `Config.replace`, which judges them.
 
+    A table `run`, in which a run's folder says where they came from, is left out.
+
     Raises:
         ConfigError: the text is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return {name: value for name, value in tomllib.loads(text).items() if name != "run"}
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML document: {error}") from None
 

@@ -21,3 +21,7 @@ class ImageError(JaxstyleError):
 
 class WeightsError(JaxstyleError):
     """Network weights are missing, damaged or of another network."""
+
+
+class RunError(JaxstyleError):
+    """A run's folder is in use, of other settings, damaged, or cannot be written to."""

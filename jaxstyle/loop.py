@@ -4,7 +4,7 @@ import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ class UpdateInfo(NamedTuple):
 class Record(NamedTuple):
     """One evaluation as it is reported.
 
-    `evaluation` counts from 1 and `seconds`, without compilation, from 0 over all scales.
+    `evaluation` counts from 1, `seconds`, without compilation, and `compile_seconds` from 0,
+    over all scales.
     """
 
     evaluation: int
@@ -68,6 +69,7 @@ class Record(NamedTuple):
     step_size: float
     accepted: bool
     seconds: float
+    compile_seconds: float
     scale: int
 
 
@@ -85,7 +87,7 @@ class Result(NamedTuple):
     reason: str
     """`budget`, `converged`, `stalled`, `not finite`, or `stopped` by the callback."""
     seconds: float
-    """Wall time of the loop, the callback's included, compilation excluded."""
+    """Wall time of the loop up to its last evaluation, compilation excluded."""
     compile_seconds: float
     convolution: Literal["direct", "winograd"]
     """What `config.convolution` came to, in all or some of the layers."""
@@ -216,24 +218,31 @@ def _advanced(
 
 
 class Journal:
-    """The host's account of one run of the loop: what was read, and when."""
+    """The host's account of one scale of a run: what was read, and when."""
 
-    def __init__(self, before: Sequence[Record] = ()) -> None:
+    def __init__(self, before: Sequence[Record] = (), history: Sequence[Record] = ()) -> None:
         last = before[-1] if before else None
-        self._spent, self._elapsed = (last.evaluation, last.seconds) if last else (0, 0.0)
+        self._spent = last.evaluation if last else 0
+        self._began = last.seconds if last else 0.0
+        self._compiled = last.compile_seconds if last else 0.0
         self._scale = last.scale + 1 if last else 0
-        self.history: list[Record] = []
+        self.history = list(history)
         self.status = lbfgs.RUNNING
         self.start()
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of this run that were read, those of scales before not counted."""
+        """Evaluations of this scale that were read."""
         return self.history[-1].evaluation - self._spent if self.history else 0
+
+    @property
+    def _elapsed(self) -> float:
+        return self.history[-1].seconds if self.history else self._began
 
     def start(self, compile_seconds: float = 0.0) -> None:
         """Count time from now on, after so much of compilation."""
-        self._compile_seconds, self._started = compile_seconds, time.perf_counter()
+        self.compile_seconds = compile_seconds
+        self._offset = self._elapsed - time.perf_counter()
 
     def read(self, info: UpdateInfo) -> None:
         """Add what one update has seen, once it is on the host."""
@@ -245,14 +254,15 @@ class Journal:
                 gradient_norm=float(info.gradient_norm),
                 step_size=float(info.step_size),
                 accepted=bool(info.accepted),
-                seconds=self._elapsed + time.perf_counter() - self._started,
+                seconds=self._offset + time.perf_counter(),
+                compile_seconds=self._compiled + self.compile_seconds,
                 scale=self._scale,
             )
         )
         self.status = int(info.status)
 
     def result(self, image: Image, objective: Objective, reason: str) -> Result:
-        """The run as a whole, whose best image is `image`."""
+        """The scale as a whole, whose best image is `image`."""
         # Of no finite loss at all, the first: NaN compares false.
         best = min(self.history, key=lambda record: (not np.isfinite(record.loss), record.loss))
         return Result(
@@ -262,10 +272,59 @@ class Journal:
             history=tuple(self.history),
             evaluations=self.evaluations,
             reason=reason,
-            seconds=time.perf_counter() - self._started,
-            compile_seconds=self._compile_seconds,
+            seconds=self._elapsed - self._began,
+            compile_seconds=self.compile_seconds,
             convolution=objective.network.convolution,
         )
+
+
+class Progress(NamedTuple):
+    """All that it takes to go on with a run: between two evaluations, nothing else is known."""
+
+    state: LoopState
+    """Of the scale under way."""
+    history: tuple[Record, ...] = ()
+    """Of the scale under way."""
+    earlier: Result | None = None
+    """The scales before, as one."""
+    status: int = lbfgs.RUNNING
+    compile_seconds: float = 0.0
+    """Spent on the scale under way."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Of all scales."""
+        return (*(self.earlier.history if self.earlier else ()), *self.history)
+
+    @property
+    def evaluations(self) -> int:
+        """Of all scales."""
+        return self.records[-1].evaluation if self.records else 0
+
+    @property
+    def scale(self) -> int:
+        """Position of the scale under way, counted from the coarsest."""
+        return self.earlier.history[-1].scale + 1 if self.earlier else 0
+
+
+class Keeper(Protocol):
+    """Is shown a run's progress at evaluations of its choice, as to write it down.
+
+    Progress is shown when its evaluations are read and no other is under way. Its arrays are
+    only there until the call returns: the next update takes over their memory.
+    """
+
+    def wants(self, evaluation: int) -> bool:
+        """Whether to show the progress after `evaluation`, counted over all scales."""
+        ...
+
+    def keep(self, progress: Progress) -> None:
+        """Take the progress wanted."""
+        ...
+
+    def save(self, progress: Progress) -> None:
+        """Take the progress of a new scale, or of a run that is stopped or ends."""
+        ...
 
 
 _compiled_update = jax.jit(update, static_argnums=0, donate_argnums=2)
@@ -279,7 +338,6 @@ def optimize(
     *,
     callback: Callback | None = None,
     budget: int | None = None,
-    before: Sequence[Record] = (),
 ) -> Result:
     """Minimize `objective` from `image`, driving one compiled update from Python.
 
@@ -289,42 +347,98 @@ def optimize(
         config: names the optimizer and the budget.
         callback: see `Callback`.
         budget: evaluations, at least 1, if not `config.evaluations`.
-        before: records of the scales before this one, which the new records count on from.
     """
     budget = config.evaluations if budget is None else budget
+    return proceed(objective, begin(image, config), config, budget, callback=callback)[1]
+
+
+def state_like(shape: tuple[int, ...], config: Config) -> LoopState:
+    """Structure, shapes and types of the state for float32 images of `shape`; no arrays."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(functools.partial(init_state, make_optimizer(config)), image)
+
+
+def begin(image: Image, config: Config, earlier: Result | None = None) -> Progress:
+    """A scale before its first evaluation, from `image`, after the scales `earlier`."""
+    start = jnp.asarray(image)
+    start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
+    return Progress(init_state(make_optimizer(config), start), earlier=earlier)
+
+
+def proceed(
+    objective: Objective,
+    progress: Progress,
+    config: Config,
+    budget: int,
+    *,
+    callback: Callback | None = None,
+    keeper: Keeper | None = None,
+) -> tuple[Progress, Result]:
+    """Go on with a scale until its budget is spent, it ends, or the callback ends it.
+
+    Args:
+        objective: of this scale.
+        progress: from `begin`, or of a run that was cut off; its arrays are no longer there
+            afterwards.
+        config: names the optimizer.
+        budget: evaluations of this scale, at least 1, those of `progress` counted.
+        callback: see `Callback`.
+        keeper: see `Keeper`.
+
+    Returns:
+        How far the scale is, and its result. They depend on neither where it was cut off nor
+        what was kept.
+    """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
     optimizer = make_optimizer(config)
     baseline = config.optimizer == "optax-lbfgs"
     compiled = _compiled_baseline_update if baseline else _compiled_update
     in_flight = 0 if baseline else IN_FLIGHT
-    journal, began = Journal(before), time.perf_counter()
-    start = jnp.asarray(image)
-    state = init_state(optimizer, start.astype(jnp.promote_types(start.dtype, jnp.float32)))
+    earlier = progress.earlier
+    journal = Journal(earlier.history if earlier else (), progress.history)
+    journal.status = progress.status
+    spent = earlier.evaluations if earlier else 0
+    state, compile_seconds = progress.state, progress.compile_seconds
     pending: collections.deque[UpdateInfo] = collections.deque()
-    dispatched, stopped = 0, False
+    dispatched, stopped, first = journal.evaluations, False, True
+    kept = spent + dispatched
 
-    while pending or dispatched < budget:
+    def reached() -> Progress:
+        history = tuple(journal.history)
+        return Progress(state, history, earlier, journal.status, journal.compile_seconds)
+
+    journal.start(compile_seconds)
+    while journal.status == lbfgs.RUNNING and not stopped and journal.evaluations < budget:
         if dispatched < budget:
+            began = time.perf_counter()
             state, info = compiled(optimizer, objective, state)
             pending.append(info)
             dispatched += 1
-            if dispatched == 1:
-                journal.start(compile_seconds=time.perf_counter() - began)
-            if len(pending) <= in_flight:
-                continue
-        journal.read(jax.device_get(pending.popleft()))
+            if first:
+                journal.start(compile_seconds + time.perf_counter() - began)
+                first = False
+        wanted = keeper is not None and not baseline and keeper.wants(spent + dispatched)
+        most = 0 if wanted or dispatched >= budget else in_flight
+        while len(pending) > most and journal.status == lbfgs.RUNNING:
+            journal.read(jax.device_get(pending.popleft()))
+            stopped |= bool(callback is not None and callback(journal.history[-1]))
         if baseline:
             dispatched = journal.evaluations
-        stopped = bool(callback is not None and callback(journal.history[-1]))
-        if journal.status != lbfgs.RUNNING or stopped:
-            break
-    status = journal.status
-    for info in pending:  # no longer wanted when the run ends early, but spent
-        journal.read(jax.device_get(info))
-    reason = REASONS.get(status, "stopped" if stopped else "budget")
+            wanted = keeper is not None and any(
+                map(keeper.wants, range(kept + 1, spent + dispatched + 1))
+            )
+            kept = spent + dispatched
+        if wanted and journal.status == lbfgs.RUNNING and not stopped:
+            assert keeper is not None
+            keeper.keep(reached())
+    # What was under way when the run was stopped belongs to the state; what comes after the
+    # optimizer's end does not move it.
+    while pending and journal.status == lbfgs.RUNNING:
+        journal.read(jax.device_get(pending.popleft()))
+    reason = REASONS.get(journal.status, "stopped" if stopped else "budget")
     result = journal.result(np.asarray(state.best_image), objective, reason)
-    if result.terms:
-        return result
-    terms = objective(state.best_image)[1]
-    return result._replace(terms={name: float(value) for name, value in terms.items()})
+    if not result.terms:
+        terms = objective(state.best_image)[1]
+        result = result._replace(terms={name: float(value) for name, value in terms.items()})
+    return reached(), result

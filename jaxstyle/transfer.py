@@ -9,7 +9,7 @@ import numpy as np
 from jaxstyle import pyramid
 from jaxstyle.config import Config
 from jaxstyle.images import fit_shape, load_image, resize_image
-from jaxstyle.loop import Callback, Record, Result, optimize
+from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
 from jaxstyle.objective import as_styles, build_objective, check_inputs, prepare_params
 from jaxstyle.types import Image, Params
 from jaxstyle.weights import load_weights
@@ -81,6 +81,9 @@ def stylize(
     config: Config,
     params: Params | None = None,
     callback: Callback | None = None,
+    *,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Render `content` in the style of `styles`.
 
@@ -90,36 +93,41 @@ def stylize(
         config: what to do; `preset(name)` has the well-known ones.
         params: from `load_weights`; loaded, and on first use fetched, if not given.
         callback: called with each `Record`; a true result ends the run early.
+        keeper: is shown the progress, so that a run that was cut off can go on.
+        progress: what a keeper was shown of a run of the same inputs and settings, to go on from.
 
     Returns:
-        The best image of the last scale run, with the history of all scales.
+        The best image of the last scale run, with the history of all scales: the same bits
+        wherever the run was cut off and went on.
 
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
     """
     scales = plan(content, styles, config)
-    image = initial_image(scales[0].content, scales[0].styles, config)
+    if progress is None:
+        image = initial_image(scales[0].content, scales[0].styles, config)
+        progress = begin(resize_image(image, scales[0].content.shape), config)
     if params is None:
         params = load_weights()
     # Once for all scales.
     params = prepare_params(params, config)
-    history: list[Record] = []
-    results: list[Result] = []
-    for scale in scales:
-        result = optimize(
-            build_objective(params, scale.content, scale.styles, config),
-            resize_image(image, scale.content.shape),
-            config,
-            callback=callback,
-            budget=scale.evaluations,
-            before=history,
+    shape = scales[-1].content.shape
+    for scale in scales[progress.scale :]:
+        if progress.history == () and progress.earlier is not None and keeper is not None:
+            keeper.save(progress)
+        objective = build_objective(params, scale.content, scale.styles, config)
+        progress, result = proceed(
+            objective, progress, config, scale.evaluations, callback=callback, keeper=keeper
         )
-        results.append(result)
-        history.extend(result.history)
-        image = result.image
-        if result.reason in ENDS:
-            break
-    return join_scales(results, scales[-1].content.shape)
+        earlier = [progress.earlier] if progress.earlier else []
+        result = join_scales([*earlier, result], scale.content.shape)
+        if result.reason in ENDS or scale is scales[-1]:
+            if keeper is not None:
+                keeper.save(progress)
+            return result._replace(image=resize_image(result.image, shape))
+        image = resize_image(result.image, scales[progress.scale + 1].content.shape)
+        progress = begin(image, config, result)
+    raise AssertionError("a run has more scales than its settings")
 
 
 def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:

@@ -1,0 +1,258 @@
+"""Reports: a run's or a grid's folder as one HTML file that needs nothing else.
+
+The page is `report.html`; here the folder's files become the JSON that it shows. What they say is
+untrusted: it reaches the page as data only, and only pictures inside the folder are embedded.
+"""
+
+import base64
+import importlib.resources
+import io
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from etils import epath
+from PIL import Image as Pil
+
+from jaxstyle import images
+from jaxstyle.errors import ConfigError, ImageError
+from jaxstyle.files import check_writable, is_folder, read_bytes, write_atomically
+
+_PLACEHOLDER = "__DATA__"
+
+_LARGE, _SMALL = (1600, 90), (384, 80)
+"""Pixels of the long side at most, and quality, of pictures to look at and to look over."""
+_TINY = (256, 75)
+"""The same where there are many: 500 cells stay below 15 MB."""
+_FEW_CELLS = 60
+_MOST_SNAPSHOTS = 48
+_MOST_LOSSES = 400
+
+_RECORD = {"evaluation": int, "terms": dict}
+_ROW = {"cell": str, "content": str, "styles": list, "config": dict, "status": str}
+
+
+def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
+    """Write a page about what is in the folder `source`.
+
+    Args:
+        source: a run's folder, under way or finished, or a grid's; local or `gs://`.
+        output: the HTML file; links to full-size pictures are relative to where it is.
+
+    Raises:
+        ConfigError: `source` is neither, a file in it is damaged, or `output` cannot be written.
+    """
+    if not is_folder(source, ConfigError):
+        raise ConfigError(f"{source}: no such folder")
+    check_writable(output, ConfigError)
+    folder = epath.Path(source)
+    if (folder / "grid.jsonl").exists():
+        data = _grid(folder, output)
+    elif (folder / "metrics.jsonl").exists() and (folder / "config.toml").exists():
+        data = _run(folder, output)
+    else:
+        raise ConfigError(
+            f"{source}: neither a run's folder (metrics.jsonl and config.toml) nor a grid's "
+            "(grid.jsonl, which grid --collect writes)"
+        )
+    # Nothing in the data may end the element that it lies in.
+    text = json.dumps(data, allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    page = importlib.resources.files("jaxstyle").joinpath("report.html").read_text("utf-8")
+    write_atomically(output, page.replace(_PLACEHOLDER, text).encode(), ConfigError)
+
+
+def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
+    settings = _read_toml(folder / "config.toml")
+    records = _read_lines(folder / "metrics.jsonl", _RECORD, may_be_torn=True)
+    finished = folder / "result.json"
+    result = _parse(read_bytes(finished, ConfigError), finished) if finished.exists() else None
+    snapshots = _numbered(folder / "snapshots", "*.png")
+    image = folder / "image.png"
+    if not image.exists() and snapshots:
+        image = snapshots[-1]
+    return {
+        "kind": "run",
+        "name": _name(folder),
+        "inputs": settings.pop("run", {}),
+        "settings": settings,
+        "records": records,
+        "result": result,
+        "content": _embed(folder / "inputs" / "content.jpg", _LARGE),
+        "styles": [_embed(path, _SMALL) for path in _numbered(folder / "inputs", "style-*.jpg")],
+        "image": _embed(image, _LARGE),
+        "image_file": f"{image.parent.name}/{image.name}" if image in snapshots else image.name,
+        "link": _link(image, output),
+        "snapshots": [
+            {"name": path.stem, "picture": _embed(path, _TINY), "link": _link(path, output)}
+            for path in _spread(snapshots, _MOST_SNAPSHOTS)
+        ],
+        "snapshots_taken": len(snapshots),
+    }
+
+
+def _grid(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
+    rows = _read_lines(folder / "grid.jsonl", _ROW)
+    names = list(dict.fromkeys(name for row in rows for name in row["config"]))
+    differing = [
+        name for name in names if len({json.dumps(row["config"].get(name)) for row in rows}) > 1
+    ]
+    form = _SMALL if len(rows) <= _FEW_CELLS else _TINY
+    return {
+        "kind": "grid",
+        "name": _name(folder),
+        "differing": differing,
+        "settings": {name: rows[0]["config"].get(name) for name in names if name not in differing},
+        "cells": [_cell(row, differing, form, folder, output) for row in rows],
+    }
+
+
+def _cell(
+    row: Mapping[str, Any],
+    differing: Iterable[str],
+    form: tuple[int, int],
+    folder: epath.Path,
+    output: epath.PathLike,
+) -> dict[str, Any]:
+    path = _inside(folder, row.get("image"))
+    losses = row.get("losses")
+    losses = losses if isinstance(losses, list) else []
+    kept = ("cell", "content", "styles", "status", "reason", "loss", "terms", "evaluations")
+    kept += ("ended_by", "seconds", "compile_seconds", "convolution", "device", "jaxstyle")
+    return {
+        **{name: row[name] for name in kept if name in row},
+        "settings": {name: row["config"].get(name) for name in differing},
+        "losses": [
+            float(f"{loss:.6g}") if isinstance(loss, float) else loss
+            for loss in _spread(losses, _MOST_LOSSES)
+        ],
+        "losses_taken": len(losses),
+        "picture": path and _embed(path, form),
+        "link": path and _link(path, output),
+    }
+
+
+def _inside(folder: epath.Path, name: Any) -> epath.Path | None:
+    """The file called `name` in `folder`, or None for one that is not a name or is elsewhere."""
+    if not isinstance(name, str) or "\\" in name or ":" in name or "\0" in name:
+        return None
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return None
+    path = folder / name
+    if "://" not in os.fspath(folder):
+        root, target = map(os.path.realpath, (folder, path))  # where symbolic links lead
+        if not Path(target).is_relative_to(root):
+            return None
+    return path
+
+
+def _read_toml(path: epath.Path) -> dict[str, Any]:
+    try:
+        return _plain(tomllib.loads(read_bytes(path, ConfigError).decode()))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: damaged; not a TOML document ({error})") from None
+
+
+def _read_lines(
+    path: epath.Path, fields: Mapping[str, type], *, may_be_torn: bool = False
+) -> list[dict[str, Any]]:
+    """The objects in a JSONL file, each with `fields` of these types."""
+    lines = read_bytes(path, ConfigError).split(b"\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = _parse(line, where)
+        except ConfigError:
+            if may_be_torn and number == len(lines):  # it is being written
+                break
+            raise
+        for name, kind in fields.items():
+            if not isinstance(row.get(name), kind):
+                raise ConfigError(f"{where}: damaged; it has no {name} as jaxstyle writes it")
+        rows.append(row)
+    return rows
+
+
+def _parse(text: bytes, where: object) -> dict[str, Any]:
+    try:
+        value = _plain(json.loads(text))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: damaged; not a JSON object")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it: null for a number that a double cannot, text for a date."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, int):
+        return value if abs(value) < 2**1023 else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None else str(value)
+
+
+def _numbered(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """Files by the number in their names: style-10 after style-9."""
+    found = folder.glob(pattern) if folder.is_dir() else ()
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of `items`, at even distances, the first and the last among them."""
+    count = len(items)
+    if count <= most:
+        return list(items)
+    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
+
+
+def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
+    """The picture at `path` as a WebP data URI with its size; None if there is none."""
+    side, quality = form
+    try:
+        long_side = max(images.glance(path).shape)
+        color, alpha, _ = images.read_picture(path, min(side, long_side))
+    except ImageError:
+        return None
+    if alpha is not None:
+        color = color * alpha[..., None] + 1 - alpha[..., None]
+    picture = Pil.fromarray(np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=quality)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return {
+        "src": f"data:image/webp;base64,{encoded}",
+        "width": picture.width,
+        "height": picture.height,
+    }
+
+
+def _link(path: epath.Path, output: epath.PathLike) -> str | None:
+    """Where `path` is as seen from `output`, for an href; None if a browser could not go there."""
+    if "://" in os.fspath(path) or "://" in os.fspath(output):
+        return None
+    try:
+        relative = os.path.relpath(Path(path).absolute(), Path(output).absolute().parent)
+    except ValueError:  # on another drive
+        return None
+    return quote(Path(relative).as_posix())
+
+
+def _name(folder: epath.Path) -> str:
+    return folder.name or Path(folder).resolve().name
