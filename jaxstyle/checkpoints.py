@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -35,6 +36,7 @@ class Checkpoints:
         Unless `read_only`, what a killed process left half-written is removed.
         """
         self._folder = epath.Path(folder)
+        self._local = "://" not in str(folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
@@ -44,7 +46,7 @@ class Checkpoints:
         )
         # Not Orbax's own: what fails in its threads is told on stderr, with every traceback.
         self._writer = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
+        self._writing: Future[bool] | None = None
         if read_only and not self._folder.is_dir():
             raise RunError(f"{self._folder}: no such folder; there is nothing to go on from")
         with self._explained("opened"):
@@ -63,6 +65,12 @@ class Checkpoints:
         if self._step is not None and step <= self._step:
             return
         arrays, meta = _to_arrays(progress)
+        size = sum(array.nbytes for array in arrays.values())
+        if self._local and shutil.disk_usage(self._folder).free < size:
+            raise RunError(
+                f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB; "
+                "the last good one is still there"
+            )
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
         self._writing = self._writer.submit(self._manager.save, step, args=items, force=True)
@@ -170,8 +178,8 @@ def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any
         [*(getattr(record, name) for name in _NUMBERS), *(record.terms[term] for term in terms)]
         for record in records
     ]
-    shape = (len(records), len(_NUMBERS) + len(terms))
-    arrays["records"] = np.array(rows, np.float64).reshape(shape)
+    if rows:  # Orbax takes no empty array
+        arrays["records"] = np.array(rows, np.float64)
     meta: dict[str, Any] = {
         "format": _FORMAT,
         "scale": progress.scale,
@@ -196,7 +204,8 @@ def _from_arrays(
             raise ValueError(f"it has no {name}")
         if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
             raise ValueError(f"{name} is {found.shape}, not {leaf.shape}")
-    records = [_to_record(row, meta["terms"]) for row in arrays["records"].tolist()]
+    rows = arrays["records"].tolist() if "records" in arrays else []
+    records = [_to_record(row, meta["terms"]) for row in rows]
     earlier = None
     if meta["earlier"] is not None:
         before = tuple(record for record in records if record.scale < meta["scale"])

@@ -18,12 +18,13 @@ from jaxstyle.transfer import plan
 from tests.conftest import picture, random_params
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
-BUDGET = 60
+COARSE, BUDGET = 15, 200
 
 
 def config_of(optimizer: str) -> Config:
     return Config(
         evaluations=BUDGET,
+        coarse_evaluations=COARSE,
         scales=2,
         scale_factor=1.3,
         style_weight=1.0,
@@ -37,7 +38,7 @@ def go_on(folder: Path, optimizer: str, pause: float = 0.0) -> None:
     """Do what is left of the run in `folder`; `pause` seconds are spent on every evaluation."""
     config = config_of(optimizer)
     sha256 = {"content": ["c"], "style": ["s"], "weights": ["w"]}
-    snapshots = Schedule(at=(7, 70))
+    snapshots = Schedule(at=(7, 20))
     with Run(folder, checkpoints=Schedule(every=3), snapshots=snapshots) as run:
         if run.result() is not None:
             return
@@ -53,7 +54,9 @@ def go_on(folder: Path, optimizer: str, pause: float = 0.0) -> None:
             CONTENT, STYLE, config, random_params(), callback, keeper=run, progress=progress
         )
         np.save(folder / "exact.npy", result.image)
-        run.finish(result.image, {"loss": result.loss, "evaluations": 2 * BUDGET}, metadata="{}")
+        run.finish(
+            result.image, {"loss": result.loss, "evaluations": COARSE + BUDGET}, metadata="{}"
+        )
 
 
 def kill_in_checkpoint() -> None:
