@@ -21,9 +21,7 @@ _FPS = 30
 Frames = list[UInt8[np.ndarray, "h w 3"]]
 
 
-def write_animation(
-    run: epath.PathLike, output: epath.PathLike, *, seconds: float = 6.0
-) -> int:
+def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: float = 6.0) -> int:
     """Animate the snapshots in `run` and write that to `output`: .webp, .gif or .mp4.
 
     Args:
@@ -86,8 +84,10 @@ def _mp4(frames: Frames, each: float) -> bytes:
     except ImportError:
         raise ConfigError("an .mp4 needs pip install 'jaxstyle[video]'") from None
     # H.264 at 4:2:0 wants even sides.
-    frames = [np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
-              for frame in frames]
+    frames = [
+        np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
+        for frame in frames
+    ]
     height, width = frames[0].shape[:2]
     handle, name = tempfile.mkstemp(suffix=".mp4")
     os.close(handle)

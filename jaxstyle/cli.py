@@ -251,6 +251,8 @@ def _enter_run(
     like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
     start = None if fork is None else runs.fork(fork, identity, like, shapes)
     run.identify(identity)
+    if run.result() is not None:
+        return run, None
     progress = run.resume(like)
     if progress is None and start is not None:
         progress = run.start_from(start)

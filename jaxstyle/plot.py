@@ -19,7 +19,7 @@ _SUFFIXES = (".png", ".pdf", ".svg")
 # Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.spines.top": False,

@@ -259,6 +259,9 @@ def test_a_bad_flag_is_explained_with_code_2(
     [
         (),
         ("stylize",),
+        ("animate",),
+        ("report",),
+        ("plot",),
         ("weights",),
         ("weights", "fetch"),
         ("weights", "convert"),
