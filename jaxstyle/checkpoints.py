@@ -51,7 +51,8 @@ class Checkpoints:
             raise RunError(f"{self._folder}: no such folder; there is nothing to go on from")
         with self._explained("opened"):
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
-            self._step = self._manager.latest_step()
+            self.newest = self._manager.latest_step()
+            """Number of the newest checkpoint; None if there is none."""
 
     def save(self, progress: Progress) -> None:
         """Write `progress` down; what is there already is not written again.
@@ -62,7 +63,7 @@ class Checkpoints:
             RunError: this or the last one cannot be written; those before are still there.
         """
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
-        if self._step is not None and step <= self._step:
+        if self.newest is not None and step <= self.newest:
             return
         arrays, meta = _to_arrays(progress)
         size = sum(array.nbytes for array in arrays.values())
@@ -74,7 +75,7 @@ class Checkpoints:
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
         self._writing = self._writer.submit(self._manager.save, step, args=items, force=True)
-        self._step = step
+        self.newest = step
 
     def restore(self, like: Callable[[int], LoopState]) -> Progress | None:
         """The newest progress; None if there is none.
@@ -85,9 +86,9 @@ class Checkpoints:
         Raises:
             RunError: it is damaged, or of another version or shape.
         """
-        if self._step is None:
+        if self.newest is None:
             return None
-        arrays, meta = self._read(self._step)
+        arrays, meta = self._read(self.newest)
         try:
             return _from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
@@ -102,7 +103,7 @@ class Checkpoints:
         Raises:
             RunError: it is damaged, or of another version.
         """
-        return None if self._step is None else self._read(self._step)[0]["best_image"]
+        return None if self.newest is None else self._read(self.newest)[0]["best_image"]
 
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with self._explained("read"):

@@ -176,14 +176,13 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     import jax
 
-    from jaxstyle import weights
+    from jaxstyle import transfer, weights
 
     _keep_compiled_programs()
     inputs = _read_inputs(command, output)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
-    sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
-    inputs = inputs._replace(sha256=sha256)
+    inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
     with contextlib.ExitStack() as stack:
         run, progress = None, None
         if command.workdir is not None:
@@ -198,8 +197,6 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
             show(record)
             interrupted.arm()
             return interrupted.requested
-
-        from jaxstyle import transfer
 
         try:
             result = transfer.stylize(
@@ -234,15 +231,15 @@ def _enter_run(
     config = command.settings
     if command.checkpoints < 1:
         raise ConfigError(f"--checkpoints must be at least 1, not {command.checkpoints}")
-    snapshots = _schedule(command.snapshots)
     run = runs.Run(
         command.workdir,
         checkpoints=runs.Schedule(every=command.checkpoints),
-        snapshots=snapshots,
+        snapshots=_schedule(command.snapshots),
         on_scale=interrupted.disarm,
     )
     stack.enter_context(run)
-    fork = command.fork_from if run.is_new else None
+    # Once there is progress of its own, a run goes on from that.
+    fork = None if run.has_progress else command.fork_from
     identity = runs.Identity(
         config, inputs.sha256, command.content, command.style, forked_from=command.fork_from
     )

@@ -138,9 +138,9 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else None
 
     @property
-    def is_new(self) -> bool:
-        """Whether nothing was ever asked of this folder."""
-        return not (self.folder / "config.toml").exists()
+    def has_progress(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._checkpoints.newest is not None
 
     def identify(self, identity: Identity) -> None:
         """Note what the run is or, if that was done, check that it still is the same.
@@ -149,7 +149,7 @@ class Run:
             RunError: it is another one; the message shows the difference.
         """
         path = self.folder / "config.toml"
-        if self.is_new:
+        if not path.exists():
             files.write_atomically(path, identity.to_toml().encode(), RunError)
             return
         changed = differences(self.folder, identity)

@@ -1,6 +1,7 @@
 """Runs with a folder from the command line, on the real weights."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def test_a_run_from_its_start_to_its_report(
     assert stylize("--workdir", "NEW", "--evaluations", "6", "--fork-from", "RUN") == 0
     assert losses("NEW")[:4] == losses("RUN")
     assert len(losses("NEW")) == 6
+    # Killed before its first checkpoint, a fork is made again.
+    Path("LATE").mkdir()
+    shutil.copy("NEW/config.toml", "LATE")
+    assert stylize("--workdir", "LATE", "--evaluations", "6", "--fork-from", "RUN") == 0
+    assert losses("LATE") == losses("NEW")
     for command in ("report RUN -o r.html", "plot RUN NEW -o p.pdf", "animate RUN -o a.gif"):
         assert cli.run(command.split()) == 0
         assert Path(command.split()[-1]).stat().st_size > 1000

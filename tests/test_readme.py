@@ -26,9 +26,11 @@ def test_python_examples_run(
     exec(compile(code, "README.md", "exec"), {})
 
 
-COMMANDS = [
+LINES = [
     line for block in blocks("sh") for line in block.splitlines() if line.startswith("jaxstyle ")
 ]
+ON_RUNS = [line for line in LINES if "RUN" in line.split()]
+COMMANDS = [line for line in LINES if line not in ON_RUNS]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -59,6 +61,31 @@ def test_commands_run_on_small_pictures(
     assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
 
 
+def test_commands_on_runs_go_together(
+    imagenet: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    replaced = {
+        "CONTENT": "docs/images/chelsea.jpg",
+        "STYLE": "docs/images/starry_night.jpg",
+        "500": "3",
+        "10": "1",
+        "1000": "5",
+    }
+    for line in ON_RUNS:
+        words = [replaced.get(word, word) for word in shlex.split(line, comments=True)[1:]]
+        small = ["--size", "32", "--convolution", "direct"] if "stylize" in words else []
+        assert cli.run([*words, *small]) == 0
+    for name in ("out.png", "report.html", "film.webp", "loss.pdf", "LONGER/image.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    lines = [
+        len((tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        for run in ("RUN", "LONGER")
+    ]
+    assert lines == [3, 5]
+
+
 def test_every_file_the_readme_links_to_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).is_file(), target
@@ -67,3 +94,4 @@ def test_every_file_the_readme_links_to_exists() -> None:
 def test_there_are_examples() -> None:
     assert len(blocks("python")) == 3
     assert len(COMMANDS) >= 13
+    assert len(ON_RUNS) == 5
