@@ -261,7 +261,7 @@ def test_double_precision_elsewhere_changes_nothing(small_params: Params) -> Non
 
 def test_times_are_those_of_the_loop(small_params: Params) -> None:
     def slow() -> Image:
-        time.sleep(0.3)
+        time.sleep(1.0)
         return CONTENT.copy()
 
     style = Source((40, 36), lambda: STYLE)
@@ -269,7 +269,7 @@ def test_times_are_those_of_the_loop(small_params: Params) -> None:
     outcomes = dict(stylize_cells(cells, small_params, lanes=3))
     seconds = [outcome.seconds for outcome in outcomes.values() if isinstance(outcome, Result)]
     assert len(seconds) == 3
-    assert max(seconds) < 0.3
+    assert max(seconds) < 1.0
 
 
 def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Reports in a browser without a network: `pytest -m browser`."""
+"""Reports in headless Chromium, from disk and with no network.
+
+`apt install chromium; pip install '.[test,browser]'; pytest -m browser`
+"""
 
 import re
 import shutil
