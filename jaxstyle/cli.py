@@ -189,29 +189,29 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
             run, progress = _enter_run(command, inputs, interrupted, stack)
             if run.result() is not None:
                 return _say_finished(command, run)
-        show = stack.enter_context(_progress(config, command.quiet))
+        with _progress(config, command.quiet) as show:
 
-        def callback(record: "Record") -> bool:
-            if run is not None:
-                run.record(record)
-            show(record)
-            interrupted.arm()
-            return interrupted.requested
+            def callback(record: "Record") -> bool:
+                if run is not None:
+                    run.record(record)
+                show(record)
+                interrupted.arm()
+                return interrupted.requested
 
-        try:
-            result = transfer.stylize(
-                inputs.content.pixels,
-                inputs.styles,
-                config,
-                weights.to_params(checkpoint),
-                callback,
-                keeper=run,
-                progress=progress,
-            )
-        except jax.errors.JaxRuntimeError as error:
-            if is_out_of_memory(error):
-                raise MemoryError from None
-            raise
+            try:
+                result = transfer.stylize(
+                    inputs.content.pixels,
+                    inputs.styles,
+                    config,
+                    weights.to_params(checkpoint),
+                    callback,
+                    keeper=run,
+                    progress=progress,
+                )
+            except jax.errors.JaxRuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError from None
+                raise
         if run is not None and result.reason == "stopped":
             _complain(
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
