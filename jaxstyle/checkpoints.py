@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -23,8 +24,20 @@ _FORMAT = 1
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
-# What fails is raised as well: its log would put tracebacks before our line.
+# What fails is raised as well: logs, and what a failed checkpoint's other writes say when they
+# find the event loop closed, would put tracebacks before, after and into our line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+
+
+def _leave_out_closed_loops(
+    unraisable: Any, otherwise: Callable[[Any], None] = sys.unraisablehook
+) -> None:
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        otherwise(unraisable)
+
+
+sys.unraisablehook = _leave_out_closed_loops
 
 
 class Checkpoints:
@@ -53,6 +66,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
             self.newest = self._manager.latest_step()
             """Number of the newest checkpoint; None if there is none."""
+        self._written = self.newest
 
     def save(self, progress: Progress) -> None:
         """Write `progress` down; what is there already is not written again.
@@ -69,8 +83,8 @@ class Checkpoints:
         size = sum(array.nbytes for array in arrays.values())
         if self._local and shutil.disk_usage(self._folder).free < size:
             raise RunError(
-                f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB; "
-                "the last good one is still there"
+                f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB"
+                f"{self._consolation()}"
             )
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
@@ -130,6 +144,7 @@ class Checkpoints:
         if writing is not None:
             with self._explained("written"):
                 writing.result()
+                self._written = self.newest
 
     def close(self) -> None:
         """Wait until everything is written, and let go of the folder.
@@ -149,10 +164,13 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            kept = "; the last good one is still there" if done == "written" else ""
+            kept = self._consolation() if done == "written" else ""
             raise RunError(
                 f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
             ) from None
+
+    def _consolation(self) -> str:
+        return "" if self._written is None else "; the last good one is still there"
 
 
 def _reason(error: Exception) -> str:
