@@ -124,7 +124,7 @@ def test_a_full_disk_is_seen_before_it_is_written_to(
     start = forked(tmp_path, longer)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(RunError, match="the disk is full, a checkpoint takes 1 MB$"):
+    with pytest.raises(RunError, match=r"the disk is full, a checkpoint takes 1 MB$"):
         run_to_end(tmp_path / "second", longer, small_params, start)
 
 
