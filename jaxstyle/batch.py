@@ -20,6 +20,7 @@ from jaxstyle.objective import (
     check_layers,
     content_targets,
     prepare_params,
+    style_shares,
     style_targets,
 )
 from jaxstyle.transfer import (
@@ -131,6 +132,9 @@ def program_of(config: Config) -> Config:
         content_weight=1.0,
         style_weight=1.0,
         tv_weight=1.0,
+        content_layer_weights=(),
+        style_layer_weights=(),
+        style_weights=(),
         init="content",
         seed=0,
         evaluations=1,
@@ -138,9 +142,10 @@ def program_of(config: Config) -> Config:
     )
 
 
-def check_batch(config: Config) -> None:
-    """Raise `ConfigError` if no batch could be made with `config`."""
+def check_batch(config: Config, styles: int) -> None:
+    """Raise `ConfigError` if no batch could be made with `config` and so many styles a cell."""
     check_layers(config)
+    style_shares(styles, config)
     if config.optimizer == "optax-lbfgs":
         raise ConfigError("optax-lbfgs is a baseline for single runs; use lbfgs or adam in batches")
 
@@ -169,15 +174,16 @@ def stylize_cells(
         ConfigError: see `check_batch`.
     """
     for cell in cells:
-        check_batch(cell.config)
+        check_batch(cell.config, len(cell.styles))
     devices = tuple(jax.local_devices() if devices is None else devices)
     targets: _Targets | None = None
-    groups: dict[tuple[Config, tuple[int, int]], list[int]] = {}
+    groups: dict[tuple[Config, tuple[int, int], int], list[int]] = {}
     for index, cell in enumerate(cells):
         program = program_of(cell.config)
         shape = fitted_shape(cell.content.shape, program)
-        groups.setdefault((program, shape), []).append(index)
-    for (program, shape), members in groups.items():
+        targets_each = len(cell.styles) if program.style_blend == "loss" else 1
+        groups.setdefault((program, shape, targets_each), []).append(index)
+    for (program, shape, _), members in groups.items():
         # With one scale every cell waits in one queue; with several, a round goes through all
         # scales before the next, so that cells are finished all along.
         most = lanes or paying_lanes(shape, devices)

@@ -116,9 +116,13 @@ def parse_value(name: str, text: str) -> Any:
     hint = get_type_hints(Config).get(name)
     options = get_args(hint) or (hint,)
     if hint is not None and getattr(hint, "__origin__", None) is tuple:
-        return tuple(text.split("+"))
+        return tuple(_number(part) if float in get_args(hint) else part for part in text.split("+"))
     if not {int, float} & set(options):
         return text
+    return _number(text)
+
+
+def _number(text: str) -> int | float | str:
     for number in (int, float):
         try:
             return number(text)

@@ -170,6 +170,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
         raise ConfigError("name the file to write, -o FILE, or a folder for the run, --workdir RUN")
     if not command.style:
         raise ConfigError("name a style image after the content")
+    command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
     if command.workdir is None:
         for name in ("fork_from", "snapshots", "tensorboard"):
             if getattr(command, name) is not None:
@@ -342,8 +343,8 @@ def _grid(command: Grid) -> int:
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     if command.collect and not files.is_folder(output, ConfigError):
         raise ConfigError(f"{output}: no such folder; nothing to collect")
-    for config in dict.fromkeys(cell.config for cell in wanted):
-        batch.check_batch(config)
+    for cell in wanted:
+        batch.check_batch(cell.config, len(cell.styles))
     _keep_compiled_programs()
     _share_out_cpu()
     if command.distributed:

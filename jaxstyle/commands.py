@@ -25,7 +25,7 @@ class Stylize:
     content: Annotated[str, arg(metavar="CONTENT"), Positional]
     """The picture to render."""
     style: Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]"), Positional]
-    """The picture whose style to take; of several, the statistics are averaged."""
+    """The picture whose style to take, or several; a folder stands for the pictures in it."""
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """Where to write the result: .png, .jpg, .webp or .tif."""
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)

@@ -40,14 +40,23 @@ class Config:
     """Weight of the total variation of the image, taken in grey levels (0-255)."""
     content_layers: tuple[str, ...] = ("relu4_2",)
     """Layers whose features follow the content."""
+    content_layer_weights: tuple[float, ...] = ()
+    """What each content layer's term is multiplied by; 1 if not given."""
     style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     """Layers whose Gram matrices follow the style."""
+    style_layer_weights: tuple[float, ...] = ()
+    """What each style layer's term is multiplied by; 1 if not given."""
+    style_weights: tuple[float, ...] = ()
+    """Shares of several styles, made to sum to 1; equal if not given."""
+    style_blend: Literal["statistics", "loss"] = "statistics"
+    """Whether several styles are one target, their mean statistics, or one target each."""
     content_normalization: Literal["sum", "half-sum", "mean"] = "mean"
     """How squared differences of features are added up."""
     style_normalization: Literal["seed", "gatys", "mean"] = "mean"
     """How squared differences of Gram matrices are scaled; see losses.style_loss."""
-    tv: Literal["seed", "l1", "l2"] = "l2"
-    """Kind of total variation: the Keras example's power 1.25, absolute, or half squares."""
+    tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
+    """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
+    mean of squares over a pixel and its eight neighbours."""
     style_shape: Literal["own", "content"] = "own"
     """Whether the style keeps its own shape or is stretched to the content's."""
     init: str = "content"
@@ -89,6 +98,17 @@ class Config:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be finite and not negative, not {value}")
+        for name in ("content_layer_weights", "style_layer_weights", "style_weights"):
+            _check_shares(name, getattr(self, name))
+        for role in ("content", "style"):
+            layers, weights = (
+                getattr(self, f"{role}_{kind}") for kind in ("layers", "layer_weights")
+            )
+            if weights and len(weights) != len(layers):
+                raise ConfigError(
+                    f"{role}_layer_weights must be as many as {role}_layers, {len(layers)}, "
+                    f"not {len(weights)}"
+                )
         if not (self.content_layers and self.content_weight) and not (
             self.style_layers and self.style_weight
         ):
@@ -130,6 +150,13 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
+def _check_shares(name: str, weights: tuple[float, ...]) -> None:
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ConfigError(f"{name} must be finite and not negative, not {list(weights)}")
+    if weights and not any(weights):
+        raise ConfigError(f"{name} must not all be 0")
+
+
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """`value` as the annotation `hint` wants it: an int may serve as a float, a list as a tuple."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -138,8 +165,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             if isinstance(value, str) and value in get_args(option):
                 return value
         elif get_origin(option) is tuple:
-            if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
-                return tuple(value)
+            if isinstance(value, (tuple, list)) and not any(isinstance(v, bool) for v in value):
+                kind = get_args(option)[0]
+                if all(isinstance(item, (int, float) if kind is float else kind) for item in value):
+                    return tuple(map(kind, value))
         elif isinstance(value, bool):
             continue
         elif option is float and isinstance(value, (int, float)):
@@ -150,13 +179,20 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _describe(options: tuple[Any, ...]) -> str:
-    words = {int: "an integer", float: "a number", str: "a text", types.NoneType: "left out"}
+    words = {
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        types.NoneType: "left out",
+        tuple[str, ...]: "a list of layer names",
+        tuple[float, ...]: "a list of numbers",
+    }
     parts: list[str] = []
     for option in options:
         if get_origin(option) is Literal:
             parts.extend(repr(choice) for choice in get_args(option))
         else:
-            parts.append(words.get(option, "a list of layer names"))
+            parts.append(words[option])
     return " or ".join(parts)
 
 

@@ -94,14 +94,20 @@ def style_loss(
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def total_variation(image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l2"]) -> Scalar:
-    """Differences of neighbouring values, summed; `image` in whatever unit the weight is for.
+def total_variation(
+    image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l2", "nine-point"]
+) -> Scalar:
+    """Differences of neighbouring values; `image` in whatever unit the weight is for.
 
     - `seed`: Σ (dy² + dx²)^1.25 where both neighbours exist (the Keras example);
     - `l1`: Σ|dy| + Σ|dx| (Rudin et al. 1992, anisotropic);
-    - `l2`: ½(Σdy² + Σdx²) (jcjohnson/neural-style).
+    - `l2`: ½(Σdy² + Σdx²) (jcjohnson/neural-style);
+    - `nine-point`: ⅔(mean dy² + mean dx²) + ⅙(mean of both diagonals' squares), means over all
+      positions with the last row and column repeated (crowsonkb/style-transfer-pytorch).
     """
     image = _accumulator(image)
+    if kind == "nine-point":
+        return _nine_point_variation(image)
     dy = image[1:] - image[:-1]
     dx = image[:, 1:] - image[:, :-1]
     if kind == "seed":
@@ -109,3 +115,14 @@ def total_variation(image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l
     if kind == "l1":
         return jnp.sum(_absolute(dy)) + jnp.sum(_absolute(dx))
     return 0.5 * (jnp.sum(jnp.square(dy)) + jnp.sum(jnp.square(dx)))
+
+
+def _nine_point_variation(image: Float[Array, "h w c"]) -> Scalar:
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    across, down = padded[1:-1, 2:] - image, padded[2:, 1:-1] - image
+    # One more row and column than the image has: at a corner both pixels may be its border's.
+    falling = padded[1:, 1:] - padded[:-1, :-1]
+    rising = padded[1:, :-1] - padded[:-1, 1:]
+    straight = jnp.mean(jnp.square(across)) + jnp.mean(jnp.square(down))
+    diagonal = jnp.mean(jnp.square(falling)) + jnp.mean(jnp.square(rising))
+    return 2 / 3 * straight + diagonal / 6

@@ -1,12 +1,15 @@
 """The objective as a pytree: targets computed once, then image → (loss, terms)."""
 
 import functools
+import math
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 from jax import Array
 from jaxtyping import Float
@@ -33,14 +36,17 @@ class Objective:
 
     params: Params
     content_targets: dict[str, Float[Array, "_h _w _c"]]
-    style_targets: dict[str, Float[Array, "_c _c"]]
-    content_weight: Scalar
-    style_weight: Scalar
+    style_targets: tuple[dict[str, Float[Array, "_c _c"]], ...]
+    style_shares: Float[Array, " s"]
+    """What each of `style_targets` counts; they sum to 1."""
+    content_weights: dict[str, Scalar]
+    """Of each layer's term; all that the settings multiply it by."""
+    style_weights: dict[str, Scalar]
     tv_weight: Scalar
     network: vgg.VGG19 = struct.field(pytree_node=False)
     content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
     style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
-    tv: Literal["seed", "l1", "l2"] = struct.field(pytree_node=False)
+    tv: Literal["seed", "l1", "l2", "nine-point"] = struct.field(pytree_node=False)
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
         """The loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
@@ -50,16 +56,18 @@ class Objective:
         features = vgg.apply(self.network, self.params, image)
         content = jnp.zeros((), jnp.promote_types(image.dtype, jnp.float32))
         for layer, target in self.content_targets.items():
-            content += content_loss(features[layer], target, self.content_normalization)
-        terms = {"content": self.content_weight * content}
-        # seed and gatys average over layers, the others add them up.
-        share = 1.0 if self.style_normalization == "mean" else 1.0 / max(len(self.style_targets), 1)
-        for layer, target in self.style_targets.items():
+            loss = content_loss(features[layer], target, self.content_normalization)
+            content += self.content_weights[layer] * loss
+        terms = {"content": content}
+        for layer, weight in self.style_weights.items():
             gram = _normalized_gram(
                 features[layer], image, self.style_normalization, self.network.precision
             )
-            loss = style_loss(gram, target, self.style_normalization)
-            terms[f"style/{layer}"] = self.style_weight * share * loss
+            losses = [
+                share * style_loss(gram, targets[layer], self.style_normalization)
+                for share, targets in zip(self.style_shares, self.style_targets, strict=True)
+            ]
+            terms[f"style/{layer}"] = weight * sum(losses)
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
@@ -115,6 +123,20 @@ def check_layers(config: Config) -> None:
     for names in (config.content_layers, config.style_layers):
         if len({vgg.canonical_layer(name) for name in names}) != len(names):
             raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+
+
+def style_shares(count: int, config: Config) -> tuple[float, ...]:
+    """What each of `count` styles counts: `config.style_weights` made to sum to 1.
+
+    Raises:
+        ConfigError: there are more or fewer weights than styles.
+    """
+    weights = config.style_weights or (1.0,) * count
+    if len(weights) != count:
+        raise ConfigError(f"style_weights must be as many as styles, {count}, not {len(weights)}")
+    largest = max(weights)  # their sum may be infinite
+    total = math.fsum(weight / largest for weight in weights)
+    return tuple(weight / largest / total for weight in weights)
 
 
 def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> None:
@@ -183,13 +205,32 @@ def assemble_objective(
     config: Config,
     dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
 ) -> Objective:
-    """The objective of targets that are already computed; those of several styles are averaged."""
+    """The objective of targets that are already computed, blended as `config` says.
+
+    Raises:
+        ConfigError: see `style_shares`.
+    """
+    shares = style_shares(len(styles), config)
+    targets = tuple(styles)
+    if config.style_blend == "statistics":
+        shared = [
+            jax.tree.map(functools.partial(operator.mul, share), style)
+            for share, style in zip(shares, styles, strict=True)
+        ]
+        targets, shares = (functools.reduce(optax.tree.add, shared),), (1.0,)
+    # seed and gatys average over layers, the others add them up.
+    layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
     return Objective(
         params=params,
         content_targets=content,
-        style_targets=jax.tree.map(lambda *grams: sum(grams) / len(grams), *styles),
-        content_weight=jnp.asarray(config.content_weight, dtype),
-        style_weight=jnp.asarray(config.style_weight, dtype),
+        style_targets=targets,
+        style_shares=jnp.asarray(shares, dtype),
+        content_weights=_layer_weights(
+            config.content_layers, config.content_layer_weights, config.content_weight, dtype
+        ),
+        style_weights=_layer_weights(
+            config.style_layers, config.style_layer_weights, config.style_weight / layers, dtype
+        ),
         tv_weight=jnp.asarray(config.tv_weight, dtype),
         network=_network(params, config.layers, config),
         content_normalization=config.content_normalization,
@@ -198,14 +239,23 @@ def assemble_objective(
     )
 
 
+def _layer_weights(
+    layers: Sequence[str], weights: Sequence[float], weight: float, dtype: jnp.dtype
+) -> dict[str, Scalar]:
+    each = weights or (1.0,) * len(layers)
+    return {
+        layer: jnp.asarray(weight * here, dtype) for layer, here in zip(layers, each, strict=True)
+    }
+
+
 def build_objective(
     params: Params, content: Image, styles: Image | Sequence[Image], config: Config
 ) -> Objective:
     """Compute the targets of `content` and `styles` for images of the content's shape.
 
     The pictures are used at the size they have: `config.size` is `stylize`'s to apply. A
-    style is stretched to the content's shape only where `config.style_shape` says so. Of
-    several styles the normalised Gram matrices are averaged.
+    style is stretched to the content's shape only where `config.style_shape` says so. Several
+    styles are blended as `config.style_weights` and `config.style_blend` say.
 
     Args:
         params: from `load_weights`.
@@ -214,7 +264,7 @@ def build_objective(
         config: weights, layers, normalisations, pooling, padding, precision.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice.
+        ConfigError: an unknown layer, or one named twice; style weights that do not match.
         ImageError: a picture is of the wrong form, or too small for its deepest layer.
     """
     several = as_styles(content, styles)

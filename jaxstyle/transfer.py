@@ -10,7 +10,13 @@ from jaxstyle import pyramid
 from jaxstyle.config import Config
 from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
-from jaxstyle.objective import as_styles, build_objective, check_inputs, prepare_params
+from jaxstyle.objective import (
+    as_styles,
+    build_objective,
+    check_inputs,
+    prepare_params,
+    style_shares,
+)
 from jaxstyle.types import Image, Params
 from jaxstyle.weights import load_weights
 
@@ -33,6 +39,7 @@ def plan(content: Image, styles: Image | Sequence[Image], config: Config) -> tup
         ConfigError, ImageError: see `build_objective`.
     """
     several = as_styles(content, styles)
+    style_shares(len(several), config)
     scales: list[Scale] = []
     for level in pyramid.levels(config):
         content_here = at_scale(content, config, level.ratio)
@@ -89,7 +96,7 @@ def stylize(
 
     Args:
         content: sRGB 0–1, float `[h, w, 3]`; resized to `config.size`.
-        styles: one such image, or several whose statistics are averaged.
+        styles: one such image, or several, blended as `config` says.
         config: what to do; `preset(name)` has the well-known ones.
         params: from `load_weights`; loaded, and on first use fetched, if not given.
         callback: called with each `Record`; a true result ends the run early.

@@ -89,6 +89,31 @@ def test_what_is_shared_is_computed_once(
     assert calls.count("style_targets") == 2
 
 
+def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> None:
+    pictures = {id(p): Source(p.shape, lambda p=p: p) for p in (CONTENT, STYLE, STYLE2)}
+    content, *both = (pictures[id(p)] for p in (CONTENT, STYLE, STYLE2))
+    layers = (2.0, 0.0, 1.0, 1.0, 0.5)
+    cells = [
+        Cell(content, styles, QUICK.replace(evaluations=8, **changes))
+        for styles, changes in (
+            (tuple(both), {"style_weights": (0.2, 0.8), "style_blend": "loss"}),
+            (tuple(both), {"style_weights": (0.2, 0.8), "style_layer_weights": layers}),
+            ((both[0],), {"style_blend": "loss"}),
+            ((both[1],), {}),
+        )
+    ]
+    before = lanes._compiled.cache_info().misses
+    found = dict(stylize_cells(cells, small_params))
+    # Two targets a lane, and one: whatever the weights are, and for either blend of one style.
+    assert lanes._compiled.cache_info().misses <= before + 3
+    for index, cell in enumerate(cells):
+        styles = [style.load() for style in cell.styles]
+        alone = stylize(CONTENT, styles, cell.config, small_params)
+        outcome = found[index]
+        assert isinstance(outcome, Result)
+        assert_allclose(outcome.loss, alone.loss, rtol=1e-3)
+
+
 def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     configs = [QUICK.replace(seed=i, init="noise", style_weight=i + 1.0) for i in range(4)]
     configs += [QUICK.replace(evaluations=3)] * 4

@@ -171,6 +171,18 @@ def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.Captu
     assert tomllib.loads(capsys.readouterr().out)["size"] == CLI_SIZE
 
 
+def test_a_folder_is_the_styles_in_it(folder: Path, imagenet: Params) -> None:
+    Path("styles").mkdir()
+    for name, seed in (("b.png", 1), ("a.png", 2)):
+        Pil.fromarray(pattern(40, 36, seed)).save(f"styles/{name}")
+    options = ("--evaluations", "2", "--style-weights", "1", "3", "--quiet")
+    assert stylize("content.png", "styles", "-o", "folder-as.png", *options) == 0
+    assert stylize("content.png", "styles/a.png", "styles/b.png", "-o", "files.png", *options) == 0
+    assert Path("folder-as.png").read_bytes() == Path("files.png").read_bytes()
+    assert stylize("content.png", "styles/b.png", "styles/a.png", "-o", "other.png", *options) == 0
+    assert Path("folder-as.png").read_bytes() != Path("other.png").read_bytes()
+
+
 def make_bad_files() -> None:
     Path("empty.png").write_bytes(b"")
     Path("text.png").write_text("this is no picture")
@@ -214,6 +226,9 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
         ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
         ((*PAIR, "-o", "o.png", "--config", "rate.toml"), "learning_rate has no meaning"),
+        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "as many as styles, 1, not 2"),
+        ((*PAIR, "-o", "o.png", "--style-layer-weights", "1", "2"), "as many as style_layers, 5"),
+        (("content.png", "folder.png", "-o", "o.png"), "folder.png: no pictures in this folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -236,6 +251,9 @@ def test_a_mistake_is_one_line_and_code_2(
         (("--evaluations", "0"), "evaluations must be at least 1"),
         (("--evaluations", "many"), "--evaluations"),
         (("--style-weight", "-3"), "style_weight must be finite and not negative"),
+        (("--style-weights", "1", "-3"), "style_weights must be finite and not negative"),
+        (("--style-weights", "nan"), "style_weights must be finite and not negative"),
+        (("--style-weights", "0"), "style_weights must not all be 0"),
         (("--learning-rate", "0.1"), "learning_rate has no meaning with optimizer lbfgs"),
         (("--optimizer", "sgd"), "lbfgs"),
         (("--sise", "3"), "--size"),

@@ -25,6 +25,12 @@ def test_toml_overrides_its_base() -> None:
     assert config.pooling == "average"
 
 
+def test_lists_of_numbers_go_through_toml() -> None:
+    config = Config(style_weights=(1, 0.5), style_layer_weights=(1.0, 0.0, 2.0, 0.0, 3.0))
+    assert config.style_weights == (1.0, 0.5)
+    assert Config().replace(**parse_toml(to_toml(config))) == config
+
+
 def test_an_integer_serves_as_a_number() -> None:
     weight = Config(style_weight=3).style_weight
     assert isinstance(weight, float)
@@ -44,6 +50,14 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"content_weight": float("inf")}, "content_weight must be finite"),
         ({"style_weight": "3"}, "style_weight must be a number"),
         ({"content_layers": "relu4_2"}, "content_layers must be a list of layer names"),
+        ({"style_weights": 0.5}, "style_weights must be a list of numbers, not 0.5"),
+        ({"style_weights": [1, True]}, "style_weights must be a list of numbers"),
+        ({"style_weights": [0.5, -0.1]}, "style_weights must be finite and not negative"),
+        ({"style_weights": [float("nan")]}, "style_weights must be finite"),
+        ({"style_weights": [0, 0]}, "style_weights must not all be 0"),
+        ({"style_layer_weights": [0.0] * 5}, "style_layer_weights must not all be 0"),
+        ({"style_layer_weights": [1, 2]}, "as many as style_layers, 5, not 2"),
+        ({"content_layer_weights": [1, 2]}, "as many as content_layers, 1, not 2"),
         ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam' or 'optax-lbfgs'"),
         ({"learning_rate": 0.1}, "learning_rate has no meaning with optimizer lbfgs"),
         ({"learning_rate": 0.0, "optimizer": "adam"}, "learning_rate must be positive"),

@@ -34,6 +34,24 @@ def numpy_tv(x: np.ndarray, kind: str) -> float:
     return total
 
 
+def numpy_nine_point(x: np.ndarray) -> float:
+    """A pixel's right, lower and diagonal differences, means over the edge-padded picture."""
+    height, width, _ = x.shape
+
+    def at(i: int, j: int) -> np.ndarray:
+        return x[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
+
+    straight = [
+        (at(i + 1, j) - at(i, j), at(i, j + 1) - at(i, j)) for i, j in np.ndindex(x.shape[:2])
+    ]
+    corners = [
+        (at(i, j) - at(i - 1, j - 1), at(i, j - 1) - at(i - 1, j))
+        for i, j in np.ndindex(height + 1, width + 1)
+    ]
+    # Each mean is of one direction: a list holds two.
+    return float(2 * (2 * np.mean(np.square(straight)) / 3 + 2 * np.mean(np.square(corners)) / 12))
+
+
 REFERENCES = {
     "gram": (gram_matrix, (F,), F.reshape(-1, 6).T @ F.reshape(-1, 6)),
     "content sum": (lambda f, p: content_loss(f, p, "sum"), (F, P), ((F - P) ** 2).sum()),
@@ -49,6 +67,7 @@ REFERENCES = {
     "tv seed": (lambda x: total_variation(x, "seed"), (X,), numpy_tv(X, "seed")),
     "tv l1": (lambda x: total_variation(x, "l1"), (X,), numpy_tv(X, "l1")),
     "tv l2": (lambda x: total_variation(x, "l2"), (X,), numpy_tv(X, "l2")),
+    "tv nine-point": (lambda x: total_variation(x, "nine-point"), (X,), numpy_nine_point(X)),
 }
 
 
@@ -99,7 +118,7 @@ def test_style_loss_of_the_widest_layer(normalization: str) -> None:
     assert_allclose(style_loss(gram, 0 * gram, normalization), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["seed", "l1", "l2"])
+@pytest.mark.parametrize("kind", ["seed", "l1", "l2", "nine-point"])
 def test_a_flat_image_has_no_variation_and_a_finite_gradient(kind: str) -> None:
     flat = jnp.full((5, 6, 3), 17.0)
     value, grad = jax.value_and_grad(lambda x: total_variation(x, kind))(flat)

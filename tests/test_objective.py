@@ -1,15 +1,18 @@
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import Config, ConfigError, ImageError, build_objective, preset
 from jaxstyle.config import PRESETS
+from jaxstyle.losses import style_loss
+from jaxstyle.objective import Objective, style_shares
 from jaxstyle.types import Params
 from tests.conftest import picture, random_params
 from tests.test_losses import numpy_tv
@@ -169,9 +172,76 @@ def test_several_styles_average_their_statistics(small_params: Params) -> None:
     config = Config()
     both = build_objective(small_params, content, styles, config)
     alone = [build_objective(small_params, content, style, config) for style in styles]
-    for layer, target in both.style_targets.items():
-        mean = (alone[0].style_targets[layer] + alone[1].style_targets[layer]) / 2
+    (blended,) = both.style_targets
+    for layer, target in blended.items():
+        mean = (alone[0].style_targets[0][layer] + alone[1].style_targets[0][layer]) / 2
         assert_allclose(target, mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["statistics", "loss"])
+def test_a_style_of_weight_1_to_0_is_alone(small_params: Params, blend: str) -> None:
+    content, styles = picture(32, 48, 0), [picture(40, 36, 1), picture(33, 50, 3)]
+    image = jnp.asarray(picture(32, 48, 2))
+    evaluate = jax.jit(jax.value_and_grad(Objective.__call__, argnums=1, has_aux=True))
+    alone = evaluate(build_objective(small_params, content, styles[1], Config()), image)
+    config = Config(style_weights=(0.0, 7.0), style_blend=blend)  # type: ignore[arg-type]
+    both = evaluate(build_objective(small_params, content, styles, config), image)
+    # Another program where there are two targets.
+    equal = assert_array_equal if blend == "statistics" else partial(assert_allclose, rtol=1e-4)
+    jax.tree.map(equal, both[0], alone[0])
+    largest = float(jnp.max(jnp.abs(alone[1])))
+    tolerance = 0 if blend == "statistics" else 1e-5 * largest
+    assert_allclose(both[1], alone[1], rtol=0, atol=tolerance)
+
+
+def test_blends_pull_alike_and_differ_by_the_spread_of_the_styles(
+    small_params: Params, x64: None
+) -> None:
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), small_params)
+    content, styles = picture(32, 48, 0), [picture(40, 36, 1), picture(33, 50, 3)]
+    config = Config(style_weights=(3.0, 1.0), tv_weight=0.0)
+    content, *styles = (np.asarray(x, np.float64) for x in (content, *styles))
+    image = jnp.asarray(picture(32, 48, 2), jnp.float64)
+    evaluate = jax.value_and_grad(Objective.__call__, argnums=1, has_aux=True)
+    (_, one), pull = evaluate(build_objective(params, content, styles, config), image)
+    each = build_objective(params, content, styles, config.replace(style_blend="loss"))
+    (_, two), same = evaluate(each, image)
+    assert_allclose(same, pull, rtol=1e-6, atol=1e-9)
+    for layer in config.style_layers:
+        first, second = (targets[layer] for targets in each.style_targets)
+        spread = 0.75 * 0.25 * style_loss(first, second, "mean")
+        assert_allclose(two[f"style/{layer}"], one[f"style/{layer}"] + 1000 * spread, rtol=1e-6)
+
+
+def test_layer_weights_multiply_the_layers_terms(small_params: Params) -> None:
+    pictures = picture(32, 48, 0), picture(40, 36, 1)
+    image = jnp.asarray(picture(32, 48, 2))
+    plain = Config(content_layers=("relu3_1", "conv4_2"), style_layers=("relu1_1", "relu4_1"))
+    alone = {
+        layer: build_objective(small_params, *pictures, plain.replace(content_layers=(layer,)))
+        for layer in plain.content_layers
+    }
+    weighted = plain.replace(content_layer_weights=(2, 0.5), style_layer_weights=(0, 3))
+    _, before = build_objective(small_params, *pictures, plain)(image)
+    _, terms = build_objective(small_params, *pictures, weighted)(image)
+    contents = [alone[layer](image)[1]["content"] for layer in plain.content_layers]
+    assert_allclose(before["content"], sum(contents), rtol=1e-5)
+    assert_allclose(terms["content"], 2 * contents[0] + 0.5 * contents[1], rtol=1e-5)
+    assert terms["style/relu1_1"] == 0
+    assert_allclose(terms["style/relu4_1"], 3 * before["style/relu4_1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_style_weights_as_styles(small_params: Params, count: int) -> None:
+    styles = [picture(40, 36, seed) for seed in range(count)]
+    with pytest.raises(ConfigError, match=f"as many as styles, {count}, not 2"):
+        build_objective(small_params, styles[0], styles, Config(style_weights=(1, 2)))
+
+
+def test_style_weights_sum_to_1() -> None:
+    assert style_shares(2, Config(style_weights=(3, 1))) == (0.75, 0.25)
+    assert style_shares(2, Config(style_weights=(1e308, 1e308))) == (0.5, 0.5)
+    assert style_shares(4, Config()) == (0.25,) * 4
 
 
 def test_a_style_is_its_own_minimum_in_style_terms(small_params: Params) -> None:

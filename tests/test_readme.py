@@ -44,6 +44,7 @@ def test_commands_run_on_small_pictures(
     replaced = {
         "CONTENT": "docs/images/chelsea.jpg",
         "STYLE": "docs/images/starry_night.jpg",
+        "STYLE2": "docs/images/chelsea.jpg",
         "768": "32",
         "500": "2",
         "PHOTOS": "docs/images/chelsea.jpg",
@@ -93,5 +94,5 @@ def test_every_file_the_readme_links_to_exists() -> None:
 
 def test_there_are_examples() -> None:
     assert len(blocks("python")) == 3
-    assert len(COMMANDS) >= 13
+    assert len(COMMANDS) >= 14
     assert len(ON_RUNS) == 5
