@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxstyle.images import load_image, save_image
     from jaxstyle.loop import Record, Result, optimize
     from jaxstyle.objective import Objective, build_objective
+    from jaxstyle.regions import Guides
     from jaxstyle.transfer import stylize
     from jaxstyle.vgg import extract_features
     from jaxstyle.weights import load_weights
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "ConfigError",
+    "Guides",
     "ImageError",
     "JaxstyleError",
     "Objective",
@@ -47,6 +49,7 @@ _HOMES = {
     "errors": ("ConfigError", "ImageError", "JaxstyleError", "WeightsError"),
     "images": ("load_image", "save_image"),
     "objective": ("Objective", "build_objective"),
+    "regions": ("Guides",),
     "loop": ("Record", "Result", "optimize"),
     "batch": ("stylize_batch",),
     "grid": ("run_grid",),

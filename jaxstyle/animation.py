@@ -58,7 +58,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
 
 def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     pixels = images.resize_image(images.load_image(path), shape)
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return images.to_uint8(pixels)
 
 
 def _pillow(frames: Frames, each: float, suffix: str) -> bytes:

@@ -8,24 +8,32 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxstyle import pyramid
+from jaxstyle import pyramid, regions
+from jaxstyle.color import colored_content, colored_style
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.images import resize_image
 from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
 from jaxstyle.loop import Result
 from jaxstyle.objective import (
+    Guided,
+    StylePart,
     assemble_objective,
     check_inputs,
     check_layers,
     content_targets,
+    depends_on_shape,
+    guided_content,
+    guided_targets,
     prepare_params,
+    style_part,
     style_shares,
-    style_targets,
 )
+from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.transfer import (
     ENDS,
     at_scale,
+    finished_image,
     fitted_shape,
     initial_image,
     join_scales,
@@ -49,33 +57,59 @@ class Source:
     load: Callable[[], Image]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuideSource:
+    """A guide to be had when it is needed; the same object for the same guide."""
+
+    load: Callable[[], Guide]
+
+
 class Cell(NamedTuple):
     """One content in some styles under one setting: a lane's worth of work."""
 
     content: Source
     styles: tuple[Source, ...]
     config: Config
+    content_guide: GuideSource | None = None
+    style_guides: tuple[GuideSource, ...] = ()
+
+    def guides(self) -> Guides | None:
+        """The guides, loaded.
+
+        Raises:
+            ImageError: one cannot be read, or is none.
+        """
+        if self.content_guide is None:
+            return None
+        return Guides(self.content_guide.load(), tuple(guide.load() for guide in self.style_guides))
+
+    def regions(self) -> tuple[Region, ...]:
+        """What goes where; see `regions.assign`."""
+        return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
 
 
 def stylize_batch(
     contents: Image | Sequence[Image],
-    styles: Image | Sequence[Image],
+    styles: Image | Sequence[Image | Sequence[Image]],
     config: Config | Sequence[Config],
     params: Params | None = None,
     *,
+    guides: Guides | Sequence[Guides | None] | None = None,
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
 ) -> list[Result]:
     """`stylize` for many at once: lanes of one program that share what they can.
 
-    Contents, styles and configs belong together by position; a single one of them serves all.
+    Contents, styles, configs and guides belong together by position; a single one of them serves
+    all.
     What differs between configs by value (weights, seed, init, budgets) shares a program, what
     differs by structure (size, layers, pooling, optimizer …) is grouped.
 
     Args:
         contents: sRGB 0–1 `[h, w, 3]` each, of any shapes: one program a shape.
-        styles: one image for each.
+        styles: for each one image, or several to blend.
         config: as for `stylize`, for each; `optimizer` is `lbfgs` or `adam`.
+        guides: as for `stylize`, for each.
         params: from `load_weights`; loaded, and on first use fetched, if not given.
         lanes: images at a time on each device; by default as many as fit its memory and pay.
         devices: of this host; all if not given.
@@ -87,26 +121,33 @@ def stylize_batch(
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
     """
-    configs = [config] if isinstance(config, Config) else list(config)
     sources: dict[int, Source] = {}
-    content_sources, style_sources = (
-        [sources.setdefault(id(picture), _source(picture)) for picture in _several(given)]
-        for given in (contents, styles)
-    )
-    lengths = len(content_sources), len(style_sources), len(configs)
-    counts = set(lengths) - {1}
+
+    def source(picture: Image) -> Source:
+        return sources.setdefault(id(picture), Source(tuple(np.shape(picture)), lambda: picture))
+
+    given = {
+        "contents": [source(picture) for picture in _several(contents)],
+        "styles": [tuple(map(source, _several(each))) for each in _several(styles)],
+        "configs": [config] if isinstance(config, Config) else list(config),
+        "guides": [guides] if guides is None or isinstance(guides, Guides) else list(guides),
+    }
+    counts = {len(items) for items in given.values()} - {1}
     if len(counts) > 1:
-        given = "{} contents, {} styles and {} configs".format(*lengths)
-        raise ConfigError(f"{given} do not go together; give as many of each, or one for all")
+        numbers = ", ".join(f"{len(items)} {name}" for name, items in given.items())
+        raise ConfigError(f"{numbers} do not go together; give as many of each, or one for all")
     count = counts.pop() if counts else 1
     cells: list[Cell] = []
+    guide_sources: dict[int, GuideSource] = {}
     for i in range(count):
-        content, style = (
-            content_sources[i % len(content_sources)],
-            style_sources[i % len(style_sources)],
-        )
-        cells.append(Cell(content, (style,), configs[i % len(configs)]))
-        plan(content.load(), style.load(), cells[-1].config)
+        content, several, setting, here = (items[i % len(items)] for items in given.values())
+        pictures = [style.load() for style in several]
+        plan(content.load(), pictures, setting, here)
+        sourced = [
+            guide_sources.setdefault(id(guide), GuideSource(functools.partial(_same, guide)))
+            for guide in (() if here is None else (here.content, *here.styles))
+        ]
+        cells.append(Cell(content, several, setting, *_split(sourced)))
     params = load_weights() if params is None else params
     results: dict[int, Result] = {}
     for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices):
@@ -116,29 +157,35 @@ def stylize_batch(
     return [results[i] for i in range(count)]
 
 
-def _several(given: Image | Sequence[Image]) -> Sequence[Image]:
+def _same(guide: Guide) -> Guide:
+    return guide
+
+
+def _split(guides: list[GuideSource]) -> tuple[GuideSource | None, tuple[GuideSource, ...]]:
+    return (guides[0], tuple(guides[1:])) if guides else (None, ())
+
+
+def _several(given: Any) -> Sequence[Any]:
     if isinstance(given, (jax.Array, np.ndarray)) and given.ndim == 3:
         return (given,)
     return tuple(given)
 
 
-def _source(picture: Image) -> Source:
-    return Source(tuple(np.shape(picture)), lambda: picture)
-
-
 def program_of(config: Config) -> Config:
     """`config` without what is data: equal for those that share a compiled program."""
+    scheduled = config.learning_rate_schedule == "cosine"
     return config.replace(
         content_weight=1.0,
         style_weight=1.0,
         tv_weight=1.0,
         content_layer_weights=(),
         style_layer_weights=(),
+        style_statistics_weights=(),
         style_weights=(),
         init="content",
-        seed=0,
-        evaluations=1,
-        coarse_evaluations=None,
+        # Directions are drawn once a program, and a schedule knows its end.
+        seed=config.seed if "sliced" in config.style_statistics else 0,
+        **({"evaluations": 1, "coarse_evaluations": None} if not scheduled else {}),
     )
 
 
@@ -177,12 +224,19 @@ def stylize_cells(
         check_batch(cell.config, len(cell.styles))
     devices = tuple(jax.local_devices() if devices is None else devices)
     targets: _Targets | None = None
-    groups: dict[tuple[Config, tuple[int, int], int], list[int]] = {}
+    groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
         program = program_of(cell.config)
         shape = fitted_shape(cell.content.shape, program)
-        targets_each = len(cell.styles) if program.style_blend == "loss" else 1
-        groups.setdefault((program, shape, targets_each), []).append(index)
+        try:
+            found = cell.regions()
+        except ImageError as error:
+            if index not in skip:
+                yield index, error
+            continue
+        blended = program.style_blend == "statistics"
+        parts = [(r.color is None, 1 if blended else len(r.styles)) for r in found]
+        groups.setdefault((program, shape, tuple(parts)), []).append(index)
     for (program, shape, _), members in groups.items():
         # With one scale every cell waits in one queue; with several, a round goes through all
         # scales before the next, so that cells are finished all along.
@@ -218,7 +272,15 @@ def stylize_cells(
                         continue
                     alive[index].append(outcome)
                     if level == program.scales - 1 or outcome.reason in ENDS:
-                        yield index, join_scales(alive.pop(index), shape)
+                        joined = join_scales(alive.pop(index), shape)
+                        cell = cells[index]
+                        yield index, joined._replace(image=_finished(joined.image, cell))
+
+
+def _finished(image: Image, cell: Cell) -> Image:
+    if cell.config.preserve_color == "none":
+        return image
+    return finished_image(image, cell.content.load(), cell.config)
 
 
 def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:
@@ -230,14 +292,23 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
         image = initial_image(content, [cell.styles[0].load()], cell.config)
     else:
         image = initial_image(content, (), cell.config)
-    # Only a style that is stretched depends on the content's shape.
-    like = content.shape if cell.config.style_shape == "content" else None
-    objective = assemble_objective(
-        targets.params,
-        content_target,
-        [targets.of_style(style, ratio, like) for style in cell.styles],
-        cell.config,
-    )
+    parts: list[StylePart] = []
+    for region in cell.regions():
+        everywhere = region.color is None
+        found = [
+            targets.of_style(
+                cell.styles[i],
+                ratio,
+                content.shape if depends_on_shape(cell.config) else None,
+                cell.content if cell.config.preserve_color != "none" else None,
+                None if everywhere or not cell.style_guides else cell.style_guides[i],
+                region._replace(area=0.0, styles=()),
+            )
+            for i, _ in region.styles
+        ]
+        here = guided_content(cell.guides(), region, content.shape, cell.config)
+        parts.append(style_part(region, here, found, cell.config))
+    objective = assemble_objective(targets.params, content_target, parts, cell.config)
     history = [record for result in before for record in result.history]
     return Job(dataclasses.replace(objective, params=None), image, budget, history)
 
@@ -258,11 +329,35 @@ class _Targets:
             raise ImageError("the picture has changed its shape since it was looked at")
         content = at_scale(whole, self.program, ratio)
         check_inputs(content, (), self.program)
+        content = colored_content(content, self.program)
         return content, jax.device_get(content_targets(self.params, content, self.program))
 
-    def _of_style(self, source: Source, ratio: float, like: tuple[int, ...] | None) -> Any:
+    def _of_style(
+        self,
+        source: Source,
+        ratio: float,
+        like: tuple[int, ...] | None,
+        colors: Source | None,
+        guide: GuideSource | None,
+        region: Region,
+    ) -> Guided:
+        """The targets of a style, or of a region in it, whatever that counts.
+
+        Args:
+            source: the style.
+            ratio: of the scale.
+            like: the shape of the images, if the targets depend on it.
+            colors: the content, if they depend on its colours.
+            guide: of the style, if it has one.
+            region: where in the style.
+        """
         style = style_at_scale(source.load(), self.program, ratio)
-        if like is None:
+        if colors is not None:
+            style = colored_style(style, at_scale(colors.load(), self.program, ratio), self.program)
+        if self.program.style_shape == "own":
             check_size(style.shape, self.program.style_layers, self.program.padding, "style")
-        targets = style_targets(self.params, style, self.program, like or style.shape)
-        return jax.device_get(targets)
+        loaded = None if guide is None else guide.load()
+        found = guided_targets(
+            self.params, style, self.program, like or style.shape, loaded, region
+        )
+        return found._replace(value=jax.device_get(found.value))

@@ -5,7 +5,8 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from etils import epath
 
@@ -23,6 +24,8 @@ class GridCell(NamedTuple):
     content: str
     styles: tuple[str, ...]
     config: Config
+    content_guide: str | None = None
+    style_guides: tuple[str, ...] = ()
 
 
 class Base(NamedTuple):
@@ -39,7 +42,7 @@ class Base(NamedTuple):
         """
         values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
         chosen = preset(texts.get("preset", self.preset))
-        return chosen.replace(**{**self.changes, **values})
+        return chosen.vary({**self.changes, **values})
 
 
 def list_pictures(paths: Sequence[str]) -> list[str]:
@@ -69,15 +72,49 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
 
 
 def product(
-    contents: Sequence[str], styles: Sequence[str], configs: Sequence[Config]
+    contents: Sequence[str],
+    styles: Sequence[str],
+    configs: Sequence[Config],
+    content_guides: Sequence[str] = (),
+    style_guides: Sequence[str] = (),
 ) -> list[GridCell]:
-    """Every content in every style under every setting."""
+    """Every content in every style under every setting.
+
+    A guide belongs to the picture of the same name, whatever their suffixes; where a content has
+    one and styles have guides, both count, otherwise none of the styles'.
+
+    Raises:
+        ConfigError: a guide belongs to no picture, or a style has none where others have.
+    """
+    of_content = _by_stem(content_guides, contents, "content")
+    of_style = _by_stem(style_guides, styles, "style")
+    if of_style and not of_content:
+        raise ConfigError("style guides need content guides")
+    if of_style and len(of_style) < len(styles):
+        missing = next(style for style in styles if style not in of_style)
+        raise ConfigError(f"{missing} has no style guide; give one to every style, or to none")
     return [
-        GridCell(content, (style,), config)
+        GridCell(
+            content,
+            (style,),
+            config,
+            of_content.get(content),
+            (of_style[style],) if of_style and content in of_content else (),
+        )
         for config in configs
         for content in contents
         for style in styles
     ]
+
+
+def _by_stem(guides: Sequence[str], pictures: Sequence[str], role: str) -> dict[str, str]:
+    """The guide of each picture that has one."""
+    stems = {epath.Path(guide).stem: guide for guide in guides}
+    found = {p: stems[epath.Path(p).stem] for p in pictures if epath.Path(p).stem in stems}
+    unused = [guide for guide in guides if guide not in found.values()]
+    if unused:
+        raise ConfigError(f"{unused[0]}: no {role} has the same name, or another guide has it")
+    return found
 
 
 def sweep(base: Base, sweeps: Sequence[str]) -> list[Config]:
@@ -114,9 +151,11 @@ def _expanded(value: str) -> list[str]:
 def parse_value(name: str, text: str) -> Any:
     """The value of setting `name` that `text` stands for; `Config` judges it."""
     hint = get_type_hints(Config).get(name)
-    options = get_args(hint) or (hint,)
-    if hint is not None and getattr(hint, "__origin__", None) is tuple:
-        return tuple(_number(part) if float in get_args(hint) else part for part in text.split("+"))
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for several in (option for option in options if get_origin(option) is tuple):
+        if len(options) == 1 or "+" in text:
+            numbers = get_args(several)[0] in (int, float)
+            return tuple(_number(part) if numbers else part for part in text.split("+"))
     if not {int, float} & set(options):
         return text
     return _number(text)
@@ -133,6 +172,8 @@ def _number(text: str) -> int | float | str:
 
 def read_cells(path: str, base: Base) -> list[GridCell]:
     """The cells of a CSV file: `content`, `style` (several with `;`), and any setting a column.
+
+    So are `content_guide` and `style_guide`.
 
     Raises:
         ConfigError: unreadable, no such columns, or a setting that cannot be.
@@ -154,14 +195,18 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
         values = (value.strip() for value in row.values())
         fields = dict(zip(header, values, strict=True))
         content, style = fields.pop("content", ""), fields.pop("style", "")
+        content_guide, style_guide = fields.pop("content_guide", ""), fields.pop("style_guide", "")
         styles = tuple(part.strip() for part in style.split(";"))
+        style_guides = tuple(part.strip() for part in style_guide.split(";")) if style_guide else ()
         if not content or not all(styles):
             raise ConfigError(f"{where} needs a content and a style")
+        if style_guides and not (content_guide and all(style_guides)):
+            raise ConfigError(f"{where} has a style guide, so it needs a content guide as well")
         try:
             config = base.vary({name: value for name, value in fields.items() if value})
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        cells.append(GridCell(content, styles, config))
+        cells.append(GridCell(content, styles, config, content_guide or None, style_guides))
     if not cells:
         raise ConfigError(f"{path}: no cells")
     return cells

@@ -27,13 +27,14 @@ from jaxstyle.commands import (
     Fetch,
     Grid,
     Plot,
+    Presets,
     Report,
     Stylize,
     Verify,
     Weights,
     parse,
 )
-from jaxstyle.config import Config, to_toml
+from jaxstyle.config import PRESETS, SUMMARIES, Config, preset, to_toml
 from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
 
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from jaxstyle import grid, loop, runs
     from jaxstyle.images import Picture
     from jaxstyle.loop import Callback, Record, Result
+    from jaxstyle.regions import Guides
     from jaxstyle.types import Image
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED = 1, 2, 3
@@ -73,6 +75,8 @@ def run(argv: Sequence[str]) -> int:
                 return _grid(command)
             if isinstance(command, Weights):
                 return _weights(command)
+            if isinstance(command, Presets):
+                return _presets(command)
             return _look_back(command)
     except JaxstyleError as error:
         _complain(str(error))
@@ -108,6 +112,20 @@ def _look_back(command: Animate | Report | Plot) -> int:
     return 0
 
 
+def _presets(command: Presets) -> int:
+    if command.print_config is not None:
+        _say(to_toml(preset(command.print_config)).rstrip())
+        return 0
+    default = dataclasses.asdict(PRESETS["default"])
+    for name, config in PRESETS.items():
+        _say(f"{name}: {SUMMARIES[name]}")
+        apart = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+        for setting, value in apart.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            _say(f"    {setting} = {shown}")
+    return 0
+
+
 def _weights(command: Weights) -> int:
     from jaxstyle import weights
 
@@ -132,22 +150,41 @@ class _Inputs(NamedTuple):
 
     content: "Picture"
     styles: list["Image"]
+    guides: "Guides | None"
     sha256: dict[str, list[str]]
 
 
 def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     """Read the pictures and check, before anything is fetched or computed, that all will fit."""
-    from jaxstyle import images, transfer
+    from jaxstyle import images, regions, transfer
 
     config = command.settings
     if output is not None:
         images.check_output(output, command.bits)
     content = images.read_picture(command.content, config.size)
-    # A style that is stretched to the content's shape is resampled once, there.
-    style_size = config.size if config.style_shape == "own" else "original"
-    styles = [images.read_picture(path, style_size) for path in command.style]
+    styles: list[Picture] = []
+    for path in command.style:
+        # A style that is stretched to the content's shape is resampled once, there.
+        own = config.style_shape == "own"
+        shape = transfer.fitted_style_shape(images.glance(path).shape, config) if own else ()
+        styles.append(images.read_picture(path, max(shape, default=None)))
     sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
     paths = [command.content, *command.style]
+    guides = None
+    if command.content_guide is not None:
+        found = [
+            images.read_picture(path) for path in (command.content_guide, *command.style_guide)
+        ]
+        first, *others = (
+            regions.Guide.of(guide.pixels, path)
+            for guide, path in zip(
+                found, (command.content_guide, *command.style_guide), strict=True
+            )
+        )
+        guides = regions.Guides(first, tuple(others))
+        sha256["content_guide"] = [found[0].sha256]
+        sha256["style_guide"] = [guide.sha256 for guide in found[1:]]
+        paths += [command.content_guide, *command.style_guide]
     if config.init not in ("content", "noise", "style"):
         sha256["init"] = [images.read_picture(config.init).sha256]
         paths.append(config.init)
@@ -157,8 +194,8 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
                 raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
-    transfer.plan(content.pixels, pixels, config)
-    return _Inputs(content, pixels, sha256)
+    transfer.plan(content.pixels, pixels, config, guides)
+    return _Inputs(content, pixels, guides, sha256)
 
 
 def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
@@ -170,6 +207,8 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
         raise ConfigError("name the file to write, -o FILE, or a folder for the run, --workdir RUN")
     if not command.style:
         raise ConfigError("name a style image after the content")
+    if command.style_guide and command.content_guide is None:
+        raise ConfigError("--style-guide needs --content-guide FILE")
     command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
     if command.workdir is None:
         for name in ("fork_from", "snapshots", "tensorboard"):
@@ -206,6 +245,7 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
                     config,
                     weights.to_params(checkpoint),
                     callback,
+                    guides=inputs.guides,
                     keeper=run,
                     progress=progress,
                 )
@@ -237,14 +277,21 @@ def _enter_run(
         checkpoints=runs.Schedule(every=command.checkpoints),
         snapshots=_schedule(command.snapshots),
         on_scale=interrupted.disarm,
+        finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
     # Once there is progress of its own, a run goes on from that.
     fork = None if run.has_progress else command.fork_from
     identity = runs.Identity(
-        config, inputs.sha256, command.content, command.style, forked_from=command.fork_from
+        config,
+        inputs.sha256,
+        command.content,
+        command.style,
+        command.content_guide,
+        command.style_guide,
+        command.fork_from,
     )
-    scales = transfer.plan(inputs.content.pixels, inputs.styles, config)
+    scales = transfer.plan(inputs.content.pixels, inputs.styles, config, inputs.guides)
     shapes = [scale.content.shape for scale in scales]
     like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
     start = None if fork is None else runs.fork(fork, identity, like, shapes)
@@ -401,6 +448,8 @@ def _cells(command: Grid) -> list[cells.GridCell]:
     if command.cells is not None:
         if command.contents or command.styles or command.sweep:
             raise ConfigError("--cells goes without --contents, --styles and --sweep")
+        if command.content_guides or command.style_guides:
+            raise ConfigError("--cells has guides in its columns content_guide and style_guide")
         return cells.read_cells(command.cells, base)
     if not command.contents or not command.styles:
         raise ConfigError("name what to render and in which styles: --contents and --styles")
@@ -408,6 +457,8 @@ def _cells(command: Grid) -> list[cells.GridCell]:
         cells.list_pictures(command.contents),
         cells.list_pictures(command.styles),
         cells.sweep(base, command.sweep),
+        cells.list_pictures(command.content_guides),
+        cells.list_pictures(command.style_guides),
     )
 
 

@@ -15,6 +15,10 @@ CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""
 
 
+_DECIDING = ("optimizer", "preserve_color")
+"""Settings that decide whether others may be given."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stylize:
     """Render CONTENT in the style of STYLE.
@@ -28,9 +32,15 @@ class Stylize:
     """The picture whose style to take, or several; a folder stands for the pictures in it."""
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """Where to write the result: .png, .jpg, .webp or .tif."""
+    content_guide: Annotated[str | None, arg(metavar="FILE")] = None
+    """A picture of flat colours, a region each, of the content's shape. The regions get the styles
+    in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
+    style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
+    """For each style a picture that says by its colours which part of it goes to which region;
+    regions whose colour no style has are kept as they are."""
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
     preset: str = "default"
-    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
+    """Settings to start from: default, seed, gatys, gatys-code, neural-style, crowson."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
@@ -79,9 +89,14 @@ class Grid:
     asked: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The settings named by flags or the TOML file, which hold whatever preset is swept."""
     preset: str = "default"
-    """Settings to start from: default, seed, gatys, gatys-code, neural-style."""
+    """Settings to start from: default, seed, gatys, gatys-code, neural-style, crowson."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
+    content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
+    have the columns content_guide and style_guide."""
+    style_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Likewise for the styles."""
     aspect: Literal["nearest", "own"] = "nearest"
     """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
     few programs have to be compiled, or keep their own."""
@@ -99,6 +114,14 @@ class Grid:
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     quiet: bool = False
     """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Presets:
+    """List the presets, with what each sets apart from the default."""
+
+    print_config: Annotated[str | None, arg(metavar="NAME")] = None
+    """Show all settings of one, as TOML for --config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +207,7 @@ class Weights:
     )
 
 
-Command = Stylize | Grid | Animate | Report | Plot | Weights
+Command = Stylize | Grid | Presets | Animate | Report | Plot | Weights
 
 
 def parse(argv: list[str]) -> Command:
@@ -200,6 +223,7 @@ def parse(argv: list[str]) -> Command:
     command = tyro.cli(
         Annotated[Stylize, subcommand("stylize", default=stylize)]
         | Annotated[Grid, subcommand("grid", default=Grid(settings=settings, asked=tuple(asked)))]
+        | Annotated[Presets, subcommand("presets")]
         | Annotated[Animate, subcommand("animate")]
         | Annotated[Report, subcommand("report")]
         | Annotated[Plot, subcommand("plot")]
@@ -221,17 +245,22 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--config")
-    parser.add_argument("--optimizer")
+    for name in _DECIDING:
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name)
     try:
         chosen, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:  # an option without its value, which tyro explains
         return Config(size=CLI_SIZE), set()
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
-    # What the other settings may be depends on it, so it counts before the file is judged.
-    known = chosen.optimizer in get_args(get_type_hints(Config)["optimizer"])
-    forced = {"optimizer": chosen.optimizer} if known else {}
+    # What the other settings may be depends on these, so they count before the file is judged.
+    hints = get_type_hints(Config)
+    forced = {
+        name: given
+        for name in _DECIDING
+        if (given := getattr(chosen, name)) in get_args(hints[name])
+    }
     if chosen.config is None:
-        return settings.replace(**forced), set()
+        return settings.vary(forced), set()
     try:
         text = Path(chosen.config).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -239,6 +268,6 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
         raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
     try:
         changes = parse_toml(text)
-        return settings.replace(**changes | forced), set(changes)
+        return settings.vary(changes | forced), set(changes)
     except ConfigError as error:
         raise ConfigError(f"{chosen.config}: {error}") from None

@@ -15,6 +15,8 @@ from jaxstyle.errors import ConfigError
 SQRT2 = math.sqrt(2.0)
 
 Precision = Literal["float32", "tf32", "bfloat16"]
+Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
+Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Config:
     """Layers whose Gram matrices follow the style."""
     style_layer_weights: tuple[float, ...] = ()
     """What each style layer's term is multiplied by; 1 if not given."""
+    style_statistics: tuple[Statistic, ...] = ("gram",)
+    """What of the style's features is matched: Gram matrices, covariances, the Wasserstein
+    distance of Gaussians, sliced Wasserstein distances, or means and standard deviations."""
+    style_statistics_weights: tuple[float, ...] = ()
+    """What each statistic's distance is multiplied by; 1 if not given."""
     style_weights: tuple[float, ...] = ()
     """Shares of several styles, made to sum to 1; equal if not given."""
     style_blend: Literal["statistics", "loss"] = "statistics"
@@ -53,18 +60,30 @@ class Config:
     content_normalization: Literal["sum", "half-sum", "mean"] = "mean"
     """How squared differences of features are added up."""
     style_normalization: Literal["seed", "gatys", "mean"] = "mean"
-    """How squared differences of Gram matrices are scaled; see losses.style_loss."""
+    """How squared differences of Gram matrices and covariances are scaled, see losses.style_loss;
+    seed and gatys average over layers, mean adds them up."""
     tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
     """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
     mean of squares over a pixel and its eight neighbours."""
     style_shape: Literal["own", "content"] = "own"
     """Whether the style keeps its own shape or is stretched to the content's."""
+    style_scale: float = 1.0
+    """Size of the style's features: below 1 finer, above 1 coarser."""
+    style_size: int | Literal["original"] | None = None
+    """Long side of the style in pixels, if not that of the result."""
+    preserve_color: Literal["none", "luminance", "match", "histogram"] = "none"
+    """Keep the content's colours: transfer lightness only, or first give the style the content's
+    mean and covariance of colours, or its histograms; in Oklab."""
+    color_match: Literal["symmetric", "cholesky"] | None = None
+    """Square root of the covariances by which preserve_color match works; symmetric if not
+    given."""
     init: str = "content"
     """Where the image starts: content, noise, style, or the path of an image file."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
-    padding: Literal["zero", "replicate", "reflect"] = "replicate"
-    """What the network's convolutions see beyond the border; the classic zero draws a frame."""
+    padding: Padding = "replicate"
+    """What the network's convolutions see beyond the border, or only the first of them does
+    (replicate-first); the classic zero draws a frame."""
     precision: Precision = "float32"
     """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
@@ -78,53 +97,74 @@ class Config:
     not given), or all alike (none)."""
     learning_rate: float | None = None
     """Adam's step, in units of the 0-1 image; 0.02 if not given."""
+    learning_rate_schedule: Literal["constant", "cosine"] | None = None
+    """Whether Adam's step stays (if not given) or falls to 0 along a half cosine, at each scale."""
+    adam_beta2: float | None = None
+    """Decay of Adam's mean of squared gradients; 0.999 if not given."""
+    ema: float | None = None
+    """Decay of a mean over Adam's iterates, corrected for its start, which is then the result."""
     scales: int = 1
     """Scales from coarse to fine; each starts from the result of the one before."""
     scale_factor: float = SQRT2
     """Ratio of one scale's size to that of the scale before."""
-    coarse_evaluations: int | None = None
-    """Budget of each scale before the last; `evaluations` if not given."""
+    coarse_evaluations: int | tuple[int, ...] | None = None
+    """Budget of each scale before the last, one for all or one each from the coarsest on;
+    `evaluations` if not given."""
     seed: int = 0
-    """Seed of the noise init."""
+    """Seed of the noise init and of the directions of sliced distances."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
-        for name in ("evaluations", "history_size", "scales", "coarse_evaluations", "size"):
+        for name in (*_COUNTS, "coarse_evaluations"):
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, int) and number < 1 for number in numbers):
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         for name in ("content_weight", "style_weight", "tv_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be finite and not negative, not {value}")
-        for name in ("content_layer_weights", "style_layer_weights", "style_weights"):
-            _check_shares(name, getattr(self, name))
-        for role in ("content", "style"):
-            layers, weights = (
-                getattr(self, f"{role}_{kind}") for kind in ("layers", "layer_weights")
-            )
-            if weights and len(weights) != len(layers):
+        _check_shares("style_weights", self.style_weights)
+        for name, weighted in _WEIGHTED.items():
+            weights, count = getattr(self, name), len(getattr(self, weighted))
+            _check_shares(name, weights)
+            if weights and len(weights) != count:
                 raise ConfigError(
-                    f"{role}_layer_weights must be as many as {role}_layers, {len(layers)}, "
-                    f"not {len(weights)}"
+                    f"{name} must be as many as {weighted}, {count}, not {len(weights)}"
                 )
+        if not self.style_statistics:
+            raise ConfigError("style_statistics must name at least one")
+        if len(set(self.style_statistics)) < len(self.style_statistics):
+            raise ConfigError("style_statistics names one twice")
         if not (self.content_layers and self.content_weight) and not (
             self.style_layers and self.style_weight
         ):
             raise ConfigError("nothing to match: content and style both have no layers or weight 0")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate must be positive, not {self.learning_rate}")
-        if self.learning_rate is not None and self.optimizer != "adam":
-            raise ConfigError(f"learning_rate has no meaning with optimizer {self.optimizer}")
-        if self.history_size is not None and self.optimizer == "adam":
-            raise ConfigError("history_size has no meaning with optimizer adam")
-        if self.preconditioner is not None and self.optimizer != "lbfgs":
-            raise ConfigError(f"preconditioner has no meaning with optimizer {self.optimizer}")
+        for name in ("learning_rate", "style_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be positive, not {value}")
+        for name in ("adam_beta2", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} must be between 0 and 1, not {value}")
+        for name, (setting, values) in _ONLY_WITH.items():
+            if getattr(self, name) is not None and getattr(self, setting) not in values:
+                raise ConfigError(f"{name} has no meaning with {setting} {getattr(self, setting)}")
+        if self.style_shape == "content" and (self.style_scale, self.style_size) != (1.0, None):
+            raise ConfigError("style_scale and style_size have no meaning with style_shape content")
         if self.convolution == "winograd" and self.precision != "float32":
             raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
+        if isinstance(self.coarse_evaluations, tuple) and (
+            len(self.coarse_evaluations) != self.scales - 1
+        ):
+            raise ConfigError(
+                f"coarse_evaluations must be one, or one for each of the {self.scales - 1} scales "
+                f"before the last, not {len(self.coarse_evaluations)}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be between 0 and 2**32 - 1, not {self.seed}")
         if not self.init:
@@ -149,6 +189,38 @@ class Config:
                 raise ConfigError(f"unknown setting {name!r}{hint}")
         return dataclasses.replace(self, **changes)
 
+    def vary(self, changes: Mapping[str, Any]) -> "Config":
+        """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
+
+        As Adam's settings of a preset, when another optimizer is asked for.
+        """
+        lost = {
+            name: None
+            for name, (setting, values) in _ONLY_WITH.items()
+            if changes.get(setting, getattr(self, setting)) not in values
+        }
+        return self.replace(**{**lost, **changes})
+
+
+_COUNTS = ("evaluations", "history_size", "scales", "size", "style_size")
+
+_WEIGHTED = {
+    "content_layer_weights": "content_layers",
+    "style_layer_weights": "style_layers",
+    "style_statistics_weights": "style_statistics",
+}
+
+_ONLY_WITH = {
+    "learning_rate": ("optimizer", ("adam",)),
+    "learning_rate_schedule": ("optimizer", ("adam",)),
+    "adam_beta2": ("optimizer", ("adam",)),
+    "ema": ("optimizer", ("adam",)),
+    "history_size": ("optimizer", ("lbfgs", "optax-lbfgs")),
+    "preconditioner": ("optimizer", ("lbfgs",)),
+    "color_match": ("preserve_color", ("match",)),
+}
+"""Settings that mean something only where another has one of some values."""
+
 
 def _check_shares(name: str, weights: tuple[float, ...]) -> None:
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
@@ -161,39 +233,37 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     """`value` as the annotation `hint` wants it: an int may serve as a float, a list as a tuple."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
-        if get_origin(option) is Literal:
-            if isinstance(value, str) and value in get_args(option):
-                return value
-        elif get_origin(option) is tuple:
-            if isinstance(value, (tuple, list)) and not any(isinstance(v, bool) for v in value):
-                kind = get_args(option)[0]
-                if all(isinstance(item, (int, float) if kind is float else kind) for item in value):
-                    return tuple(map(kind, value))
-        elif isinstance(value, bool):
-            continue
-        elif option is float and isinstance(value, (int, float)):
-            return float(value)
-        elif isinstance(value, option):
-            return value
-    raise ConfigError(f"{name} must be {_describe(options)}, not {value!r}")
+        fitted = _fitted(value, option)
+        if fitted is not None or (value is None and option is types.NoneType):
+            return fitted
+    raise ConfigError(f"{name} must be {' or '.join(map(_describe, options))}, not {value!r}")
 
 
-def _describe(options: tuple[Any, ...]) -> str:
-    words = {
-        int: "an integer",
-        float: "a number",
-        str: "a text",
-        types.NoneType: "left out",
-        tuple[str, ...]: "a list of layer names",
-        tuple[float, ...]: "a list of numbers",
-    }
-    parts: list[str] = []
-    for option in options:
-        if get_origin(option) is Literal:
-            parts.extend(repr(choice) for choice in get_args(option))
-        else:
-            parts.append(words[option])
-    return " or ".join(parts)
+def _fitted(value: Any, option: Any) -> Any:
+    """`value` as one type of an annotation has it; None if it is no such thing."""
+    if get_origin(option) is Literal:
+        return value if isinstance(value, str) and value in get_args(option) else None
+    if get_origin(option) is tuple:
+        if not isinstance(value, (tuple, list)):
+            return None
+        items = tuple(_fitted(item, get_args(option)[0]) for item in value)
+        return None if None in items else items
+    if isinstance(value, bool):
+        return None
+    if option is float and isinstance(value, (int, float)):
+        return float(value)
+    return value if isinstance(value, option) else None
+
+
+def _describe(option: Any) -> str:
+    words = {int: "an integer", float: "a number", str: "a text", types.NoneType: "left out"}
+    several = {int: "a list of integers", float: "a list of numbers", str: "a list of layer names"}
+    if get_origin(option) is Literal:
+        return " or ".join(map(repr, get_args(option)))
+    if get_origin(option) is not tuple:
+        return words[option]
+    item = get_args(option)[0]
+    return several.get(item) or f"a list of {_describe(item)}"
 
 
 _BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
@@ -251,6 +321,35 @@ PRESETS: Mapping[str, Config] = {
         init="noise",
         padding="zero",
     ),
+    # crowsonkb/style-transfer-pytorch, whose network is torchvision's and sees the image divided
+    # by 0.226 where Keras' sees grey levels: features are 57.6 times larger here, and what is
+    # compared of them 57.6² times, so it is divided by that to be weighed against the variation.
+    "crowson": Config(
+        evaluations=500,
+        content_weight=0.015 / 57.6**2,
+        style_weight=1 / 57.6**2,
+        tv_weight=2 / 255**2,
+        style_layer_weights=tuple(4.0**-power * 256 / 341 for power in range(5)),
+        style_statistics=("wasserstein",),
+        tv="nine-point",
+        padding="replicate-first",
+        optimizer="adam",
+        learning_rate=0.02,
+        adam_beta2=0.99,
+        ema=0.99,
+        scales=5,
+        coarse_evaluations=(1000, 500, 500, 500),
+    ),
+}
+
+
+SUMMARIES: Mapping[str, str] = {
+    "default": "made for this project; see docs/options.md",
+    "seed": "the Keras example that the project starts from",
+    "gatys": "Gatys, Ecker and Bethge, CVPR 2016",
+    "gatys-code": "Gatys' notebook: two scales, started from the content",
+    "neural-style": "jcjohnson/neural-style and its PyTorch port",
+    "crowson": "crowsonkb/style-transfer-pytorch: Adam, Wasserstein distances, five scales",
 }
 
 

@@ -10,6 +10,7 @@ share nothing but the folder: whichever finishes last finds every row there and 
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -24,12 +25,14 @@ import numpy as np
 from etils import epath
 
 from jaxstyle import images, pyramid
-from jaxstyle.batch import Cell, Source, program_of, stylize_cells
+from jaxstyle.batch import Cell, GuideSource, Source, program_of, stylize_cells
 from jaxstyle.cells import GridCell
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.loop import Result
+from jaxstyle.objective import style_shares
+from jaxstyle.regions import Guide, Guides, assign, check_shape
 from jaxstyle.sheet import contact_sheet
 from jaxstyle.transfer import fitted_shape
 from jaxstyle.types import Device, Params
@@ -78,6 +81,7 @@ class _Pictures:
         self._aspect = aspect
         self._looked: dict[str, images.Glance | ImageError] = {}
         self._sources: dict[tuple[Any, ...], Source] = {}
+        self._guides: dict[tuple[Any, ...], GuideSource] = {}
         self._with_alpha: set[str] = set()
 
     def look(self, path: str) -> images.Glance:
@@ -109,6 +113,32 @@ class _Pictures:
         """The picture at `path`, as it is."""
         shape = self.look(path).shape
         return self._sources.setdefault((path,), Source(shape, lambda: self._read(path).pixels))
+
+    def content_guide(self, cell: GridCell) -> GuideSource | None:
+        """The guide of the cell's content, cropped as that is."""
+        if cell.content_guide is None:
+            return None
+        path, shape = cell.content_guide, self.shape(cell.content, cell.config)
+        load = functools.lru_cache(1)(lambda: self._guide(path).cropped(shape))
+        return self._guides.setdefault((path, shape), GuideSource(load))
+
+    def style_guide(self, path: str) -> GuideSource:
+        """The guide at `path` of a style."""
+        load = functools.lru_cache(1)(lambda: self._guide(path))
+        return self._guides.setdefault((path,), GuideSource(load))
+
+    def check_guides(self, cell: GridCell) -> None:
+        """Raise `ImageError` if the cell's guides are none, or do not go with its pictures."""
+        if cell.content_guide is None:
+            return
+        whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
+        check_shape(whole.content, self.look(cell.content).shape, "content")
+        for guide, style in zip(whole.styles, cell.styles, strict=False):
+            check_shape(guide, self.look(style).shape, "style")
+        assign(whole, style_shares(len(cell.styles), cell.config))
+
+    def _guide(self, path: str) -> Guide:
+        return Guide.of(self._read(path).pixels, PurePath(path).name)
 
     def alpha(self, path: str, config: Config) -> np.ndarray | None:
         """The alpha channel that goes with `content`."""
@@ -164,10 +194,13 @@ class Grid:
         shape, problem = (0, 0), None
         init = [] if cell.config.init in _INITS else [cell.config.init]
         roles = {"content": [cell.content], "style": list(cell.styles), "init": init}
+        if cell.content_guide is not None:
+            roles |= {"content_guide": [cell.content_guide], "style_guide": cell.style_guides}
         try:
             for role, paths in roles.items():
                 sha256[role] = [self._pictures.look(path).sha256 for path in paths]
             shape = self._pictures.shape(cell.content, cell.config)
+            self._pictures.check_guides(cell)
         except ImageError as error:
             problem = str(error)
             sha256 = {role: list(paths) for role, paths in roles.items()}
@@ -236,6 +269,8 @@ class Grid:
                 self._pictures.content(entry.cell.content, entry.cell.config),
                 tuple(map(self._pictures.style, entry.cell.styles)),
                 entry.cell.config,
+                self._pictures.content_guide(entry.cell),
+                tuple(map(self._pictures.style_guide, entry.cell.style_guides)),
             )
             for entry in todo
         ]
@@ -313,6 +348,8 @@ class Grid:
             "cell": entry.name,
             "content": cell.content,
             "styles": list(cell.styles),
+            **({"content_guide": cell.content_guide} if cell.content_guide else {}),
+            **({"style_guides": list(cell.style_guides)} if cell.style_guides else {}),
             "sha256": entry.sha256,
             "config": settings,
             **outcome,

@@ -13,7 +13,7 @@ import png
 import tifffile
 from etils import epath
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image as Pil, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from jaxstyle import files
@@ -112,8 +112,8 @@ def read_picture(
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
     if size is not None and size != "original":
         if isinstance(size, tuple):
-            shape, color = size, _middle(color, size)
-            alpha = None if alpha is None else _middle(alpha, size)
+            shape, color = size, crop_middle(color, size)
+            alpha = None if alpha is None else crop_middle(alpha, size)
         else:
             shape = fit_shape(color.shape[:2], size)
         if alpha is None:
@@ -235,7 +235,7 @@ def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     return (short, size) if shape[0] <= shape[1] else (size, short)
 
 
-def _middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def crop_middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The largest part around the middle that has the aspect ratio of `shape`."""
     has_height, has_width = array.shape[:2]
     scale = max(shape[0] / has_height, shape[1] / has_width)
@@ -263,6 +263,11 @@ def resize_image(
         for channel in np.ascontiguousarray(np.moveaxis(image, 2, 0))
     ]
     return np.clip(np.stack(channels, axis=2), image.min(), image.max())
+
+
+def to_uint8(image: Float[Array | np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Values in 0–1, and what is beyond clipped, as grey levels."""
+    return np.rint(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)
 
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:

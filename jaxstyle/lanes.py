@@ -33,6 +33,7 @@ from jaxstyle.loop import (
     UpdateInfo,
     init_state,
     make_optimizer,
+    outcome,
     update,
 )
 from jaxstyle.memory import device_memory
@@ -94,7 +95,8 @@ def optimize_lanes(
         params: from `prepare_params`; put on all devices, if they are not there already.
         jobs: make a job each, when a lane is free for it; all of the same shapes, so that what
             differs is data. One that raises a `JaxstyleError` has that for a result.
-        config: names the optimizer, `lbfgs` or `adam`.
+        config: names the optimizer, `lbfgs` or `adam`; with a schedule of its learning rate, jobs
+            have equal budgets.
         lanes: jobs at a time on each device; if not given, as many as memory has room for, but
             no more than pay. Where memory runs out all the same they are halved, down to one.
         devices: of this host; all if not given.
@@ -119,7 +121,8 @@ def optimize_lanes(
                 break
             most_here = most or paying_lanes(first.image.shape, devices)
             wanted = _evenly(most_here, total, devices)
-            program = _fitting(params, first, make_optimizer(config), wanted, mesh, most is None)
+            optimizer = make_optimizer(config, first.budget)
+            program = _fitting(params, first, optimizer, wanted, mesh, most is None)
             wanted = program.lanes
             yield from _lockstep(work, program, progress)
         except jax.errors.JaxRuntimeError as error:
@@ -204,7 +207,7 @@ def _lockstep(
         ended = {slot: lane for slot, lane in active.items() if lane.ended}
         if ended:
             assert batch is not None
-            images = np.asarray(batch.state.best_image)
+            images = np.asarray(outcome(batch.state))
             for slot, lane in ended.items():
                 work.done.append((lane.index, lane.result(images[slot].copy())))
                 del active[slot]

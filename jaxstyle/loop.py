@@ -25,7 +25,7 @@ curvature along it."""
 
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
 _DEFAULT_HISTORY = 20
-_DEFAULT_LEARNING_RATE = 0.02
+_DEFAULT_LEARNING_RATE, _DEFAULT_BETA2 = 0.02, 0.999
 IN_FLIGHT = 1
 """Evaluations the device may be ahead of the host, so that reading never stalls it."""
 
@@ -77,8 +77,9 @@ class Result(NamedTuple):
     """The best image of the last scale that was run, and how it came about."""
 
     image: Image
-    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`; only a run
-    stopped at a coarse scale enlarges it."""
+    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`. Otherwise
+    it is only where a run stopped at a coarse scale, which enlarges it, with `ema`, whose mean is
+    not evaluated, and where `preserve_color` puts the content's colours back."""
     loss: float
     terms: dict[str, float]
     history: tuple[Record, ...]
@@ -103,29 +104,93 @@ Callback = Callable[[Record], bool | None]
 run, with one more evaluation under way, whose record is only in the history."""
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
-    """The optax transformation that `config` names."""
-    return _optimizer(
-        config.optimizer,
-        config.history_size or _DEFAULT_HISTORY,
-        config.learning_rate or _DEFAULT_LEARNING_RATE,
-        _LOSS_NOISE[config.precision],
-        config.preconditioner or "cosine",
-    )
+def make_optimizer(
+    config: Config, budget: int | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation that `config` names; schedules reach over `budget` evaluations."""
+    if config.optimizer == "adam":
+        cosine = config.learning_rate_schedule == "cosine"
+        return _adam(
+            config.learning_rate or _DEFAULT_LEARNING_RATE,
+            config.adam_beta2 or _DEFAULT_BETA2,
+            budget or config.evaluations if cosine else None,
+            config.ema,
+        )
+    history_size = config.history_size or _DEFAULT_HISTORY
+    if config.optimizer == "optax-lbfgs":
+        return _optax_lbfgs(history_size)
+    noise = _LOSS_NOISE[config.precision]
+    return _lbfgs(history_size, noise, config.preconditioner != "none")
+
+
+# Cached, because a compiled update is looked up by its functions' identity.
+@functools.lru_cache
+def _lbfgs(
+    history_size: int, noise: float, preconditioned: bool
+) -> optax.GradientTransformationExtraArgs:
+    return lbfgs.lbfgs(history_size, FIRST_STEP, noise, *([smooth] if preconditioned else []))
 
 
 @functools.lru_cache
-def _optimizer(
-    name: str, history_size: int, learning_rate: float, noise: float, preconditioner: str
+def _optax_lbfgs(history_size: int) -> optax.GradientTransformationExtraArgs:
+    return optax.lbfgs(memory_size=history_size)
+
+
+@functools.lru_cache
+def _adam(
+    learning_rate: float, beta2: float, decay_steps: int | None, ema: float | None
 ) -> optax.GradientTransformationExtraArgs:
-    # Cached, because a compiled update is looked up by its functions' identity.
-    if name == "lbfgs":
-        if preconditioner == "none":
-            return lbfgs.lbfgs(history_size, FIRST_STEP, noise)
-        return lbfgs.lbfgs(history_size, FIRST_STEP, noise, smooth)
-    if name == "optax-lbfgs":
-        return optax.lbfgs(memory_size=history_size)
-    return optax.with_extra_args_support(optax.adam(learning_rate))
+    schedule = (
+        learning_rate
+        if decay_steps is None
+        else optax.cosine_decay_schedule(learning_rate, decay_steps)
+    )
+    adam = optax.adam(schedule, b2=beta2)
+    return optax.with_extra_args_support(
+        adam if ema is None else optax.chain(adam, average_iterates(ema))
+    )
+
+
+class AverageState(NamedTuple):
+    """State of `average_iterates`."""
+
+    average: optax.Params
+    iterates: Int[Array, ""]
+
+
+def average_iterates(decay: float) -> optax.GradientTransformation:
+    """Keep an exponential mean of the iterates, corrected for its start; updates pass through.
+
+    The mean of n iterates weighs the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ), as
+    Kingma and Ba (2015) correct their moments. It comes last in a chain.
+    """
+
+    def init(params: optax.Params) -> AverageState:
+        return AverageState(params, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        assert isinstance(state, AverageState)
+        assert params is not None
+        count = state.iterates + 1
+        share = (1 - decay) / (1 - decay**count)
+
+        def moved(mean: Array, iterate: Array) -> Array:
+            # The last iterate of a run that ends for not being finite does not count.
+            nearer = mean + (share * (iterate - mean)).astype(mean.dtype)
+            return jnp.where(jnp.isfinite(iterate).all(), nearer, mean)
+
+        iterates = optax.apply_updates(params, updates)
+        return updates, AverageState(jax.tree.map(moved, state.average, iterates), count)
+
+    return optax.GradientTransformation(init, update)
+
+
+def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
+    """The image that a run with this state comes to: the best one, or the mean if one is kept."""
+    average = optax.tree.get(state.optimizer, "average")
+    return state.best_image if average is None else average
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -391,7 +456,7 @@ def proceed(
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, budget)
     baseline = config.optimizer == "optax-lbfgs"
     compiled = _compiled_baseline_update if baseline else _compiled_update
     in_flight = 0 if baseline else IN_FLIGHT
@@ -437,7 +502,7 @@ def proceed(
     while pending and journal.status == lbfgs.RUNNING:
         journal.read(jax.device_get(pending.popleft()))
     reason = REASONS.get(journal.status, "stopped" if stopped else "budget")
-    result = journal.result(np.asarray(state.best_image), objective, reason)
+    result = journal.result(np.asarray(outcome(state)), objective, reason)
     if not result.terms:
         terms = objective(state.best_image)[1]
         result = result._replace(terms={name: float(value) for name, value in terms.items()})

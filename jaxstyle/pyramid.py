@@ -15,9 +15,12 @@ class Level(NamedTuple):
 def levels(config: Config) -> tuple[Level, ...]:
     """The scales of `config`, coarsest first; the last has ratio 1."""
     coarse = config.coarse_evaluations or config.evaluations
+    if not isinstance(coarse, tuple):
+        coarse = (coarse,) * (config.scales - 1)
+    budgets = (*coarse, config.evaluations)
     return tuple(
-        Level(config.scale_factor**-below, coarse if below else config.evaluations)
-        for below in reversed(range(config.scales))
+        Level(config.scale_factor ** (position - config.scales + 1), budget)
+        for position, budget in enumerate(budgets)
     )
 
 

@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 from etils import epath
 from PIL import Image as Pil
 
@@ -232,7 +231,7 @@ def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
         return None
     if alpha is not None:
         color = color * alpha[..., None] + 1 - alpha[..., None]
-    picture = Pil.fromarray(np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8))
+    picture = Pil.fromarray(images.to_uint8(color))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality)
     encoded = base64.b64encode(buffer.getvalue()).decode()

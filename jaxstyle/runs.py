@@ -28,7 +28,7 @@ from jaxstyle import files, images
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.config import Config
 from jaxstyle.errors import RunError
-from jaxstyle.loop import LoopState, Progress, Record, begin
+from jaxstyle.loop import LoopState, Progress, Record, begin, outcome
 from jaxstyle.types import Image
 
 BUDGETS = ("evaluations", "coarse_evaluations")
@@ -44,13 +44,20 @@ class Identity:
     """Of the files, by role: content, style, weights, and init if that is a file."""
     content: str
     styles: Sequence[str]
+    content_guide: str | None = None
+    style_guides: Sequence[str] = ()
     forked_from: str | None = None
 
     def to_toml(self) -> str:
         """The text of config.toml; `jaxstyle stylize --config` takes it as it is."""
         settings = _given(dataclasses.asdict(self.config))
         run = {"content": self.content, "style": list(self.styles)}
-        run |= {"forked_from": self.forked_from} if self.forked_from else {}
+        optional = {
+            "content_guide": self.content_guide,
+            "style_guide": list(self.style_guides),
+            "forked_from": self.forked_from,
+        }
+        run |= {name: value for name, value in optional.items() if value}
         sha256 = {role: list(digests) for role, digests in self.sha256.items()}
         return tomli_w.dumps({**settings, "run": {**run, "sha256": sha256}})
 
@@ -89,6 +96,7 @@ class Run:
         checkpoints: Schedule = Schedule(every=50),
         snapshots: Schedule = Schedule(),
         on_scale: Callable[[], None] = lambda: None,
+        finish: Callable[[Image], Image] = lambda image: image,
     ) -> None:
         """Take the folder, local or `gs://`, made if it is not there.
 
@@ -98,13 +106,14 @@ class Run:
                 when the run is stopped or ends.
             snapshots: when the best image so far is saved.
             on_scale: called when a new scale's beginning is safely on disk.
+            finish: makes of an image of the loop what a result would be, for snapshots.
 
         Raises:
             RunError: it cannot be written to, or another process has it. A bucket has no locks.
         """
         self.folder = files.make_folder(folder, RunError)
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
-        self._on_scale = on_scale
+        self._on_scale, self._finish = on_scale, finish
         self.board: Board | None = None
         self._local = "://" not in str(folder)
         self._lock = filelock.FileLock(self.folder / ".lock") if self._local else None
@@ -240,7 +249,7 @@ class Run:
         """
         evaluation = progress.evaluations
         if self._snapshot_schedule.has(evaluation):
-            image = np.asarray(progress.state.best_image)
+            image = self._finish(np.asarray(outcome(progress.state)))
             folder = files.make_folder(self.folder / "snapshots", RunError)
             images.save_image(folder / f"{evaluation:06}.png", image)
             if self.board is not None:

@@ -93,4 +93,4 @@ def _stem(path: str) -> str:
 
 def _thumbnail(path: epath.Path) -> Pil.Image:
     pixels = images.load_image(path, _SIDE)
-    return Pil.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    return Pil.fromarray(images.to_uint8(pixels))

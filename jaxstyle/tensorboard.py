@@ -1,8 +1,8 @@
 """A run's numbers and pictures in TensorBoard."""
 
-import numpy as np
 from etils import epath
 
+from jaxstyle import images
 from jaxstyle.errors import ConfigError
 from jaxstyle.loop import Record
 from jaxstyle.types import Image
@@ -41,7 +41,7 @@ class TensorBoard:
 
     def picture(self, evaluation: int, image: Image) -> None:
         """Add the best image so far."""
-        pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        pixels = images.to_uint8(image)
         self._writer.add_image("image", pixels, evaluation, dataformats="HWC")
 
     def close(self) -> None:

@@ -6,17 +6,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxstyle import pyramid
+from jaxstyle import color, pyramid
 from jaxstyle.config import Config
 from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
 from jaxstyle.objective import (
     as_styles,
     build_objective,
+    check_guides,
     check_inputs,
     prepare_params,
     style_shares,
 )
+from jaxstyle.regions import Guides
 from jaxstyle.types import Image, Params
 from jaxstyle.weights import load_weights
 
@@ -32,7 +34,12 @@ class Scale(NamedTuple):
     evaluations: int
 
 
-def plan(content: Image, styles: Image | Sequence[Image], config: Config) -> tuple[Scale, ...]:
+def plan(
+    content: Image,
+    styles: Image | Sequence[Image],
+    config: Config,
+    guides: Guides | None = None,
+) -> tuple[Scale, ...]:
     """The pictures at every scale of `config`, coarsest first; all that can be wrong is checked.
 
     Raises:
@@ -43,8 +50,14 @@ def plan(content: Image, styles: Image | Sequence[Image], config: Config) -> tup
     scales: list[Scale] = []
     for level in pyramid.levels(config):
         content_here = at_scale(content, config, level.ratio)
-        styles_here = tuple(style_at_scale(style, config, level.ratio) for style in several)
+        styles_here = tuple(
+            color.colored_style(style_at_scale(style, config, level.ratio), content_here, config)
+            for style in several
+        )
         check_inputs(content_here, styles_here, config)
+        if guides is not None:
+            check_guides(content_here, styles_here, config, guides)
+        content_here = color.colored_content(content_here, config)
         scales.append(Scale(content_here, styles_here, level.evaluations))
     return tuple(scales)
 
@@ -63,8 +76,25 @@ def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
 
 
 def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
-    """`at_scale`, unless the style is going to be stretched to the content's shape anyway."""
-    return at_scale(style, config, ratio) if config.style_shape == "own" else style
+    """A style at a scale of `ratio` to its own size.
+
+    As it is where it is going to be stretched to the content's shape anyway.
+    """
+    if config.style_shape == "content":
+        return style
+    style = resize_image(style, fitted_style_shape(style.shape, config))
+    return resize_image(style, pyramid.level_shape(style.shape, ratio))
+
+
+def fitted_style_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
+    """`(height, width)` that a style of `shape` has at the last scale.
+
+    Raises:
+        ImageError: that would be too large.
+    """
+    size = config.style_size or config.size
+    long_side = max(shape[:2]) if size == "original" else size
+    return fit_shape(shape, max(1, round(long_side * config.style_scale)))
 
 
 def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Image:
@@ -89,6 +119,7 @@ def stylize(
     params: Params | None = None,
     callback: Callback | None = None,
     *,
+    guides: Guides | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -100,6 +131,7 @@ def stylize(
         config: what to do; `preset(name)` has the well-known ones.
         params: from `load_weights`; loaded, and on first use fetched, if not given.
         callback: called with each `Record`; a true result ends the run early.
+        guides: which style goes where; all of them everywhere if not given.
         keeper: is shown the progress, so that a run that was cut off can go on.
         progress: what a keeper was shown of a run of the same inputs and settings, to go on from.
 
@@ -110,7 +142,7 @@ def stylize(
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
     """
-    scales = plan(content, styles, config)
+    scales = plan(content, styles, config, guides)
     if progress is None:
         image = initial_image(scales[0].content, scales[0].styles, config)
         progress = begin(resize_image(image, scales[0].content.shape), config)
@@ -122,7 +154,7 @@ def stylize(
     for scale in scales[progress.scale :]:
         if progress.history == () and progress.earlier is not None and keeper is not None:
             keeper.save(progress)
-        objective = build_objective(params, scale.content, scale.styles, config)
+        objective = build_objective(params, scale.content, scale.styles, config, guides)
         progress, result = proceed(
             objective, progress, config, scale.evaluations, callback=callback, keeper=keeper
         )
@@ -131,10 +163,16 @@ def stylize(
         if result.reason in ENDS or scale is scales[-1]:
             if keeper is not None:
                 keeper.save(progress)
-            return result._replace(image=resize_image(result.image, shape))
+            image = resize_image(result.image, shape)
+            return result._replace(image=finished_image(image, content, config))
         image = resize_image(result.image, scales[progress.scale + 1].content.shape)
         progress = begin(image, config, result)
     raise AssertionError("a run has more scales than its settings")
+
+
+def finished_image(image: Image, content: Image, config: Config) -> Image:
+    """What a run makes of an image of its loop: with its colours, where they were kept apart."""
+    return color.colored_result(image, resize_image(content, image.shape), config)
 
 
 def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Precision
+from jaxstyle.config import Padding, Precision
 from jaxstyle.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.types import Features, Image, Params
@@ -42,7 +42,13 @@ no different from HIGHEST. bfloat16 is in addition the type of what is multiplie
 _WINOGRAD_CHANNELS = 64
 """Input channels from which Winograd's convolution is faster on a CPU; see docs/performance.md."""
 
-_PAD_MODES = {"replicate": "edge", "reflect": "reflect"}
+_PAD_MODES = {"replicate": "edge", "reflect": "reflect", "replicate-first": "edge"}
+
+
+def _pad_mode(padding: Padding, conv: str) -> str | None:
+    """How `jnp.pad` pads what `conv` sees; None where the convolution itself does, with zeros."""
+    only_first = padding == "replicate-first" and conv != CONVOLUTIONS[0]
+    return None if only_first else _PAD_MODES.get(padding)
 
 
 def canonical_layer(name: str) -> str:
@@ -72,6 +78,12 @@ def check_size(
                 f"{name} of {shape[1]}×{shape[0]} pixels is too small: "
                 f"{layer} needs at least {smallest}×{smallest}"
             )
+
+
+def layer_shape(shape: tuple[int, ...], layer: str) -> tuple[int, int]:
+    """`(height, width)` of the activations at `layer` of an image of `shape`."""
+    halvings = int(canonical_layer(layer)[4]) - 1
+    return shape[0] >> halvings, shape[1] >> halvings
 
 
 def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float[Array, "h2 w2 c"]:
@@ -127,7 +139,7 @@ class VGG19(nn.Module):
     layers: tuple[str, ...]
     channels: tuple[int, ...] = CHANNELS
     pooling: Literal["max", "average"] = "max"
-    padding: Literal["zero", "replicate", "reflect"] = "zero"
+    padding: Padding = "zero"
     precision: Precision = "float32"
     winograd: tuple[str, ...] = ()
 
@@ -147,11 +159,12 @@ class VGG19(nn.Module):
             block, index = int(conv[4]), int(conv[6])
             if block > 1 and index == 1:
                 x = _pool(x, self.pooling)
-            if self.padding != "zero":
-                x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=_PAD_MODES[self.padding])
+            mode = _pad_mode(self.padding, conv)
+            if mode is not None:
+                x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
             x = _Convolution(
                 self.channels[block - 1],
-                "SAME" if self.padding == "zero" else "VALID",
+                "SAME" if mode is None else "VALID",
                 conv in self.winograd,
                 self.precision,
                 name=conv,
@@ -166,7 +179,7 @@ def network(
     params: Params,
     layers: Iterable[str],
     pooling: Literal["max", "average"] = "max",
-    padding: Literal["zero", "replicate", "reflect"] = "zero",
+    padding: Padding = "zero",
     precision: Precision = "float32",
 ) -> VGG19:
     """The module that `params` are for, whatever their widths, reaching `layers`.
@@ -234,7 +247,7 @@ def extract_features(
     layers: Sequence[str],
     *,
     pooling: Literal["max", "average"] = "max",
-    padding: Literal["zero", "replicate", "reflect"] = "zero",
+    padding: Padding = "zero",
     precision: Precision = "float32",
 ) -> Features:
     """Activations of an sRGB 0–1 image by the names asked for, each `[h', w', channels]`.

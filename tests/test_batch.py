@@ -79,14 +79,14 @@ def test_what_is_shared_is_computed_once(
 
         return count
 
-    for name in ("content_targets", "style_targets"):
+    for name in ("content_targets", "guided_targets"):
         monkeypatch.setattr(batch, name, counted(name))
     pairs = [(c, s, w) for c in (CONTENT, OTHER) for s in (STYLE, STYLE2) for w in (1.0, 2.0)]
     contents, styles, weights = zip(*pairs, strict=True)
     configs = [QUICK.replace(style_weight=weight, evaluations=1) for weight in weights]
     stylize_batch(contents, styles, configs, small_params)
     assert calls.count("content_targets") == 2
-    assert calls.count("style_targets") == 2
+    assert calls.count("guided_targets") == 2
 
 
 def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> None:

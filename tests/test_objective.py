@@ -172,10 +172,10 @@ def test_several_styles_average_their_statistics(small_params: Params) -> None:
     config = Config()
     both = build_objective(small_params, content, styles, config)
     alone = [build_objective(small_params, content, style, config) for style in styles]
-    (blended,) = both.style_targets
+    (blended,) = both.parts[0].targets
     for layer, target in blended.items():
-        mean = (alone[0].style_targets[0][layer] + alone[1].style_targets[0][layer]) / 2
-        assert_allclose(target, mean, rtol=1e-6)
+        grams = [objective.parts[0].targets[0][layer]["gram"] for objective in alone]
+        assert_allclose(target["gram"], (grams[0] + grams[1]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("blend", ["statistics", "loss"])
@@ -208,7 +208,7 @@ def test_blends_pull_alike_and_differ_by_the_spread_of_the_styles(
     (_, two), same = evaluate(each, image)
     assert_allclose(same, pull, rtol=1e-6, atol=1e-9)
     for layer in config.style_layers:
-        first, second = (targets[layer] for targets in each.style_targets)
+        first, second = (targets[layer]["gram"] for targets in each.parts[0].targets)
         spread = 0.75 * 0.25 * style_loss(first, second, "mean")
         assert_allclose(two[f"style/{layer}"], one[f"style/{layer}"] + 1000 * spread, rtol=1e-6)
 

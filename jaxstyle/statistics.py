@@ -1,0 +1,202 @@
+"""What of a style's features is matched, and how far an image is from it.
+
+Every statistic is measured on positions that may count differently: `guide` holds the square
+root of what each counts, with mean square 1 (Gatys et al. 2017, eq. 2). Measures of several
+styles may be averaged, then `prepared` once, and `distance` is taken at every evaluation. All is
+finite, gradients too, on features that are the same everywhere.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.losses import gram_matrix, style_loss
+from jaxstyle.types import Scalar
+
+Measure = Any
+"""A pytree of arrays, of a structure of each statistic's own."""
+
+_DIRECTIONS = 64
+_RIDGE = 1e-3
+"""Of the target's largest variance: what float32 can tell from 0 in a product of covariances."""
+_TINY = 1e-6
+
+
+def directions(layer: int, channels: int, seed: int) -> Float[Array, "c d"]:
+    """Unit vectors, uniform on the sphere, on which `sliced` projects a layer's features."""
+    key = jax.random.fold_in(jax.random.key(seed), layer)
+    vectors = jax.random.normal(key, (channels, _DIRECTIONS))
+    return vectors / jnp.linalg.norm(vectors, axis=0)
+
+
+def measure(
+    kind: str,
+    features: Float[Array, "h w c"],
+    guide: Float[Array, "h w"] | None,
+    divisor: float,
+    precision: jax.lax.Precision,
+    axes: Float[Array, "c d"] | None,
+) -> Measure:
+    """One statistic of a layer's features.
+
+    - `gram`: FᵀF (Gatys et al. 2016, eq. 3), divided by `divisor`;
+    - `covariance`: the same of what is left of the features without their mean, likewise;
+    - `wasserstein`: mean and covariance, the latter divided by the positions;
+    - `sliced`: features projected on `axes`, and what each position counts, all of it or none,
+      as otherwise the distance would jump where two positions change their order;
+    - `moments`: mean and standard deviation of each channel.
+    """
+    if kind == "gram":
+        return gram_matrix(_guided(features, guide), precision) / divisor
+    if kind == "sliced":
+        assert axes is not None
+        flat = _wide(features).reshape(-1, features.shape[-1])
+        shares = None if guide is None else _whole(guide.reshape(-1))
+        return jnp.matmul(flat, axes.astype(flat.dtype), precision=precision), shares
+    wide = _wide(features)
+    counts = 1.0 if guide is None else jnp.square(guide)[:, :, None]
+    mean = jnp.mean(counts * wide, axis=(0, 1))
+    centred = wide - mean
+    if kind == "moments":
+        return mean, jnp.sqrt(jnp.mean(counts * jnp.square(centred), axis=(0, 1)) + _TINY)
+    gram = gram_matrix(_guided(centred.astype(features.dtype), guide), precision)
+    if kind == "covariance":
+        return gram / divisor
+    return mean, gram / (features.shape[0] * features.shape[1])
+
+
+def _wide(features: Array) -> Array:
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+
+def _whole(guide: Float[Array, " m"]) -> Float[Array, " m"]:
+    inside = (guide >= jnp.max(guide) / 2) & (guide > 0)
+    return inside / jnp.maximum(jnp.sum(inside), 1)
+
+
+def _guided(features: Float[Array, "h w c"], guide: Float[Array, "h w"] | None) -> Array:
+    return features if guide is None else features * guide[:, :, None].astype(features.dtype)
+
+
+def as_target(kind: str, measured: Measure, positions: int) -> Measure:
+    """`measured` of a style as it is kept: of `sliced`, quantiles.
+
+    One for the middle of each of `positions` equal parts, in each direction.
+    """
+    if kind != "sliced":
+        return measured
+    projected, shares = measured
+    order = jnp.argsort(projected, axis=0)
+    values = jnp.take_along_axis(projected, order, axis=0)
+    if shares is None and len(values) == positions:
+        return values
+    shares = jnp.full(len(values), 1 / len(values)) if shares is None else shares
+    wanted = (jnp.arange(positions, dtype=values.dtype) + 0.5) / positions
+    columns = jax.vmap(functools.partial(jnp.interp, wanted), in_axes=1, out_axes=1)
+    return columns(_middles(shares, order), values)
+
+
+def prepared(kind: str, target: Measure) -> Measure:
+    """`target` with what of its distances does not depend on the image."""
+    if kind != "wasserstein":
+        return target
+    mean, covariance = target
+    values, vectors = jnp.linalg.eigh(covariance)
+    values = jnp.maximum(values, 0)
+    ridge = _RIDGE * values[-1] + _TINY
+    root = (vectors * jnp.sqrt(values + ridge)) @ vectors.T
+    return mean, root, ridge, jnp.sum(values)
+
+
+def distance(
+    kind: str,
+    measured: Measure,
+    target: Measure,
+    normalization: Literal["seed", "gatys", "mean"],
+) -> Scalar:
+    """How far a measure of the image is from a target.
+
+    - `gram`, `covariance`: see `losses.style_loss`;
+    - `wasserstein`: the squared 2-Wasserstein distance of the Gaussians, a channel's share of
+      it: (‖μ−μ'‖² + tr(Σ + Σ' − 2(Σ'^½ Σ Σ'^½)^½)) / N (Dowson and Landau 1982), with a
+      thousandth of the target's largest variance added to both covariances;
+    - `sliced`: the mean over directions of the squared 2-Wasserstein distance of the
+      projections (Heitz et al. 2021, eq. 3);
+    - `moments`: the mean over channels of (μ−μ')² + (σ−σ')² (Li et al. 2017, eq. 13).
+    """
+    if kind in ("gram", "covariance"):
+        return style_loss(measured, target, normalization)
+    if kind == "sliced":
+        projected, shares = measured
+        return _sliced_distance(projected, shares, target)
+    if kind == "moments":
+        (mean, spread), (target_mean, target_spread) = measured, target
+        return jnp.mean(jnp.square(mean - target_mean)) + jnp.mean(
+            jnp.square(spread - target_spread)
+        )
+    (mean, covariance), (target_mean, root, ridge, target_trace) = measured, target
+    ridges = ridge * jnp.eye(len(mean), dtype=mean.dtype)
+    overlap = _trace_of_root(root @ (covariance + ridges) @ root, jnp.square(ridge))
+    traces = jnp.trace(covariance) + target_trace + 2 * len(mean) * ridge
+    return jnp.mean(jnp.square(mean - target_mean)) + (traces - 2 * overlap) / len(mean)
+
+
+@jax.custom_vjp
+def _trace_of_root(matrix: Float[Array, "c c"], least: Scalar) -> Scalar:
+    """Trace of the square root of a symmetric matrix with eigenvalues of `least` or more.
+
+    The derivative is half its inverse root; through the eigenvectors, as automatic
+    differentiation goes, equal eigenvalues would divide by 0.
+    """
+    return _trace_of_root_forward(matrix, least)[0]
+
+
+def _trace_of_root_forward(
+    matrix: Float[Array, "c c"], least: Scalar
+) -> tuple[Scalar, tuple[Array, Array]]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    roots = jnp.sqrt(jnp.maximum(values, least))
+    return jnp.sum(roots), (roots, vectors)
+
+
+def _trace_of_root_backward(
+    kept: tuple[Array, Array], cotangent: Scalar
+) -> tuple[Float[Array, "c c"], Scalar]:
+    roots, vectors = kept
+    return cotangent / 2 * (vectors / roots) @ vectors.T, jnp.zeros_like(cotangent)
+
+
+_trace_of_root.defvjp(_trace_of_root_forward, _trace_of_root_backward)
+
+
+def _sliced_distance(
+    projected: Float[Array, "m d"],
+    shares: Float[Array, " m"] | None,
+    quantiles: Float[Array, "m d"],
+) -> Scalar:
+    order = jnp.argsort(jax.lax.stop_gradient(projected), axis=0)
+    if shares is not None:
+        last = len(projected) - 1
+        place = jnp.clip(_middles(shares, order) * (last + 1) - 0.5, 0, last)
+        below = jnp.floor(place).astype(int)
+        low, high = (
+            jnp.take_along_axis(quantiles, index, axis=0)
+            for index in (below, jnp.minimum(below + 1, last))
+        )
+        quantiles = low + (place - below) * (high - low)
+    ranks = jnp.argsort(order, axis=0)
+    # Whom a position is compared with does not count for the gradient: in sorted order the
+    # distance is smallest (the envelope theorem).
+    partners = jax.lax.stop_gradient(jnp.take_along_axis(quantiles, ranks, axis=0))
+    squares = jnp.mean(jnp.square(projected - partners), axis=1)
+    return jnp.mean(squares) if shares is None else jnp.sum(squares * shares)
+
+
+def _middles(shares: Float[Array, " m"], order: Array) -> Float[Array, "m d"]:
+    """Where each of the sorted positions stands between 0 and 1, by what they count."""
+    in_order = shares[order]
+    return jnp.cumsum(in_order, axis=0) - in_order / 2
