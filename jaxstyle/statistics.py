@@ -188,10 +188,11 @@ def _sliced_distance(
             for index in (below, jnp.minimum(below + 1, last))
         )
         quantiles = low + (place - below) * (high - low)
-    ranks = jnp.argsort(order, axis=0)
     # Whom a position is compared with does not count for the gradient: in sorted order the
     # distance is smallest (the envelope theorem).
-    partners = jax.lax.stop_gradient(jnp.take_along_axis(quantiles, ranks, axis=0))
+    partners = jax.lax.stop_gradient(
+        jnp.put_along_axis(quantiles, order, quantiles, axis=0, inplace=False)
+    )
     squares = jnp.mean(jnp.square(projected - partners), axis=1)
     return jnp.mean(squares) if shares is None else jnp.sum(squares * shares)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image as Pil
 
 from jaxstyle import load_weights
 from jaxstyle.types import Params
@@ -54,6 +55,15 @@ def random_params(channels: tuple[int, ...] = SMALL_CHANNELS, seed: int = 0) -> 
         }
         inputs = outputs
     return params
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a content and a style picture, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    Pil.fromarray(pattern(48, 64, 0)).save("content.png")
+    Pil.fromarray(pattern(56, 40, 1)).save("style.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

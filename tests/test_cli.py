@@ -18,18 +18,9 @@ from PIL import Image as Pil
 
 from jaxstyle import cli, load_image, preset
 from jaxstyle.commands import CLI_SIZE
-from jaxstyle.config import Config, parse_toml
+from jaxstyle.config import PRESETS, Config, parse_toml
 from jaxstyle.types import Params
 from tests.conftest import pattern
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a content and a style picture, which is also the current one."""
-    monkeypatch.chdir(tmp_path)
-    Pil.fromarray(pattern(48, 64, 0)).save("content.png")
-    Pil.fromarray(pattern(56, 40, 1)).save("style.png")
-    return tmp_path
 
 
 def stylize(*arguments: str) -> int:
@@ -165,7 +156,7 @@ def test_compiled_programs_are_kept_where_they_can_be(
     assert bool(kept) == (home == "cache")
 
 
-@pytest.mark.parametrize("name", ["seed", "gatys", "gatys-code", "neural-style", "default"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert stylize(*PAIR, f"--preset={name}", "--print-config") == 0
     assert tomllib.loads(capsys.readouterr().out)["size"] == CLI_SIZE
@@ -277,6 +268,8 @@ def test_a_bad_flag_is_explained_with_code_2(
     [
         (),
         ("stylize",),
+        ("grid",),
+        ("presets",),
         ("animate",),
         ("report",),
         ("plot",),

@@ -14,17 +14,8 @@ from PIL import Image as Pil
 
 from jaxstyle import cli, load_image
 from jaxstyle.types import Params
-from tests.conftest import pattern
 
 QUICK = ("content.png", "style.png", "--size", "48", "--convolution", "direct")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Pil.fromarray(pattern(48, 64, 0)).save("content.png")
-    Pil.fromarray(pattern(56, 40, 1)).save("style.png")
-    return tmp_path
 
 
 def stylize(*arguments: str) -> int:

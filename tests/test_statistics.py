@@ -117,7 +117,7 @@ def test_gradients_are_those_of_differences(kind: str, guided: bool) -> None:
     where = jnp.asarray(guide()) if guided else None
     wanted = target(kind, jnp.asarray(features(seed=1)), where)
     loss = functools.partial(apart, kind, wanted=wanted, where=where)
-    check_grads(loss, (jnp.asarray(features()),), order=1, modes=["rev"], rtol=1e-4)
+    check_grads(loss, (jnp.asarray(features()),), order=1, modes=["rev"], rtol=1e-5, eps=1e-6)
 
 
 CONSTANT = np.full((9, 7, CHANNELS), 3.0)

@@ -1,0 +1,1 @@
+"""Pictures of the documentation: one for each option, and a comparison of presets."""
