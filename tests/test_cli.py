@@ -29,7 +29,7 @@ def stylize(*arguments: str) -> int:
 
 PAIR = ("content.png", "style.png")
 # Direct, because it compiles in a third of the time.
-QUICK = (*PAIR, "--size", "48", "--evaluations", "3", "--convolution", "direct")
+QUICK = (*PAIR, "--size", "48", "--evaluations", "3", "--convolution=direct", "--scales=1")
 
 
 def test_stylize_writes_a_picture_and_reports(

@@ -145,6 +145,21 @@ def test_a_region_that_is_nowhere_breaks_nothing(kind: str) -> None:
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e3, 1e6])
+def test_roots_by_iteration_are_those_by_eigenvectors(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    values = np.geomspace(spread, 1, 24) * 300
+    matrix = jnp.asarray((vectors * values) @ vectors.T, jnp.float32)
+    least = jnp.float32(values.min() / 2)
+    exact, found = (
+        root(matrix, least)
+        for root in (statistics.root_by_eigenvectors, statistics.root_by_iteration)
+    )
+    assert_allclose(found[0], exact[0], rtol=1e-3)
+    assert_allclose(found[1], exact[1], atol=0.02 * float(jnp.abs(exact[1]).max()))
+
+
 def test_directions_are_seeded_unit_vectors() -> None:
     first = statistics.directions(4, CHANNELS, 0)
     assert_allclose(jnp.linalg.norm(first, axis=0), 1, rtol=1e-6)

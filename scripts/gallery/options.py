@@ -1,0 +1,78 @@
+"""A picture for each option, of the photograph and the painting that come with the project."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gallery.patterns import glass
+from jaxstyle import Guides, load_image, preset, save_image, stylize
+from jaxstyle.images import resize_image
+from jaxstyle.types import Image, Params
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "style-weight": {"style_weight": 0.25},
+    "two-styles": {"styles": 2, "style_weights": (0.5, 0.5)},
+    "region-kept": {"guide": True},
+    "two-regions": {"guide": True, "styles": 2},
+    "luminance": {"preserve_color": "luminance"},
+    "match": {"preserve_color": "match"},
+    "cholesky": {"preserve_color": "match", "color_match": "cholesky"},
+    "histogram": {"preserve_color": "histogram"},
+    "style-scale-half": {"style_scale": 0.5},
+    "style-scale-double": {"style_scale": 2.0},
+    "gram": {"style_statistics": ("gram",)},
+    "covariance": {"style_statistics": ("covariance",)},
+    "wasserstein": {"style_statistics": ("wasserstein",)},
+    "sliced": {"style_statistics": ("sliced",)},
+    "moments": {"style_statistics": ("moments",)},
+    "content-layer": {"content_layers": ("relu3_1",)},
+    "pre-activation": {"content_layers": ("conv4_2",)},
+    "style-layers": {"style_layers": ("relu1_1", "relu2_1", "relu3_1")},
+    "smooth": {"tv_weight": 100.0},
+    "zero-padding": {"padding": "zero"},
+    "one-scale": {"scales": 1},
+    "from-noise": {"init": "noise"},
+    "adam-ema": {"optimizer": "adam", "learning_rate_schedule": "cosine", "ema": 0.9},
+}
+"""By the name of the picture: settings over the default preset's; a style weight is a factor."""
+
+_BALANCED = {"gram": 1.0, "covariance": 1.0, "wasserstein": 2e-7, "sliced": 4e-7, "moments": 4e-7}
+"""Factors of the style weight that make the statistics about equally strong."""
+
+
+def make_option_pictures(
+    params: Params, output: Path, size: int, evaluations: int, only: Sequence[str] | None
+) -> None:
+    """Write a JPEG for each of `OPTIONS`, and the second style and the guide they use."""
+    content = load_image(IMAGES / "chelsea.jpg", size)
+    styles = [load_image(IMAGES / "starry_night.jpg", size), resize_image(glass(), (size, size))]
+    guide = _cat(content.shape)
+    output.mkdir(parents=True, exist_ok=True)
+    save_image(output / "glass.jpg", styles[1])
+    save_image(output / "guide.png", guide)
+    for name, settings in OPTIONS.items():
+        if only is not None and name not in only:
+            continue
+        changes = dict(settings)
+        several = styles[: changes.pop("styles", 1)]
+        guides = Guides.of(guide) if changes.pop("guide", False) else None
+        default = preset("default").replace(evaluations=evaluations)
+        kinds = changes.get("style_statistics", default.style_statistics)
+        factor = _BALANCED[kinds[0]] * changes.pop("style_weight", 1.0)
+        config = default.replace(style_weight=default.style_weight * factor, **changes)
+        result = stylize(content, several, config, params, guides=guides)
+        save_image(output / f"{name}.jpg", result.image)
+        print(f"{name}: {result.evaluations} evaluations, {result.seconds:.0f} s")
+
+
+def _cat(shape: tuple[int, ...]) -> Image:
+    """Where the cat Chelsea's face is, about: white on black."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    down, across = (y + 0.5) / shape[0], (x + 0.5) / shape[1]
+    inside = ((across - 0.45) / 0.33) ** 2 + ((down - 0.5) / 0.48) ** 2 < 1
+    return np.repeat(inside[..., None], 3, axis=2).astype(np.float32)

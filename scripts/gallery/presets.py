@@ -1,0 +1,91 @@
+"""Presets over photographs and styles, at the cost of equally many evaluations of the full size."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pil, ImageDraw, ImageFont
+
+from gallery.judge import Judgement, judge
+from gallery.patterns import PATTERNS
+from jaxstyle import Config, load_image, pyramid, save_image, stylize
+from jaxstyle.config import PRESETS
+from jaxstyle.images import fit_shape, resize_image, to_uint8
+from jaxstyle.types import Image, Params
+
+_GAP, _TEXT = 4, 12
+
+
+def at_cost(config: Config, evaluations: int) -> Config:
+    """`config` with its budgets scaled to cost that many evaluations of the full size."""
+    cost = sum(level.ratio**2 * level.evaluations for level in pyramid.levels(config))
+
+    def scaled(budget: int) -> int:
+        return max(1, round(budget * evaluations / cost))
+
+    coarse = config.coarse_evaluations
+    return config.replace(
+        evaluations=scaled(config.evaluations),
+        coarse_evaluations=tuple(map(scaled, coarse))
+        if isinstance(coarse, tuple)
+        else coarse and scaled(coarse),
+    )
+
+
+def compare_presets(
+    params: Params,
+    contents: Sequence[Path],
+    styles: Sequence[Path],
+    output: Path,
+    size: int,
+    evaluations: int,
+    presets: Sequence[str] | None,
+) -> None:
+    """Write every picture, a sheet of them for each content, and a table of judgements.
+
+    What is there already is not made again.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    names = list(presets or PRESETS)
+    pictures: dict[str, Image] = {path.stem: load_image(path) for path in styles}
+    pictures |= {name: make() for name, make in PATTERNS.items()}
+    judgements: dict[str, list[Judgement]] = {name: [] for name in names}
+    for path in contents:
+        content = load_image(path, size)
+        rows: list[list[Image]] = []
+        for title, style in pictures.items():
+            fitted = resize_image(style, fit_shape(style.shape, size))
+            row: list[Image] = []
+            for name in names:
+                base = output / f"{path.stem}_{title}_{name}"
+                if not base.with_suffix(".json").exists():
+                    config = at_cost(PRESETS[name].replace(size=size), evaluations)
+                    result = stylize(content, style, config, params)
+                    save_image(base.with_suffix(".png"), result.image)
+                    found = judge(params, result.image, content, fitted)
+                    base.with_suffix(".json").write_text(json.dumps(found._asdict()))
+                row.append(load_image(base.with_suffix(".png")))
+                found = Judgement(**json.loads(base.with_suffix(".json").read_text()))
+                judgements[name].append(found)
+                print(base.name, *(f"{value:.3f}" for value in found), flush=True)
+            rows.append(row)
+        save_image(output / f"{path.stem}.jpg", _sheet(rows, list(pictures), names))
+    lines = ["| preset | style | content | colour | border |", "|---|---|---|---|---|"]
+    for name, found in judgements.items():
+        medians = np.median(np.array(found), axis=0)
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in medians) + " |")
+    (output / "table.md").write_text("\n".join(lines) + "\n")
+
+
+def _sheet(rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]) -> Image:
+    height, width = rows[0][0].shape[:2]
+    across, down = width + _GAP, height + _TEXT + 2 * _GAP
+    page = Pil.new("RGB", (across * len(presets) + _GAP, down * len(rows) + _GAP), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
+    for i, (style, row) in enumerate(zip(styles, rows, strict=True)):
+        for j, (name, image) in enumerate(zip(presets, row, strict=True)):
+            page.paste(Pil.fromarray(to_uint8(image)), (_GAP + j * across, _GAP + i * down))
+            text = _GAP + j * across, _GAP + i * down + height
+            draw.text(text, f"{style}, {name}", "black", font)
+    return np.asarray(page, np.float32) / 255
