@@ -269,18 +269,7 @@ def _describe(option: Any) -> str:
 _BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 PRESETS: Mapping[str, Config] = {
-    # Crowson's objective, for this project's network: its weights in other units, twice the
-    # style. What it is better in than the others, and how it was chosen: docs/options.md.
-    "default": Config(
-        evaluations=200,
-        content_weight=1.0,
-        style_weight=100.0,
-        tv_weight=5.0,
-        style_layer_weights=tuple(4.0**-power for power in range(5)),
-        style_statistics=("wasserstein",),
-        tv="nine-point",
-        scales=3,
-    ),
+    "default": Config(),
     # The Keras example as its code runs: ten SciPy calls of 20 evaluations at height 400.
     "seed": Config(
         evaluations=200,
@@ -355,7 +344,7 @@ PRESETS: Mapping[str, Config] = {
 
 
 SUMMARIES: Mapping[str, str] = {
-    "default": "made for this project; see docs/options.md",
+    "default": "made for this project",
     "seed": "the Keras example that the project starts from",
     "gatys": "Gatys, Ecker and Bethge, CVPR 2016",
     "gatys-code": "Gatys' notebook: two scales, started from the content",

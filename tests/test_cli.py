@@ -29,7 +29,16 @@ def stylize(*arguments: str) -> int:
 
 PAIR = ("content.png", "style.png")
 # Direct, because it compiles in a third of the time.
-QUICK = (*PAIR, "--size", "48", "--evaluations", "3", "--convolution=direct", "--scales=1")
+QUICK = (
+    *PAIR,
+    "--size",
+    "48",
+    "--evaluations",
+    "3",
+    "--convolution=direct",
+    "--scales=1",
+    "--style-statistics=gram",
+)
 
 
 def test_stylize_writes_a_picture_and_reports(
@@ -196,10 +205,10 @@ def make_bad_files() -> None:
         (("text.png", "style.png", "-o", "o.png"), "text.png: not an image"),
         (("cut.png", "style.png", "-o", "o.png"), "cut.png: damaged or truncated"),
         (
-            ("thin.png", "style.png", "-o", "o.png", "--size", "original"),
+            ("thin.png", "style.png", "-o", "o.png", "--size=original"),
             "content of 64×5 pixels is too small",
         ),
-        ((*PAIR, "-o", "o.png", "--size", "12"), "relu5_1 needs at least 16×16"),
+        ((*PAIR, "-o", "o.png", "--size=12"), "relu5_1 needs at least 16×16"),
         ((*PAIR, "-o", "o.bmp"), "must end in one of"),
         ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
         ((*PAIR, "-o", "folder.png"), "is a folder"),

@@ -15,7 +15,15 @@ from PIL import Image as Pil
 from jaxstyle import cli, load_image
 from jaxstyle.types import Params
 
-QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct", "--scales=1")
+QUICK = (
+    "content.png",
+    "style.png",
+    "--size",
+    "48",
+    "--convolution=direct",
+    "--scales=1",
+    "--style-statistics=gram",
+)
 
 
 def stylize(*arguments: str) -> int:

@@ -57,7 +57,6 @@ def test_commands_run_on_small_pictures(
     if "--collect" in words:
         (tmp_path / "out").mkdir()
     small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
-    small += ["--scales", "1"]
     # Direct, because it compiles in a third of the time.
     assert cli.run([*words, *small, "--convolution", "direct", "--quiet"]) == 0
     assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
@@ -77,11 +76,7 @@ def test_commands_on_runs_go_together(
     }
     for line in ON_RUNS:
         words = [replaced.get(word, word) for word in shlex.split(line, comments=True)[1:]]
-        small = (
-            ["--size", "32", "--convolution", "direct", "--scales", "1"]
-            if "stylize" in words
-            else []
-        )
+        small = ["--size", "32", "--convolution", "direct"] if "stylize" in words else []
         assert cli.run([*words, *small]) == 0
     for name in ("out.png", "report.html", "film.webp", "loss.pdf", "LONGER/image.png"):
         assert (tmp_path / name).stat().st_size > 0
