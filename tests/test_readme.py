@@ -4,9 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jaxstyle import cli
+from jaxstyle import cli, save_image
 from jaxstyle.types import Params
 
 ROOT = Path(__file__).parents[1]
@@ -40,11 +41,15 @@ def test_commands_run_on_small_pictures(
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gatys.toml").write_text('pooling = "average"\n')
+    guide = np.zeros((300, 451, 3), np.float32)
+    guide[:150] = 1
+    save_image("guide.png", guide)
     words = shlex.split(line.split(" > ")[0], comments=True)[1:]
     replaced = {
         "CONTENT": "docs/images/chelsea.jpg",
         "STYLE": "docs/images/starry_night.jpg",
         "STYLE2": "docs/images/chelsea.jpg",
+        "GUIDE": "guide.png",
         "768": "32",
         "500": "2",
         "PHOTOS": "docs/images/chelsea.jpg",
@@ -94,5 +99,5 @@ def test_every_file_the_readme_links_to_exists() -> None:
 
 def test_there_are_examples() -> None:
     assert len(blocks("python")) == 3
-    assert len(COMMANDS) >= 14
+    assert len(COMMANDS) >= 18
     assert len(ON_RUNS) == 5
