@@ -287,9 +287,9 @@ def _enter_run(
         inputs.sha256,
         command.content,
         command.style,
+        command.fork_from,
         command.content_guide,
         command.style_guide,
-        command.fork_from,
     )
     scales = transfer.plan(inputs.content.pixels, inputs.styles, config, inputs.guides)
     shapes = [scale.content.shape for scale in scales]

@@ -44,9 +44,9 @@ class Identity:
     """Of the files, by role: content, style, weights, and init if that is a file."""
     content: str
     styles: Sequence[str]
+    forked_from: str | None = None
     content_guide: str | None = None
     style_guides: Sequence[str] = ()
-    forked_from: str | None = None
 
     def to_toml(self) -> str:
         """The text of config.toml; `jaxstyle stylize --config` takes it as it is."""
