@@ -241,7 +241,8 @@ def stylize_cells(
         # With one scale every cell waits in one queue; with several, a round goes through all
         # scales before the next, so that cells are finished all along.
         most = lanes or paying_lanes(shape, devices)
-        step = most * len(devices) if program.scales > 1 else len(members)
+        scales = len(pyramid.levels(program, shape))
+        step = most * len(devices) if scales > 1 else len(members)
         for start in range(0, len(members), step):
             chunk = members[start : start + step]
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
@@ -249,7 +250,7 @@ def stylize_cells(
                 continue
             if targets is None or targets.program != program:
                 targets = _Targets(params, program, devices)
-            for level in range(program.scales):
+            for level in range(scales):
                 order = list(alive)
                 jobs = [
                     functools.partial(_job, targets, cells[index], level, alive[index])
@@ -271,7 +272,7 @@ def stylize_cells(
                         yield index, outcome
                         continue
                     alive[index].append(outcome)
-                    if level == program.scales - 1 or outcome.reason in ENDS:
+                    if level == scales - 1 or outcome.reason in ENDS:
                         joined = join_scales(alive.pop(index), shape)
                         cell = cells[index]
                         yield index, joined._replace(image=_finished(joined.image, cell))
@@ -284,7 +285,8 @@ def _finished(image: Image, cell: Cell) -> Image:
 
 
 def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:
-    ratio, budget = pyramid.levels(cell.config)[level]
+    shape = fitted_shape(cell.content.shape, cell.config)
+    ratio, budget = pyramid.levels(cell.config, shape)[level]
     content, content_target = targets.of_content(cell.content, ratio)
     if before:
         image = resize_image(before[-1].image, content.shape)

@@ -53,6 +53,8 @@ EXIT_SIGNAL = 128
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.showwarning = lambda message, *_, **__: _complain(str(message))
+    # Read when JAX is imported: threads of LAPACK's and of XLA's would wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, which Python's own exit would crash into.
@@ -229,7 +231,8 @@ def _stylize(command: Stylize, interrupted: "_Interrupt") -> int:
             run, progress = _enter_run(command, inputs, interrupted, stack)
             if run.result() is not None:
                 return _say_finished(command, run)
-        with _progress(config, command.quiet) as show:
+        shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
+        with _progress(config, shape, command.quiet) as show:
 
             def callback(record: "Record") -> bool:
                 if run is not None:
@@ -470,10 +473,12 @@ def _cells_progress(
     from jaxstyle import pyramid
 
     todo = [entry for entry in whole.share(shard) if not whole.is_done(entry)]
-    budgets = [sum(level.evaluations for level in pyramid.levels(e.cell.config)) for e in todo]
+    levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
     bar = _bar(quiet, "{task.fields[cells]} cells")
     with bar:
-        task = bar.add_task("", total=sum(budgets), cells=f"0/{len(todo)}")
+        task = bar.add_task(
+            "", total=sum(level.evaluations for level in levels), cells=f"0/{len(todo)}"
+        )
         done = 0
 
         def on_cell(entry: "grid.Entry", problem: str | None) -> None:
@@ -619,11 +624,11 @@ def _interruptible(state: _Interrupt) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(config: Config, quiet: bool) -> Iterator["Callback"]:
+def _progress(config: Config, shape: tuple[int, int], quiet: bool) -> Iterator["Callback"]:
     """A bar on stderr with loss and time left; none where stderr is not a terminal."""
     from jaxstyle import pyramid
 
-    total = sum(level.evaluations for level in pyramid.levels(config))
+    total = sum(level.evaluations for level in pyramid.levels(config, shape))
     bar = _bar(quiet, "loss {task.fields[loss]}")
     with bar:
         task = bar.add_task("", total=total, loss="…")

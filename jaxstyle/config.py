@@ -103,8 +103,11 @@ class Config:
     """Decay of Adam's mean of squared gradients; 0.999 if not given."""
     ema: float | None = None
     """Decay of a mean over Adam's iterates, corrected for its start, which is then the result."""
-    scales: int = 1
-    """Scales from coarse to fine; each starts from the result of the one before."""
+    scales: int | Literal["auto"] = 1
+    """Scales from coarse to fine; each starts from the result of the one before. Automatic ones
+    are as many as fit between start_size and the result's."""
+    start_size: int | None = None
+    """Long side in pixels that no automatic scale is below; 128 if not given."""
     scale_factor: float = SQRT2
     """Ratio of one scale's size to that of the scale before."""
     coarse_evaluations: int | tuple[int, ...] | None = None
@@ -158,13 +161,14 @@ class Config:
             raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
-        if isinstance(self.coarse_evaluations, tuple) and (
-            len(self.coarse_evaluations) != self.scales - 1
-        ):
-            raise ConfigError(
-                f"coarse_evaluations must be one, or one for each of the {self.scales - 1} scales "
-                f"before the last, not {len(self.coarse_evaluations)}"
-            )
+        if isinstance(self.coarse_evaluations, tuple):
+            if self.scales == "auto":
+                raise ConfigError("coarse_evaluations must be one with scales auto")
+            if len(self.coarse_evaluations) != self.scales - 1:
+                raise ConfigError(
+                    f"coarse_evaluations must be one, or one for each of the {self.scales - 1} "
+                    f"scales before the last, not {len(self.coarse_evaluations)}"
+                )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be between 0 and 2**32 - 1, not {self.seed}")
         if not self.init:
@@ -192,17 +196,18 @@ class Config:
     def vary(self, changes: Mapping[str, Any]) -> "Config":
         """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
 
-        As Adam's settings of a preset, when another optimizer is asked for.
+        As Adam's settings of a preset, when another optimizer is asked for, or the weights of
+        its layers, when others are.
         """
-        lost = {
+        lost: dict[str, Any] = {
             name: None
             for name, (setting, values) in _ONLY_WITH.items()
             if changes.get(setting, getattr(self, setting)) not in values
-        }
+        } | {name: () for name, weighted in _WEIGHTED.items() if weighted in changes}
         return self.replace(**{**lost, **changes})
 
 
-_COUNTS = ("evaluations", "history_size", "scales", "size", "style_size")
+_COUNTS = ("evaluations", "history_size", "scales", "size", "start_size", "style_size")
 
 _WEIGHTED = {
     "content_layer_weights": "content_layers",
@@ -218,6 +223,7 @@ _ONLY_WITH = {
     "history_size": ("optimizer", ("lbfgs", "optax-lbfgs")),
     "preconditioner": ("optimizer", ("lbfgs",)),
     "color_match": ("preserve_color", ("match",)),
+    "start_size": ("scales", ("auto",)),
 }
 """Settings that mean something only where another has one of some values."""
 
@@ -269,7 +275,18 @@ def _describe(option: Any) -> str:
 _BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 PRESETS: Mapping[str, Config] = {
-    "default": Config(),
+    # Crowson's objective for this project's network and optimizer, with about twice the style:
+    # its weights in other units. How it was chosen: docs/options.md.
+    "default": Config(
+        evaluations=150,
+        content_weight=1.0,
+        style_weight=150.0,
+        tv_weight=5.0,
+        style_layer_weights=tuple(4.0**-power for power in range(5)),
+        style_statistics=("wasserstein",),
+        tv="nine-point",
+        scales="auto",
+    ),
     # The Keras example as its code runs: ten SciPy calls of 20 evaluations at height 400.
     "seed": Config(
         evaluations=200,
@@ -344,7 +361,7 @@ PRESETS: Mapping[str, Config] = {
 
 
 SUMMARIES: Mapping[str, str] = {
-    "default": "made for this project",
+    "default": "made for this project; docs/options.md has the reasons",
     "seed": "the Keras example that the project starts from",
     "gatys": "Gatys, Ecker and Bethge, CVPR 2016",
     "gatys-code": "Gatys' notebook: two scales, started from the content",

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     @property
     def cost(self) -> int:
         """Pixels times evaluations, over all scales."""
-        levels = pyramid.levels(self.cell.config)
+        levels = pyramid.levels(self.cell.config, self.shape)
         pixels = self.shape[0] * self.shape[1]
         return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
 

@@ -4,6 +4,12 @@ from typing import NamedTuple
 
 from jaxstyle.config import Config
 
+START_SIZE = 128
+"""Long side of the coarsest of automatic scales, at least."""
+
+_SHORTEST = 32
+"""Short side of theirs, at least: what is left of it at relu5_1 is 2."""
+
 
 class Level(NamedTuple):
     """One scale: its size relative to the last one's, and its budget of evaluations."""
@@ -12,16 +18,26 @@ class Level(NamedTuple):
     evaluations: int
 
 
-def levels(config: Config) -> tuple[Level, ...]:
-    """The scales of `config`, coarsest first; the last has ratio 1."""
+def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
+    """The scales of `config` for a result of `shape`, coarsest first; the last has ratio 1."""
+    scales = _fitting(config, shape) if config.scales == "auto" else config.scales
     coarse = config.coarse_evaluations or config.evaluations
     if not isinstance(coarse, tuple):
-        coarse = (coarse,) * (config.scales - 1)
+        coarse = (coarse,) * (scales - 1)
     budgets = (*coarse, config.evaluations)
     return tuple(
-        Level(config.scale_factor ** (position - config.scales + 1), budget)
+        Level(config.scale_factor ** (position - scales + 1), budget)
         for position, budget in enumerate(budgets)
     )
+
+
+def _fitting(config: Config, shape: tuple[int, ...]) -> int:
+    scales, start = 1, config.start_size or START_SIZE
+    while True:
+        coarser = level_shape(shape, config.scale_factor**-scales)
+        if max(coarser) < start or min(coarser) < _SHORTEST:
+            return scales
+        scales += 1
 
 
 def level_shape(shape: tuple[int, ...], ratio: float) -> tuple[int, int]:

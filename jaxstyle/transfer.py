@@ -48,7 +48,7 @@ def plan(
     several = as_styles(content, styles)
     style_shares(len(several), config)
     scales: list[Scale] = []
-    for level in pyramid.levels(config):
+    for level in pyramid.levels(config, fitted_shape(content.shape, config)):
         content_here = at_scale(content, config, level.ratio)
         styles_here = tuple(
             color.colored_style(style_at_scale(style, config, level.ratio), content_here, config)

@@ -18,6 +18,7 @@ from jaxstyle import (
     stylize_batch,
 )
 from jaxstyle.loop import Record
+from jaxstyle.pyramid import levels
 
 _evaluate = jax.jit(lambda objective, image: jax.value_and_grad(objective, has_aux=True)(image))
 _problem: dict[str, Any] = {}
@@ -83,13 +84,14 @@ def lanes(count: int, evaluations: int) -> float:
 def curve(settings: dict[str, Any], target: float) -> dict[str, Any]:
     """Seconds and evaluations that a run takes until its last scale reaches `target`."""
     config = _problem["config"].replace(**settings)
+    finest = len(levels(config, _problem["content"].shape)) - 1
 
     def callback(record: Record) -> bool:
-        return record.scale == config.scales - 1 and record.loss <= target
+        return record.scale == finest and record.loss <= target
 
     arguments = (_problem["content"], _problem["style"], config, _problem["params"])
     result = stylize(*arguments, callback)
-    last = [record for record in result.history if record.scale == config.scales - 1]
+    last = [record for record in result.history if record.scale == finest]
     reached = next((record for record in last if record.loss <= target), None)
     return {
         "seconds": reached.seconds if reached else float("inf"),

@@ -17,9 +17,10 @@ from jaxstyle.types import Image, Params
 _GAP, _TEXT = 4, 12
 
 
-def at_cost(config: Config, evaluations: int) -> Config:
-    """`config` with its budgets scaled to cost that many evaluations of the full size."""
-    cost = sum(level.ratio**2 * level.evaluations for level in pyramid.levels(config))
+def at_cost(config: Config, shape: tuple[int, ...], evaluations: int) -> Config:
+    """`config` with its budgets scaled to cost that many evaluations of the full `shape`."""
+    levels = pyramid.levels(config, shape)
+    cost = sum(level.ratio**2 * level.evaluations for level in levels)
 
     def scaled(budget: int) -> int:
         return max(1, round(budget * evaluations / cost))
@@ -60,7 +61,7 @@ def compare_presets(
             for name in names:
                 base = output / f"{path.stem}_{title}_{name}"
                 if not base.with_suffix(".json").exists():
-                    config = at_cost(PRESETS[name].replace(size=size), evaluations)
+                    config = at_cost(PRESETS[name].replace(size=size), content.shape, evaluations)
                     result = stylize(content, style, config, params)
                     save_image(base.with_suffix(".png"), result.image)
                     found = judge(params, result.image, content, fitted)
