@@ -1,99 +1,232 @@
-"""jaxstyle, driven as a program of its user's would drive it."""
+"""jaxstyle, driven as a program of its user's would drive it; problems are kept by key."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import seed_recipe
+from benchmarks.objectives import objective_config
+from benchmarks.resident import peak_resident
+from gallery.judge import judge
+from gallery.presets import at_cost
 from jaxstyle import (
     Config,
     Objective,
     build_objective,
-    load_weights,
+    load_image,
     optimize,
     preset,
+    save_image,
     stylize,
     stylize_batch,
 )
-from jaxstyle.loop import Record
 from jaxstyle.pyramid import levels
+from jaxstyle.types import Image, Params
+from jaxstyle.vgg import PRECISIONS
 
-_evaluate = jax.jit(lambda objective, image: jax.value_and_grad(objective, has_aux=True)(image))
-_problem: dict[str, Any] = {}
+
+class Problem(NamedTuple):
+    """An objective ready to be evaluated, and what it was made of."""
+
+    params: Params
+    content: Image
+    style: Image
+    config: Config
+    objective: Objective
+    image: jax.Array
+    evaluate: Any
+    """Compiled: `(objective, image)` to loss and gradient."""
+    compile_seconds: float
 
 
-def prepare(pictures: str) -> dict[str, Any]:
-    """Build the objective; what compiling takes is not measured here."""
+_problems: dict[str, Problem] = {}
+
+
+@jax.jit
+def _evaluate(objective: Objective, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    (loss, _), grad = jax.value_and_grad(objective, has_aux=True)(image)
+    return loss, grad
+
+
+def describe() -> dict[str, str]:
+    """The device that JAX computes on."""
+    device = jax.devices()[0]
+    return {"platform": device.platform, "kind": device.device_kind}
+
+
+def read_weights(path: str) -> Params:
+    """Parameters as `problems.write_weights` wrote them."""
+    params: dict[str, Any] = {}
+    with np.load(path) as stored:
+        for name, array in stored.items():
+            conv, _, kind = name.partition("/")
+            if kind:
+                params.setdefault(conv, {})[kind] = jnp.asarray(array)
+            else:
+                params[conv] = jnp.asarray(array)
+    return params
+
+
+def prepare(
+    key: str,
+    pictures: str,
+    weights: str,
+    objective: str,
+    gradient: str | None = None,
+    precision: str = "float32",
+    convolution: str = "auto",
+) -> dict[str, Any]:
+    """Build and compile the objective; its gradient goes into the file `gradient`."""
+    config = objective_config(objective).replace(precision=precision, convolution=convolution)
     with np.load(pictures) as stored:
-        content, style = stored["content"], stored["style"]
-    params = load_weights()
-    config = preset("seed")
-    objective = build_objective(params, content, style, config)
-    image = jnp.asarray(content)
-    (loss, _), grad = jax.block_until_ready(_evaluate(objective, image))
-    _problem.update(objective=objective, image=image, config=config)
-    _problem.update(content=content, style=style, params=params)
+        content, style, start = stored["content"], stored["style"], stored["image"]
+    params = read_weights(weights)
+    built = build_objective(params, content, style, config)
+    image = jnp.asarray(start)
+    began = time.perf_counter()
+    evaluate = _evaluate.lower(built, image).compile()
+    compiled = time.perf_counter()
+    loss, grad = jax.block_until_ready(evaluate(built, image))
+    warm = time.perf_counter()
+    _problems[key] = Problem(
+        params, content, style, config, built, image, evaluate, compiled - began
+    )
+    if gradient is not None:
+        np.save(gradient, np.asarray(grad))
     return {
         "loss": float(loss),
-        "gradient_norm": float(jnp.linalg.norm(grad)),
-        "convolution": objective.network.convolution,
+        "convolution": built.network.convolution,
+        "compile_seconds": compiled - began,
+        "first_seconds": warm - compiled,
     }
 
 
-def evaluation(count: int) -> float:
+def forget() -> None:
+    """Free the memory of all problems."""
+    _problems.clear()
+
+
+def evaluation(key: str, count: int) -> float:
     """Seconds of one value and gradient, of `count` in a row."""
-    objective, image = _problem["objective"], _problem["image"]
+    problem = _problems[key]
     started = time.perf_counter()
     for _ in range(count):
-        jax.block_until_ready(_evaluate(objective, image))
+        jax.block_until_ready(problem.evaluate(problem.objective, problem.image))
     return (time.perf_counter() - started) / count
 
 
-def gradient_error() -> float:
-    """Relative L2 distance of the gradient to that of the direct convolution, at a noisy image."""
-    image = _problem["image"]
-    image += 0.05 * jax.random.normal(jax.random.key(0), image.shape)
-    config: Config = _problem["config"].replace(convolution="direct")
-    direct: Objective = build_objective(
-        _problem["params"], _problem["content"], _problem["style"], config
-    )
-    expected = _evaluate(direct, image)[1]
-    found = _evaluate(_problem["objective"], image)[1]
-    return float(jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected))
+def matmul(size: int, precision: str) -> float:
+    """FLOP/s of a product of two matrices of `size`², the best of five."""
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=PRECISIONS[precision]))
+    jax.block_until_ready(product(a, a))
+    seconds: list[float] = []
+    for _ in range(5):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
 
 
-def loop(evaluations: int) -> float:
+def loop(key: str, evaluations: int) -> float:
     """Seconds an evaluation of the optimizer's loop takes, compilation excluded."""
-    config = _problem["config"].replace(evaluations=evaluations)
-    result = optimize(_problem["objective"], _problem["image"], config)
+    problem = _problems[key]
+    config = problem.config.replace(evaluations=evaluations)
+    result = optimize(problem.objective, problem.content, config)
     return result.seconds / result.evaluations
 
 
-def lanes(count: int, evaluations: int) -> float:
-    """Seconds an evaluation of one of `count` lanes takes, compilation excluded."""
-    config = _problem["config"].replace(evaluations=evaluations)
-    configs = [config.replace(style_weight=1.0 + lane) for lane in range(count)]
-    here = count // len(jax.local_devices())
-    problem = _problem["content"], _problem["style"], configs, _problem["params"]
-    results = stylize_batch(*problem, lanes=here)
-    return max(result.seconds for result in results) / evaluations / count
+def grid(key: str, cells: int, lanes: int, evaluations: int) -> float:
+    """Seconds for so many cells with different weights, `lanes` at a time on each device."""
+    problem = _problems[key]
+    given = problem.content, problem.style, _cell_configs(problem, cells, evaluations)
+    started = time.perf_counter()
+    stylize_batch(*given, problem.params, lanes=lanes)
+    return time.perf_counter() - started
 
 
-def curve(settings: dict[str, Any], target: float) -> dict[str, Any]:
-    """Seconds and evaluations that a run takes until its last scale reaches `target`."""
-    config = _problem["config"].replace(**settings)
-    finest = len(levels(config, _problem["content"].shape)) - 1
+def one_by_one(key: str, cells: int, evaluations: int) -> float:
+    """Seconds for the same cells as runs of their own, one after another."""
+    problem = _problems[key]
+    started = time.perf_counter()
+    for config in _cell_configs(problem, cells, evaluations):
+        stylize(problem.content, problem.style, config, problem.params)
+    return time.perf_counter() - started
 
-    def callback(record: Record) -> bool:
-        return record.scale == finest and record.loss <= target
 
-    arguments = (_problem["content"], _problem["style"], config, _problem["params"])
-    result = stylize(*arguments, callback)
+def _cell_configs(problem: Problem, cells: int, evaluations: int) -> list[Config]:
+    base = problem.config.replace(evaluations=evaluations)
+    return [base.replace(style_weight=base.style_weight * (1 + cell / 8)) for cell in range(cells)]
+
+
+def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A run from the content: its losses at the last scale, when they were had, and for what.
+
+    Evaluations at coarser scales count by their share of pixels, and `seconds` count them too.
+    """
+    problem = _problems[key]
+    config = problem.config.replace(**settings)
+    result = stylize(problem.content, problem.style, config, problem.params)
+    scales = levels(config, problem.content.shape)
+    finest = len(scales) - 1
+    coarse = [record for record in result.history if record.scale < finest]
+    spent = sum(scales[record.scale].ratio ** 2 for record in coarse)
     last = [record for record in result.history if record.scale == finest]
-    reached = next((record for record in last if record.loss <= target), None)
     return {
-        "seconds": reached.seconds if reached else float("inf"),
-        "evaluations": reached.evaluation - last[0].evaluation + 1 if reached else len(last),
+        "losses": [record.loss for record in last],
+        "evaluations": [record.evaluation - len(coarse) + spent for record in last],
+        "seconds": [record.seconds for record in last],
+        "compile_seconds": result.compile_seconds,
     }
+
+
+def scipy_curve(key: str, evaluations: int) -> dict[str, Any]:
+    """The same for SciPy's L-BFGS-B, driven as the Keras example does."""
+    problem = _problems[key]
+
+    def evaluate(image: Image) -> tuple[float, np.ndarray]:
+        loss, grad = problem.evaluate(problem.objective, jnp.asarray(image))
+        return float(loss), np.asarray(grad)
+
+    losses, seconds = seed_recipe.minimize(evaluate, problem.content, evaluations)
+    return {
+        "losses": losses,
+        "evaluations": list(range(1, len(losses) + 1)),
+        "seconds": seconds,
+        "compile_seconds": problem.compile_seconds,
+    }
+
+
+def loss_of(key: str, picture: str) -> float:
+    """What a picture's file is worth by the objective."""
+    problem = _problems[key]
+    return float(problem.evaluate(problem.objective, jnp.asarray(load_image(picture)))[0])
+
+
+def render(
+    content: str, style: str, weights: str, name: str, evaluations: int, output: str
+) -> dict[str, float]:
+    """A preset's picture, at the cost of so many evaluations of the full size."""
+    picture = load_image(content)
+    config = at_cost(preset(name), picture.shape, evaluations)
+    result = stylize(picture, load_image(style), config, read_weights(weights))
+    save_image(output, result.image)
+    return {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+
+
+def judge_pictures(content: str, style: str, weights: str, pictures: Sequence[str]) -> list[Any]:
+    """A judgement, as a dictionary, for each picture's file."""
+    params = read_weights(weights)
+    wanted = load_image(content), load_image(style)
+    return [judge(params, load_image(picture), *wanted)._asdict() for picture in pictures]
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes: the most that this process has had in memory, and its device in use."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return {"process": peak_resident(), "device": int(stats.get("peak_bytes_in_use", 0))}

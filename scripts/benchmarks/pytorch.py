@@ -1,74 +1,237 @@
-"""The `seed` objective in PyTorch, built and driven as the well-kept peers do it.
+"""The objectives in PyTorch, built and driven as the well-kept peers do it.
 
 neural-style-pt and pastiche: `torch.optim.LBFGS` with a long history and no line search, on an
-image in grey levels. Float32, channels last, in-place ReLU where nothing else reads it.
+image in grey levels. Channels last, in-place ReLU where nothing else reads it.
 """
 
+import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
+from benchmarks.resident import peak_resident
+
 _F = torch.nn.functional
 _STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
-_CONTENT_LAYER = "conv5_2"
-_problem: dict[str, Any] = {}
+_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
+Features = dict[str, torch.Tensor]
 
 
-def prepare(pictures: str, weights: str, threads: int) -> dict[str, Any]:
-    """Read pictures and parameters and compute the targets."""
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Kernels and biases in the order of the convolutions, and the mean that is taken off."""
+
+    layers: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    mean: torch.Tensor
+    dtype: torch.dtype
+
+    def features(self, image: torch.Tensor) -> Features:
+        """Activations, after the ReLU, of an image in grey levels."""
+        # Here, because torch.optim.LBFGS only takes parameters in the default layout.
+        x = _last(image / 255 - self.mean).to(self.dtype)
+        found: Features = {}
+        for name, (kernel, bias) in self.layers.items():
+            if name.endswith("_1") and name != "conv1_1":
+                x = _F.max_pool2d(x, 2)
+            x = _F.relu_(_F.conv2d(x, kernel, bias, padding=1))
+            found[name] = x
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """An objective ready to be evaluated."""
+
+    network: Network
+    objective: str
+    content: torch.Tensor
+    image: torch.Tensor
+    target: torch.Tensor
+    grams: Features
+    loss: Callable[[torch.Tensor], torch.Tensor]
+    precision: str
+
+
+_problems: dict[str, Problem] = {}
+
+
+def describe() -> dict[str, str]:
+    """The accelerator that PyTorch finds, if there is one."""
+    found = torch.cuda.is_available()
+    return {"kind": torch.cuda.get_device_name()} if found else {}
+
+
+def prepare(
+    key: str,
+    pictures: str,
+    weights: str,
+    objective: str,
+    threads: int,
+    gradient: str | None = None,
+    precision: str = "float32",
+    device: str = "cpu",
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Read pictures and parameters and compute the targets; see `ours.prepare`."""
     torch.set_num_threads(threads)
+    _set_precision(precision)
+    network = _network(weights, "conv5_2" if objective == "seed" else "conv5_1", precision, device)
+    with np.load(pictures) as stored:
+        content, style, image = (
+            _picture(stored[name]).to(device) for name in ("content", "style", "image")
+        )
+    with torch.no_grad():
+        target = network.features(content)[_content_layer(objective)]
+        features = network.features(style)
+        grams = {name: _gram(features[name], style, objective) for name in _STYLE_LAYERS}
+
+    def loss(image: torch.Tensor) -> torch.Tensor:
+        return _loss(network, objective, target, grams, image)
+
+    function = torch.compile(loss) if compiled else loss
+    problem = Problem(network, objective, content, image, target, grams, function, precision)
+    began = time.perf_counter()
+    _evaluate(problem)
+    _wait()
+    first = time.perf_counter()
+    value, grad = _evaluate(problem)
+    _wait()
+    second = time.perf_counter()
+    _problems[key] = problem
+    if gradient is not None:
+        np.save(gradient, grad[0].permute(1, 2, 0).cpu().numpy() * 255)
+    seconds = first - began, second - first
+    return {
+        "loss": float(value.detach()),
+        "compile_seconds": seconds[0] - seconds[1] if compiled else 0.0,
+        "first_seconds": seconds[1] if compiled else seconds[0],
+    }
+
+
+def forget() -> None:
+    """Free the memory of all problems."""
+    _problems.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def evaluation(key: str, count: int) -> float:
+    """Seconds of one value and gradient, of `count` in a row."""
+    problem = _problems[key]
+    _set_precision(problem.precision)
+    started = time.perf_counter()
+    for _ in range(count):
+        _evaluate(problem)
+        _wait()
+    return (time.perf_counter() - started) / count
+
+
+def best_threads(key: str, candidates: list[int]) -> int:
+    """The number of threads with which evaluations are fastest."""
+    seconds: dict[int, float] = {}
+    for threads in candidates:
+        torch.set_num_threads(threads)
+        evaluation(key, 1)
+        seconds[threads] = min(evaluation(key, 1) for _ in range(3))
+    return min(candidates, key=lambda threads: seconds[threads])
+
+
+def matmul(size: int, precision: str, device: str) -> float:
+    """FLOP/s of a product of two matrices of `size`², the best of five."""
+    _set_precision(precision)
+    a = torch.randn(size, size, device=device).to(_DTYPES[precision])
+    torch.matmul(a, a)
+    _wait()
+    seconds: list[float] = []
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.matmul(a, a)
+        _wait()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def curve(key: str, evaluations: int) -> dict[str, Any]:
+    """Losses and seconds of each evaluation of L-BFGS from the content."""
+    problem = _problems[key]
+    _set_precision(problem.precision)
+    image = problem.content.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([image], lr=1, max_iter=evaluations, max_eval=evaluations,
+                                  history_size=100, tolerance_grad=-1,
+                                  tolerance_change=-1)  # fmt: skip
+    losses: list[float] = []
+    seconds: list[float] = []
+    _wait()
+    started = time.perf_counter()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = problem.loss(image)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        seconds.append(time.perf_counter() - started)
+        return loss
+
+    optimizer.step(closure)
+    return {
+        "losses": losses,
+        "evaluations": list(range(1, len(losses) + 1)),
+        "seconds": seconds,
+        "compile_seconds": 0.0,
+    }
+
+
+def one_by_one(key: str, cells: int, evaluations: int) -> float:
+    """Seconds for so many cells, one after another; what they share is computed once."""
+    started = time.perf_counter()
+    for _ in range(cells):
+        curve(key, evaluations)
+    return time.perf_counter() - started
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes: the most that this process has had in memory, and its device in use."""
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"process": peak_resident(), "device": device}
+
+
+def _set_precision(precision: str) -> None:
+    # Losses stay in float32, so TF32 is all that is left to allow beside bfloat16.
+    allowed = precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cudnn.benchmark = True
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _evaluate(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    image = problem.image.clone().requires_grad_()
+    value = problem.loss(image)
+    (grad,) = torch.autograd.grad(value, image)
+    return value, grad
+
+
+def _network(weights: str, deepest: str, precision: str, device: str) -> Network:
+    dtype = _DTYPES[precision]
     with np.load(weights) as stored:
         arrays = dict(stored)
     names = sorted({name.split("/")[0] for name in arrays if "/" in name})
     layers = {
         name: (
-            _last(torch.tensor(arrays[f"{name}/kernel"].transpose(3, 2, 0, 1))),
-            torch.tensor(arrays[f"{name}/bias"]),
+            _last(torch.tensor(arrays[f"{name}/kernel"].transpose(3, 2, 0, 1))).to(device, dtype),
+            torch.tensor(arrays[f"{name}/bias"]).to(device, dtype),
         )
-        for name in names
+        for name in names[: names.index(deepest) + 1]
     }
-    with np.load(pictures) as stored:
-        content, style = (_picture(stored[name]) for name in ("content", "style"))
-    mean = torch.tensor(arrays["mean"])[None, :, None, None]
-    _problem.update(layers=layers, mean=mean, image=content)
-    with torch.no_grad():
-        _problem["content"] = _features(content)[_CONTENT_LAYER]
-        features = _features(style)
-        _problem["grams"] = {name: _gram(features[name]) for name in _STYLE_LAYERS}
-    image = content.clone().requires_grad_()
-    loss = _loss(image)
-    (grad,) = torch.autograd.grad(loss, image)
-    return {"loss": float(loss.detach()), "gradient_norm": float(grad.norm()) * 255}
-
-
-def evaluation(count: int) -> float:
-    """Seconds of one value and gradient, of `count` in a row."""
-    image = _problem["image"].clone().requires_grad_()
-    started = time.perf_counter()
-    for _ in range(count):
-        torch.autograd.grad(_loss(image), image)
-    return (time.perf_counter() - started) / count
-
-
-def curve(evaluations: int) -> dict[str, float]:
-    """Seconds and loss after each evaluation of L-BFGS from the content."""
-    image = _problem["image"].clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([image], lr=1, max_iter=evaluations - 1, history_size=100,
-                                  tolerance_grad=-1, tolerance_change=-1)  # fmt: skip
-    losses: list[float] = []
-    started = time.perf_counter()
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = _loss(image)
-        loss.backward()
-        losses.append(float(loss.detach()))
-        return loss
-
-    optimizer.step(closure)
-    return {"seconds": time.perf_counter() - started, "loss": min(losses)}
+    return Network(layers, torch.tensor(arrays["mean"])[None, :, None, None].to(device), dtype)
 
 
 def _last(tensor: torch.Tensor) -> torch.Tensor:
@@ -79,30 +242,34 @@ def _picture(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.ascontiguousarray(array.transpose(2, 0, 1)[None])) * 255
 
 
-def _features(image: torch.Tensor) -> dict[str, torch.Tensor]:
-    # Here, because torch.optim.LBFGS only takes parameters in the default layout.
-    x = _last(image / 255 - _problem["mean"])
-    found = {}
-    for name, (kernel, bias) in _problem["layers"].items():
-        if name.endswith("_1") and name != "conv1_1":
-            x = _F.max_pool2d(x, 2)
-        x = _F.relu_(_F.conv2d(x, kernel, bias, padding=1))
-        found[name] = x
-    return found
+def _content_layer(objective: str) -> str:
+    return "conv5_2" if objective == "seed" else "conv4_2"
 
 
-def _gram(features: torch.Tensor) -> torch.Tensor:
-    flat = features[0].permute(1, 2, 0).reshape(-1, features.shape[1])
-    return flat.T @ flat
+def _gram(features: torch.Tensor, picture: torch.Tensor, objective: str) -> torch.Tensor:
+    flat = features[0].permute(1, 2, 0).reshape(-1, features.shape[1]).float()
+    pixels = picture.shape[2] * picture.shape[3] if objective == "seed" else flat.shape[0]
+    return flat.T @ flat / pixels
 
 
-def _loss(image: torch.Tensor) -> torch.Tensor:
-    features = _features(image)
-    size = image.shape[2] * image.shape[3]
-    loss = 0.025 * ((features[_CONTENT_LAYER] - _problem["content"]) ** 2).sum()
+def _loss(
+    network: Network,
+    objective: str,
+    target: torch.Tensor,
+    grams: Features,
+    image: torch.Tensor,
+) -> torch.Tensor:
+    features = network.features(image)
+    difference = (features[_content_layer(objective)] - target).float()
+    content = (difference**2).sum() if objective == "seed" else (difference**2).mean()
+    loss = 0.025 * content if objective == "seed" else content
     for name in _STYLE_LAYERS:
-        difference = _gram(features[name]) - _problem["grams"][name]
-        loss = loss + (difference**2).sum() / (len(_STYLE_LAYERS) * 4 * 9 * size**2)
+        squares = ((_gram(features[name], image, objective) - grams[name]) ** 2).sum()
+        channels = grams[name].shape[0]
+        weight = 1 / (5 * 4 * 9) if objective == "seed" else 1e3 / channels**4
+        loss = loss + weight * squares
+    if objective != "seed":
+        return loss
     dy = image[:, :, 1:, :-1] - image[:, :, :-1, :-1]
     dx = image[:, :, :-1, 1:] - image[:, :, :-1, :-1]
     return loss + 1e-4 * ((dy**2 + dx**2) ** 1.25).sum()

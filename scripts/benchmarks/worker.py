@@ -8,7 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from typing import Any
+
+
+class BenchmarkError(Exception):
+    """What a section cannot be measured for: a call that failed, or systems that disagree."""
 
 
 class Worker:
@@ -25,15 +30,25 @@ class Worker:
         )
 
     def call(self, function: str, **arguments: Any) -> Any:
-        """The function's value; a worker that fails has said why on stderr."""
+        """The function's value.
+
+        Raises:
+            BenchmarkError: it failed, and said why on stderr, or the process is gone.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([function, arguments]) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        try:
+            self._process.stdin.write(json.dumps([function, arguments]) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if not answer:
-            raise SystemExit(f"benchmark: a worker ended with code {self._process.wait()}")
-        return json.loads(answer)
+            raise BenchmarkError(f"a worker ended with code {self._process.wait()}")
+        found = json.loads(answer)
+        if "error" in found:
+            raise BenchmarkError(found["error"])
+        return found["value"]
 
     def close(self) -> None:
         """Let the process end."""
@@ -46,7 +61,13 @@ def _serve(module: str) -> None:
     system = importlib.import_module(module)
     for line in sys.stdin:
         function, arguments = json.loads(line)
-        print(json.dumps(getattr(system, function)(**arguments)), file=answers, flush=True)
+        try:
+            found = {"value": getattr(system, function)(**arguments)}
+        except Exception as error:
+            traceback.print_exc()
+            first = (str(error).strip() or "no message").splitlines()[0]
+            found = {"error": f"{type(error).__name__}: {first}"}
+        print(json.dumps(found), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def compare_presets(
                 judgements[name].append(found)
                 print(base.name, *(f"{value:.3f}" for value in found), flush=True)
             rows.append(row)
-        save_image(output / f"{path.stem}.jpg", _sheet(rows, list(pictures), names))
+        save_image(output / f"{path.stem}.jpg", picture_sheet(rows, list(pictures), names))
     lines = ["| preset | style | content | colour | border |", "|---|---|---|---|---|"]
     for name, found in judgements.items():
         medians = np.median(np.array(found), axis=0)
@@ -79,7 +79,10 @@ def compare_presets(
     (output / "table.md").write_text("\n".join(lines) + "\n")
 
 
-def _sheet(rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]) -> Image:
+def picture_sheet(
+    rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]
+) -> Image:
+    """A row a style, a column a preset, each picture with both names under it."""
     height, width = rows[0][0].shape[:2]
     across, down = width + _GAP, height + _TEXT + 2 * _GAP
     page = Pil.new("RGB", (across * len(presets) + _GAP, down * len(rows) + _GAP), "white")

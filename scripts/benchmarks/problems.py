@@ -1,0 +1,89 @@
+"""What is measured on: pictures, weights, and the files that carry both to every system alike."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gallery.patterns import PATTERNS
+from jaxstyle import load_image, load_weights
+from jaxstyle.images import fit_shape, resize_image
+from jaxstyle.types import Image
+from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+CONTENTS = (str(IMAGES / "chelsea.jpg"),)
+STYLES = (str(IMAGES / "starry_night.jpg"), *PATTERNS)
+_NOISE = 0.05
+"""What evaluations are timed at: the content and so much noise, so that no term is zero."""
+
+
+class Picture(NamedTuple):
+    """A picture at its own size."""
+
+    name: str
+    pixels: Image
+
+
+def load_picture(name: str) -> Picture:
+    """The picture at a path, or the pattern of that name."""
+    if name in PATTERNS:
+        return Picture(name, PATTERNS[name]())
+    return Picture(Path(name).stem, load_image(name))
+
+
+def fitted(picture: Picture, size: int) -> Image:
+    """`picture` with a long side of `size` pixels."""
+    return resize_image(picture.pixels, fit_shape(picture.pixels.shape, size))
+
+
+def write_pictures(path: Path, content: Image, style: Image) -> None:
+    """Write what one problem is about: content, style, and the image that evaluations are at."""
+    noise = np.random.default_rng(0).normal(size=content.shape).astype(np.float32)
+    image = np.clip(content + _NOISE * noise, 0, 1)
+    np.savez(path, content=content, style=style, image=image)
+
+
+def write_weights(path: Path, channels: tuple[int, ...] | None) -> None:
+    """Write VGG19's kernels, biases and mean: the real ones, or random ones of `channels`."""
+    params = load_weights() if channels is None else _random_weights(channels)
+    arrays = {"mean": np.asarray(params["mean"])}
+    for conv in CONVOLUTIONS:
+        for key in ("kernel", "bias"):
+            arrays[f"{conv}/{key}"] = np.asarray(params[conv][key])
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _random_weights(channels: tuple[int, ...]) -> dict[str, dict[str, np.ndarray] | np.ndarray]:
+    """He-normal kernels, which keep the size of what goes through, for images in grey levels."""
+    rng = np.random.default_rng(0)
+    params: dict[str, dict[str, np.ndarray] | np.ndarray] = {
+        "mean": np.array([0.48, 0.45, 0.4], np.float32)
+    }
+    inputs, gain = 3, 255.0
+    for conv in CONVOLUTIONS:
+        outputs = channels[int(conv[4]) - 1]
+        kernel = rng.normal(size=(3, 3, inputs, outputs)) * gain * np.sqrt(2 / (9 * inputs))
+        params[conv] = {
+            "kernel": kernel.astype(np.float32),
+            "bias": rng.normal(size=outputs).astype(np.float32),
+        }
+        inputs, gain = outputs, 1.0
+    return params
+
+
+def evaluation_flops(size: int, channels: tuple[int, ...] = CHANNELS) -> float:
+    """Operations of one value and gradient of the `seed` objective at `size`², done directly.
+
+    Each convolution up to conv5_2 counts twice, itself and the gradient of what it sees, and so
+    does each Gram matrix; a multiplication and an addition are two operations.
+    """
+    total, inputs, side = 0, 3, size
+    for block, (count, outputs) in enumerate(zip(BLOCKS, channels, strict=True)):
+        here = min(count, 2) if block == len(BLOCKS) - 1 else count
+        for _ in range(here):
+            total += 2 * 9 * inputs * outputs * side**2
+            inputs = outputs
+        total += 2 * outputs**2 * side**2
+        side //= 2
+    return 2.0 * total

@@ -1,0 +1,147 @@
+"""Section `time_to_loss`: how soon each optimizer is where PyTorch's L-BFGS ends."""
+
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import NO_TORCH, OURS, THREADS, TORCH, Bench, Finding, Row, installed
+from benchmarks.objectives import OBJECTIVES
+
+TWO_SCALES = "jaxstyle, two scales"
+
+_OURS: dict[str, dict[str, Any]] = {
+    "jaxstyle": {},
+    TWO_SCALES: {"scales": 2, "scale_factor": 2.0},
+    "Adam": {"optimizer": "adam"},
+    "optax.lbfgs": {"optimizer": "optax-lbfgs"},
+}
+_SCIPY, _TORCH = "SciPy, as the seed", "PyTorch L-BFGS"
+
+Run = dict[str, Any]
+
+
+def time_to_loss(bench: Bench) -> Finding:
+    """Time to the loss at which PyTorch's L-BFGS (else SciPy's) ends, over the time it took."""
+    notes = [
+        "`gatys-code` is the notebook's objective at one scale, without its second pass. "
+        "Compilation is apart. Each system's own evaluations are timed: SciPy, Adam and "
+        "optax.lbfgs have jaxstyle's, PyTorch's L-BFGS has PyTorch's. Evaluations at coarser "
+        "scales count by their pixels. optax.lbfgs records one loss a search.",
+    ]
+    peers = []
+    if installed("scipy"):
+        peers.append(_SCIPY)
+    else:
+        notes.append("SciPy is not installed and left out: pip install '.[benchmark]'")
+    if installed("torch"):
+        peers.append(_TORCH)
+    else:
+        notes.append(NO_TORCH)
+    reference = peers[-1] if peers else "jaxstyle"
+    notes.append(f"The loss to reach is that of {reference} after {_budget(bench)} evaluations.")
+    curves: list[Row] = []
+    for objective in OBJECTIVES:
+        for pair in bench.pairs:
+            pictures = bench.write_pair(pair, bench.settings.size, objective)
+            _prepare(bench, pictures, objective)
+            for repetition in range(bench.settings.runs):
+                for system in (*_OURS, *peers):
+                    run = _run(bench, system)
+                    curves.append(
+                        {
+                            "objective": objective,
+                            "pair": f"{pair[0].name} + {pair[1].name}",
+                            "repetition": repetition,
+                            "system": system,
+                        }
+                        | run
+                    )
+    ratios, absolute = summary(curves, reference)
+    return Finding(ratios, absolute, notes, curves)
+
+
+def _budget(bench: Bench) -> int:
+    return bench.settings.evaluations
+
+
+def _prepare(bench: Bench, pictures: str, objective: str) -> None:
+    problem = {"pictures": pictures, "weights": bench.weights, "objective": objective}
+    files = {module: str(bench.folder / f"{module}.npy") for module in (OURS, TORCH)}
+    ours = bench.worker(OURS).call("prepare", key="run", gradient=files[OURS], **problem)
+    if not installed("torch"):
+        return
+    device = bench.torch_device(bench.devices[-1]) or "cpu"
+    peer = {"threads": THREADS, "device": device, "gradient": files[TORCH]}
+    theirs = bench.worker(TORCH).call("prepare", key="run", **problem, **peer)
+    both = [each | {"gradient": files[m]} for m, each in ((OURS, ours), (TORCH, theirs))]
+    bench.agree(both[1], both[0], "float32")
+
+
+def _run(bench: Bench, system: str) -> Run:
+    budget = _budget(bench)
+    if system == _TORCH:
+        return bench.worker(TORCH).call("curve", key="run", evaluations=budget)
+    if system == _SCIPY:
+        return bench.worker(OURS).call("scipy_curve", key="run", evaluations=budget)
+    settings = _OURS[system] | {"evaluations": budget}
+    if system == TWO_SCALES:
+        settings["coarse_evaluations"] = max(1, budget // 2)
+    return bench.worker(OURS).call("curve", key="run", settings=settings)
+
+
+def reached(run: Run, target: float) -> tuple[float, float]:
+    """Seconds and evaluations until a run's loss is `target`; infinite if it never is."""
+    for loss, evaluations, seconds in zip(
+        run["losses"], run["evaluations"], run["seconds"], strict=True
+    ):
+        if loss <= target:
+            return seconds, evaluations
+    return math.inf, math.inf
+
+
+def summary(curves: list[Row], reference: str) -> tuple[list[Row], list[Row]]:
+    """A row for each objective and system: medians over pairs; and what they are medians of."""
+    cases = list(
+        dict.fromkeys((run["objective"], run["pair"], run["repetition"]) for run in curves)
+    )
+    absolute: list[Row] = []
+    for objective, pair, repetition in cases:
+        here = {
+            run["system"]: run
+            for run in curves
+            if (run["objective"], run["pair"], run["repetition"]) == (objective, pair, repetition)
+        }
+        target = min(here[reference]["losses"])
+        against = reached(here[reference], target)[0]
+        for system, run in here.items():
+            seconds, evaluations = reached(run, target)
+            absolute.append(
+                {
+                    "objective": objective,
+                    "pair": pair,
+                    "system": system,
+                    "time ratio": seconds / against,
+                    "evaluations": evaluations,
+                    "seconds": seconds,
+                    "compile s": run["compile_seconds"],
+                    "end / target": min(run["losses"]) / target,
+                    "target": target,
+                }
+            )
+    ratios: list[Row] = []
+    for objective, system in dict.fromkeys((row["objective"], row["system"]) for row in absolute):
+        rows = [r for r in absolute if (r["objective"], r["system"]) == (objective, system)]
+        ends = [row["end / target"] for row in rows]
+        ratios.append(
+            {
+                "objective": objective,
+                "system": system,
+                f"time / {reference}": statistics.median(row["time ratio"] for row in rows),
+                "evaluations": statistics.median(row["evaluations"] for row in rows),
+                "reached": f"{sum(math.isfinite(row['seconds']) for row in rows)} of {len(rows)}",
+                "end / target": float(np.exp(np.mean(np.log(ends)))),
+            }
+        )
+    return ratios, absolute
