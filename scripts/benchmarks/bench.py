@@ -1,7 +1,9 @@
 """What the sections share: settings, the files that workers read, the workers, and peers."""
 
 import dataclasses
+import functools
 import importlib.util
+import itertools
 import os
 import shutil
 import statistics
@@ -62,6 +64,7 @@ class Bench:
         self.weights = str(folder / "weights.npz")
         write_weights(Path(self.weights), settings.random_weights)
         self._workers: dict[tuple[str, str], Worker] = {}
+        self._files = itertools.count()
         self.contents = [load_picture(name) for name in settings.contents]
         self.styles = [load_picture(name) for name in settings.styles]
         self.accelerator = self._accelerator()
@@ -109,6 +112,18 @@ class Bench:
             return "cpu" if device == "cpu" else None
         return "cuda" if self.worker(TORCH, device).call("describe") else None
 
+    def torch_threads(self, device: str) -> int:
+        """With how many threads PyTorch is fastest, as far as a device's are its own."""
+        return self._cpu_threads if device == "cpu" else THREADS
+
+    @functools.cached_property
+    def _cpu_threads(self) -> int:
+        worker = self.worker(TORCH, "cpu")
+        problem = {"pictures": self.write_square(min(self.settings.sizes)), "objective": "seed"}
+        worker.call("prepare", key="threads", threads=THREADS, weights=self.weights, **problem)
+        candidates = sorted({max(1, THREADS >> power) for power in range(4)}, reverse=True)
+        return worker.call("best_threads", key="threads", candidates=candidates)
+
     def close_workers(self) -> None:
         """End the section's workers, which frees what they have in memory."""
         for worker in self._workers.values():
@@ -130,7 +145,7 @@ class Bench:
         return self._write(content, style)
 
     def _write(self, content: Image, style: Image) -> str:
-        path = self.folder / "pictures.npz"
+        path = self.folder / f"pictures{next(self._files)}.npz"
         write_pictures(path, content, style)
         return str(path)
 

@@ -75,7 +75,7 @@ def evaluation(bench: Bench) -> Finding:
         ways = systems(device, bench.settings.precisions, torch_device)
         threads = THREADS
         if torch_device == "cpu":
-            threads = _best_threads(bench, device)
+            threads = bench.torch_threads(device)
             notes.append(f"PyTorch is fastest with {threads} of {THREADS} threads.")
         peaks = {
             (way.module, way.precision): _matmul(bench, way, device)
@@ -152,14 +152,6 @@ def _prepared(bench: Bench, way: System, device: str, pictures: str, threads: in
         problem["threads"] = threads
     found = worker.call("prepare", key=way.key, gradient=gradient, **problem, **way.settings)
     return found | {"gradient": gradient, "once": worker.call("evaluation", key=way.key, count=1)}
-
-
-def _best_threads(bench: Bench, device: str) -> int:
-    worker = bench.worker(TORCH, device)
-    problem = {"pictures": bench.write_square(min(bench.settings.sizes)), "objective": "seed"}
-    worker.call("prepare", key="threads", threads=THREADS, weights=bench.weights, **problem)
-    candidates = sorted({max(1, THREADS >> power) for power in range(4)}, reverse=True)
-    return worker.call("best_threads", key="threads", candidates=candidates)
 
 
 def _matmul(bench: Bench, way: System, device: str) -> float:

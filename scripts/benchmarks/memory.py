@@ -1,6 +1,6 @@
 """Section `memory`: the most that one value and gradient takes, by size."""
 
-from benchmarks.bench import NO_TORCH, OURS, THREADS, TORCH, Bench, Finding, Row, installed
+from benchmarks.bench import NO_TORCH, OURS, TORCH, Bench, Finding, Row, installed
 
 _MIB = 2**20
 
@@ -19,11 +19,12 @@ def memory(bench: Bench) -> Finding:
         else "What was in use on the device, weights included."
     ]
     torch_device = bench.torch_device(device) if installed("torch") else None
-    bench.close_workers()
     if torch_device is not None:
-        systems["PyTorch"] = TORCH, {"device": torch_device, "threads": THREADS}
+        threads = bench.torch_threads(torch_device)
+        systems["PyTorch"] = TORCH, {"device": torch_device, "threads": threads}
     else:
         notes.append(NO_TORCH if not installed("torch") else f"PyTorch has no {device} here.")
+    bench.close_workers()
     ratios: list[Row] = []
     absolute: list[Row] = []
     for size in bench.settings.sizes:

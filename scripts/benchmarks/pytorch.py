@@ -92,7 +92,7 @@ def prepare(
     def loss(image: torch.Tensor) -> torch.Tensor:
         return _loss(network, objective, target, grams, image)
 
-    function = torch.compile(loss) if compiled else loss
+    function = torch.compile(loss, dynamic=False) if compiled else loss
     problem = Problem(network, objective, content, image, target, grams, function, precision)
     began = time.perf_counter()
     _evaluate(problem)
@@ -115,6 +115,7 @@ def prepare(
 def forget() -> None:
     """Free the memory of all problems."""
     _problems.clear()
+    torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -181,7 +182,6 @@ def curve(key: str, evaluations: int) -> dict[str, Any]:
         "losses": losses,
         "evaluations": list(range(1, len(losses) + 1)),
         "seconds": seconds,
-        "compile_seconds": 0.0,
     }
 
 

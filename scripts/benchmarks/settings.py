@@ -44,6 +44,7 @@ _SYSTEMS = ("default", "seed", "gatys-code", "neural-style", "crowson", "pastich
 _QUICK: dict[str, Any] = {
     "styles": STYLES[:2],
     "sizes": [256],
+    "precisions": ["float32"],
     "size": 96,
     "repeats": 3,
     "runs": 1,

@@ -15,10 +15,10 @@ from benchmarks.bench import (
     interleaved,
     median_ratio,
 )
-from benchmarks.evaluation import System
 from benchmarks.worker import Worker
 
 _HOUR = 3600.0
+_PEER = "PyTorch, one by one"
 _TWO = "2"
 """Devices that a grid's CPU is split into for the last case: one works where the other waits."""
 
@@ -42,12 +42,9 @@ def throughput(bench: Bench) -> Finding:
         workers = [(1, bench.worker(OURS, device))]
         if device == "cpu" and THREADS > 1:
             workers.append((2, bench.fresh(OURS, device, JAX_NUM_CPU_DEVICES=_TWO)))
-        peer = None
+        peer: Row | None = None
         if torch_device is not None:
-            peer = System(
-                "PyTorch, one by one", TORCH, precision,
-                {"precision": precision, "device": torch_device, "threads": THREADS},
-            )  # fmt: skip
+            peer = {"device": torch_device, "threads": bench.torch_threads(device)}
         rows = _measure(bench, pictures, precision, workers, peer)
         for row in rows:
             where = {"device": device, "precision": precision, "system": row["system"]}
@@ -64,7 +61,7 @@ def _measure(
     pictures: str,
     precision: str,
     workers: list[tuple[int, Worker]],
-    peer: System | None,
+    peer: Row | None,
 ) -> list[Row]:
     settings = bench.settings
     problem = {"pictures": pictures, "weights": bench.weights, "objective": "seed"}
@@ -81,8 +78,8 @@ def _measure(
     calls[alone] = functools.partial(workers[0][1].call, "one_by_one", key="cell", **size)
     if peer is not None:
         worker = bench.worker(TORCH)
-        worker.call("prepare", key="cell", **problem, **peer.settings)
-        calls[peer.name, 1, 1] = functools.partial(worker.call, "one_by_one", key="cell", **size)
+        worker.call("prepare", key="cell", precision=precision, **problem, **peer)
+        calls[_PEER, 1, 1] = functools.partial(worker.call, "one_by_one", key="cell", **size)
     first = {case: call() for case, call in calls.items()}  # compiled here
     values = interleaved(settings.repeats, list(calls.values()))
     seconds = dict(zip(calls, values, strict=True))
@@ -91,7 +88,7 @@ def _measure(
         median = statistics.median(mine)
         over = {"cells an hour / one by one": median_ratio(seconds[alone], mine)}
         if peer is not None:
-            theirs = seconds[peer.name, 1, 1]
+            theirs = seconds[_PEER, 1, 1]
             over["cells an hour / PyTorch's"] = median_ratio(theirs, mine)
         rows.append(
             {
