@@ -28,25 +28,26 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(output: Path, *arguments: str) -> tuple[dict[str, Any], str]:
-    """The JSON report and the Markdown of a run."""
+    """The sections of the JSON report and the Markdown of a run."""
     command = [sys.executable, "-m", "benchmarks", "-o", str(output), *arguments]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = (output / "benchmark.md").read_text(encoding="utf-8")
     assert table in done.stdout
-    return json.loads((output / "benchmark.json").read_text(encoding="utf-8")), table
+    report = json.loads((output / "benchmark.json").read_text(encoding="utf-8"))
+    assert report["machine"]["versions"]["jax"]
+    return report["sections"], table
 
 
 def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None:
     sizes = ["--sizes", "32", "--size", "64", "--cell-size", "32", "--quality-size", "64"]
     budgets = ["--repeats", "1", "--evaluations", "3", "--cell-evaluations", "2", "--cells", "2",
-               "--lanes", "1", "2", "--loop", "2", "--quality-evaluations", "2"]  # fmt: skip
-    choices = ["--styles", "glass", "--systems", "seed"]
+               "--lanes", "2", "--loop", "2", "--quality-evaluations", "2"]  # fmt: skip
+    choices = ["--styles", "glass", "--systems", "seed", "--objectives", "seed"]
     report, table = run(tmp_path, "--quick", *NARROW, *sizes, *budgets, *choices)
-    assert report["machine"]["versions"]["jax"]
-    assert report["arguments"]["quick"]
     for name in ALL:
         assert report[name]["took_seconds"] >= 0
+        assert report[name]["arguments"]["quick"]
         assert f"## {name.replace('_', ' ').capitalize()}" in table
     for name in set(ALL) - {"programs", "start"}:
         assert report[name]["ratios"], report[name]["notes"]
@@ -62,11 +63,21 @@ def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None
     for each in curves:
         assert len(each["losses"]) == len(each["evaluations"]) == len(each["seconds"]) <= 3
     assert {row["lanes"] for row in report["throughput"]["absolute"]} == {1, 2}
-    for name in ("time_to_loss_seed", "time_to_loss_gatys-code", "throughput"):
+    for name in ("time_to_loss_seed", "throughput"):
         assert f"({name}.svg)" in table
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
         assert (tmp_path / f"{name}.png").exists()
     assert (tmp_path / "quality_chelsea.jpg").exists()
+
+    again, table = run(tmp_path, *NARROW, "--sections", "programs")
+    assert list(again) == list(ALL)  # what was there stays
+    assert "## Memory" in table
+    file = tmp_path / "benchmark.json"
+    file.write_text(file.read_text().replace('"cores": ', '"cores": 9'))
+    command = [sys.executable, "-m", "benchmarks", "-o", str(tmp_path), *NARROW]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "another machine" in done.stderr
 
 
 def test_a_missing_peer_is_named_and_left_out(
@@ -182,7 +193,8 @@ def test_tables_have_ratios_first(tmp_path: Path) -> None:
                "python": "3.11", "environment": {"A": "b"},
                "versions": {"jax": "1", "torch": None}}  # fmt: skip
     finding = Finding([{"ratio": 0.51234}], [{"s": 12345.6, "end": math.inf}], ["a note"])
-    text = markdown(machine, "scripts/benchmark", {"memory": finding}, {"memory": "what"}, {})
+    commands = {"memory": "scripts/benchmark"}
+    text = markdown(machine, commands, {"memory": finding}, {"memory": "what"}, {})
     assert text.index("| 0.512 |") < text.index("| 12346 | never |")
     assert "a note" in text
     assert "torch" not in text

@@ -43,35 +43,57 @@ def main() -> int:
     descriptions = {name: (section.__doc__ or "").strip() for name, section in SECTIONS.items()}
     settings = parse(sys.argv[1:], descriptions)
     settings.output.mkdir(parents=True, exist_ok=True)
-    findings: dict[str, Finding] = {}
-    report: dict[str, Any] = {}
+    file = settings.output / "benchmark.json"
     failed = False
-    command = shlex.join(["scripts/benchmark", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(settings, Path(folder))
         described = machine.describe(bench.accelerator)
-        report |= {"machine": described, "arguments": dataclasses.asdict(settings)}
+        sections = _earlier(file, described)
         for name in settings.sections:
             print(f"{name} …", file=sys.stderr, flush=True)
             began = time.perf_counter()
             try:
-                findings[name] = SECTIONS[name](bench)
+                finding = SECTIONS[name](bench)
             except BenchmarkError as error:
                 failed = True
-                findings[name] = Finding([], [], [f"Failed: {error}"])
+                finding = Finding([], [], [f"Failed: {error}"])
             finally:
                 bench.close_workers()
             seconds = time.perf_counter() - began
             print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
-            report[name] = dataclasses.asdict(findings[name]) | {"took_seconds": seconds}
-            _write(settings.output / "benchmark.json", json.dumps(report, indent=1, default=str))
+            sections[name] = dataclasses.asdict(finding) | {
+                "took_seconds": seconds,
+                "command": shlex.join(["scripts/benchmark", *sys.argv[1:]]),
+                "arguments": dataclasses.asdict(settings),
+            }
+            sections = {each: sections[each] for each in SECTIONS if each in sections}
+            report = {"machine": described, "sections": sections}
+            _write(file, json.dumps(report, indent=1, default=str) + "\n")
+    findings = {
+        name: Finding(**{field: section[field] for field in _FIELDS})
+        for name, section in sections.items()
+    }
     plots = write_plots(findings, settings.output)
     if not plots and any(finding.curves for finding in findings.values()):
         print(NO_MATPLOTLIB, file=sys.stderr)
-    text = markdown(described, command, findings, descriptions, plots)
+    commands = {name: section["command"] for name, section in sections.items()}
+    text = markdown(described, commands, findings, descriptions, plots)
     _write(settings.output / "benchmark.md", text)
     print(text)
     return int(failed)
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Finding)]
+
+
+def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """The sections of an earlier report, which must be from this very machine."""
+    if not file.exists():
+        return {}
+    report = json.loads(file.read_text(encoding="utf-8"))
+    if report["machine"] != described:
+        sys.exit(f"{file} is from another machine, or other versions: name another folder")
+    return report["sections"]
 
 
 def _write(path: Path, text: str) -> None:

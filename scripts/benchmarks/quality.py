@@ -31,7 +31,8 @@ def quality(bench: Bench) -> Finding:
         "the content's own; content: distance of features; color: distance of Oklab histograms to "
         "the style's; border: style loss of the 16 pixels at the border over that inside. Less "
         "is better (border: 1). seed, gatys-code, neural-style and crowson are jaxstyle's presets "
-        "of those programs' recipes; pastiche is the program. Medians over pairs."
+        "of those programs' recipes; pastiche is the program. Medians over pairs. Seconds are of "
+        "the optimization; pastiche's, of the whole program."
     ]
     if "pastiche" in systems and (pastiche_command() is None or settings.random_weights):
         systems.remove("pastiche")

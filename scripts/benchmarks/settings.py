@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.objectives import OBJECTIVES
 from benchmarks.problems import CONTENTS, STYLES
 from jaxstyle.vgg import CHANNELS
 
@@ -25,6 +26,7 @@ class Settings:
     repeats: int
     runs: int
     evaluations: int
+    objectives: tuple[str, ...]
     loop: int
     cell_size: int
     cells: int
@@ -73,7 +75,8 @@ def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("-o", "--output", type=Path, required=True, metavar="DIR",
+        help="folder to write to; sections in it that are from this machine stay")  # fmt: skip
     add("--sections", nargs="+", choices=sections, default=list(sections), metavar="SECTION",
         help="which ones; all, in this order, if not given")  # fmt: skip
     add("--quick", action="store_true", help="few and small: within ten minutes on two cores")
@@ -84,27 +87,29 @@ def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
     add("--styles", nargs="+", default=STYLES, metavar="FILE",
         help="paintings, or the patterns glass, dots and woodcut")  # fmt: skip
     add("--sizes", nargs="+", type=int, default=[256, 512, 1024], metavar="N",
-        help="square sizes for evaluation, overhead and memory")  # fmt: skip
+        help="square sizes for evaluation and memory, the first two for overhead")  # fmt: skip
     add("--precisions", nargs="+", choices=("float32", "tf32", "bfloat16"), metavar="PRECISION",
         default=["float32", "bfloat16"], help="for evaluation and throughput: float32, tf32 "
         "(not on CPUs), bfloat16")  # fmt: skip
-    add("--repeats", type=int, default=7, help="repetitions, of which the median counts")
+    add("--repeats", type=int, default=5, help="repetitions, of which the median counts")
     add("--random-weights", nargs="*", type=int, metavar="CHANNELS",
         help="where weights cannot travel: random ones, the same for every system, of VGG19's "
         "widths or those of five blocks")  # fmt: skip
     number = {"type": int, "metavar": "N"}
     add("--loop", default=15, help="evaluations in each run that overhead times", **number)
-    add("--size", default=256, help="long side for time to loss and the start", **number)
+    add("--size", default=160, help="long side for time to loss and the start", **number)
     add("--evaluations", default=200, help="the budget in time to loss", **number)
-    add("--runs", default=1, help="repetitions of the runs in time to loss, per pair", **number)
+    add("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, metavar="OBJECTIVE",
+        help="for time to loss: seed, gatys-code")  # fmt: skip
+    add("--runs", default=1, help="repetitions for each pair: time to loss, programs", **number)
     add("--cell-size", default=160, help="square size of the grid's cells", **number)
     add("--cells", default=8, help="cells of the grid", **number)
-    add("--cell-evaluations", default=50, help="budget of each cell", **number)
+    add("--cell-evaluations", default=20, help="budget of each cell", **number)
     add("--lanes", nargs="+", default=[1, 2, 4, 8], help="lanes to try", **number)
     add("--program-size", default=256, help="long side for whole programs", **number)
-    add("--program-steps", default=200, help="budget of whole programs", **number)
-    add("--quality-size", default=256, help="long side for quality", **number)
-    add("--quality-evaluations", default=150, help="budget for quality", **number)
+    add("--program-steps", default=100, help="budget of whole programs", **number)
+    add("--quality-size", default=192, help="long side for quality", **number)
+    add("--quality-evaluations", default=100, help="budget for quality", **number)
     add("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS), metavar="SYSTEM",
         help=f"for quality: {', '.join(_SYSTEMS)}")  # fmt: skip
     if "--quick" in (argv or ()):

@@ -9,7 +9,7 @@ from benchmarks.bench import Finding, Row
 
 def markdown(
     machine: Mapping[str, Any],
-    command: str,
+    commands: Mapping[str, str],
     findings: Mapping[str, Finding],
     descriptions: Mapping[str, str],
     plots: Mapping[str, Sequence[str]],
@@ -18,7 +18,7 @@ def markdown(
 
     Args:
         machine: from `machine.describe`.
-        command: what was run.
+        commands: what was run, by section.
         findings: by section.
         descriptions: what each section measures.
         plots: names of files by section.
@@ -36,7 +36,7 @@ def markdown(
         "Medians of repetitions taken in turn; of ratios within a turn.",
         "",
         "```sh",
-        command,
+        *dict.fromkeys(commands.values()),
         "```",
     ]
     for name, finding in findings.items():

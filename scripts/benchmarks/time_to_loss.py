@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import NO_TORCH, OURS, TORCH, Bench, Finding, Row, installed
-from benchmarks.objectives import OBJECTIVES
 
 TWO_SCALES = "jaxstyle, two scales"
 
@@ -42,7 +41,7 @@ def time_to_loss(bench: Bench) -> Finding:
     reference = peers[-1] if peers else "jaxstyle"
     notes.append(f"The loss to reach is that of {reference} after {_budget(bench)} evaluations.")
     curves: list[Row] = []
-    for objective in OBJECTIVES:
+    for objective in bench.settings.objectives:
         for pair in bench.pairs:
             pictures = bench.write_pair(pair, bench.settings.size, objective)
             _prepare(bench, pictures, objective)
