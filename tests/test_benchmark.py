@@ -63,6 +63,7 @@ def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None
     for each in curves:
         assert len(each["losses"]) == len(each["evaluations"]) == len(each["seconds"]) <= 3
     assert {row["lanes"] for row in report["throughput"]["absolute"]} == {1, 2}
+    assert str(tmp_path.parent) not in table + json.dumps(report)  # whose folders are nobody's
     for name in ("time_to_loss_seed", "throughput"):
         assert f"({name}.svg)" in table
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from benchmarks.memory import memory
 from benchmarks.plots import NO_MATPLOTLIB, write_plots
 from benchmarks.programs import programs, start
 from benchmarks.quality import quality
-from benchmarks.settings import parse
+from benchmarks.settings import parse, told_command
 from benchmarks.tables import markdown
 from benchmarks.throughput import throughput
 from benchmarks.time_to_loss import time_to_loss
@@ -63,8 +62,8 @@ def main() -> int:
             print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
             sections[name] = dataclasses.asdict(finding) | {
                 "took_seconds": seconds,
-                "command": shlex.join(["scripts/benchmark", *sys.argv[1:]]),
-                "arguments": dataclasses.asdict(settings),
+                "command": told_command(sys.argv[1:]),
+                "arguments": settings.told(),
             }
             sections = {each: sections[each] for each in SECTIONS if each in sections}
             report = {"machine": described, "sections": sections}

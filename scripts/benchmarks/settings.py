@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,20 @@ class Settings:
     systems: tuple[str, ...]
     random_weights: tuple[int, ...] | None
     quick: bool
+
+    def told(self) -> dict[str, Any]:
+        """The settings for a report, which has no use for where this machine keeps its files."""
+        files = {name: [Path(file).name for file in getattr(self, name)] for name in _FILES}
+        return dataclasses.asdict(self) | files | {"output": self.output.name}
+
+
+_FILES = ("contents", "styles")
+
+
+def told_command(argv: Sequence[str]) -> str:
+    """The command for a report: files by their names."""
+    names = [Path(each).name if os.sep in each else each for each in argv]
+    return shlex.join(["scripts/benchmark", *names])
 
 
 _SYSTEMS = ("default", "seed", "gatys-code", "neural-style", "crowson", "pastiche")
