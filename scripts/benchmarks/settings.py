@@ -60,8 +60,8 @@ def told_command(argv: Sequence[str]) -> str:
 _SYSTEMS = ("default", "seed", "gatys-code", "neural-style", "crowson", "pastiche")
 
 _QUICK: dict[str, Any] = {
-    "styles": STYLES[:2],
-    "sizes": [256],
+    "styles": STYLES[:1],
+    "sizes": [192],
     "precisions": ["float32"],
     "size": 96,
     "repeats": 3,
@@ -76,7 +76,7 @@ _QUICK: dict[str, Any] = {
     "program_steps": 20,
     "quality_size": 96,
     "quality_evaluations": 20,
-    "systems": ["default", "seed", "gatys-code", "pastiche"],
+    "systems": ["default", "seed", "pastiche"],
 }
 """Defaults of --quick: ten minutes on two cores, all sections included."""
 
@@ -113,16 +113,18 @@ def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
         "widths or those of five blocks")  # fmt: skip
     number = {"type": int, "metavar": "N"}
     add("--loop", default=15, help="evaluations in each run that overhead times", **number)
-    add("--size", default=160, help="long side for time to loss and the start", **number)
+    add("--size", default=128, help="long side for time to loss and the start", **number)
     add("--evaluations", default=200, help="the budget in time to loss", **number)
     add("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, metavar="OBJECTIVE",
         help="for time to loss: seed, gatys-code")  # fmt: skip
-    add("--runs", default=1, help="repetitions for each pair: time to loss, programs", **number)
+    add(
+        "--runs", default=1, help="repetitions for each pair in time to loss and programs", **number
+    )
     add("--cell-size", default=160, help="square size of the grid's cells", **number)
     add("--cells", default=8, help="cells of the grid", **number)
-    add("--cell-evaluations", default=20, help="budget of each cell", **number)
+    add("--cell-evaluations", default=10, help="budget of each cell", **number)
     add("--lanes", nargs="+", default=[1, 2, 4, 8], help="lanes to try", **number)
-    add("--program-size", default=256, help="long side for whole programs", **number)
+    add("--program-size", default=192, help="long side for whole programs", **number)
     add("--program-steps", default=100, help="budget of whole programs", **number)
     add("--quality-size", default=192, help="long side for quality", **number)
     add("--quality-evaluations", default=100, help="budget for quality", **number)
