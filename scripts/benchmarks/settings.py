@@ -117,9 +117,7 @@ def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
     add("--evaluations", default=200, help="the budget in time to loss", **number)
     add("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, metavar="OBJECTIVE",
         help="for time to loss: seed, gatys-code")  # fmt: skip
-    add(
-        "--runs", default=1, help="repetitions for each pair in time to loss and programs", **number
-    )
+    add("--runs", default=1, help="repetitions of a pair in time to loss and programs", **number)
     add("--cell-size", default=160, help="square size of the grid's cells", **number)
     add("--cells", default=8, help="cells of the grid", **number)
     add("--cell-evaluations", default=10, help="budget of each cell", **number)
