@@ -109,6 +109,7 @@ def _lanes(rows: Sequence[Row]) -> Any:
             color=_COLORS[number % len(_COLORS)],
             linestyle=_DASHES[number % len(_DASHES)],
         )
+    axes.set_xticks(sorted({row["lanes"] for row in rows}))
     axes.set_xlabel("lanes")
     axes.set_ylabel("cells an hour")
     axes.set_ylim(bottom=0)

@@ -68,5 +68,5 @@ def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value):
-        return "never" if value == math.inf else "–"
+        return "–"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

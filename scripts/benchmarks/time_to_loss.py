@@ -146,4 +146,9 @@ def summary(curves: list[Row], reference: str) -> tuple[list[Row], list[Row]]:
                 "end / target": float(np.exp(np.mean(np.log(ends)))),
             }
         )
-    return ratios, absolute
+    return [_told(row) for row in ratios], [_told(row) for row in absolute]
+
+
+def _told(row: Row) -> Row:
+    """`row` as JSON can have it, which knows no infinity."""
+    return {key: "never" if value == math.inf else value for key, value in row.items()}
