@@ -1,13 +1,15 @@
 """What the command line takes: a dataclass for each command, and how flags become one."""
 
 import argparse
+import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
+from jaxstyle.cells import parse_value
 from jaxstyle.config import Config, parse_toml, preset
 from jaxstyle.errors import ConfigError
 
@@ -15,8 +17,15 @@ CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""
 
 
-_DECIDING = ("optimizer", "preserve_color")
-"""Settings that decide whether others may be given."""
+_DECIDING = (
+    "optimizer",
+    "preserve_color",
+    "scales",
+    "content_layers",
+    "style_layers",
+    "style_statistics",
+)
+"""Settings that decide whether others may be given, or how many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,20 +254,23 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--config")
+    hints = get_type_hints(Config)
     for name in _DECIDING:
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name)
+        several = "*" if get_origin(hints[name]) is tuple else None
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=several)
     try:
         chosen, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:  # an option without its value, which tyro explains
         return Config(size=CLI_SIZE), set()
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
     # What the other settings may be depends on these, so they count before the file is judged.
-    hints = get_type_hints(Config)
-    forced = {
-        name: given
-        for name in _DECIDING
-        if (given := getattr(chosen, name)) in get_args(hints[name])
-    }
+    forced: dict[str, Any] = {}
+    for name in _DECIDING:
+        given = getattr(chosen, name)
+        if given is not None:
+            value = parse_value(name, given) if isinstance(given, str) else tuple(given)
+            with contextlib.suppress(ConfigError):  # which tyro explains, by the flag's name
+                forced[name] = getattr(Config(**{name: value}), name)
     if chosen.config is None:
         return settings.vary(forced), set()
     try:

@@ -161,6 +161,11 @@ class Config:
             raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
+        if self.scales == "auto" and self.scale_factor < _LEAST_AUTO_FACTOR:
+            raise ConfigError(
+                f"scale_factor must be at least {_LEAST_AUTO_FACTOR} with scales auto, "
+                f"not {self.scale_factor}: there would be too many"
+            )
         if isinstance(self.coarse_evaluations, tuple):
             if self.scales == "auto":
                 raise ConfigError("coarse_evaluations must be one with scales auto")
@@ -197,15 +202,21 @@ class Config:
         """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
 
         As Adam's settings of a preset, when another optimizer is asked for, or the weights of
-        its layers, when others are.
+        its layers and the budgets of its scales, when others are.
         """
         lost: dict[str, Any] = {
             name: None
             for name, (setting, values) in _ONLY_WITH.items()
             if changes.get(setting, getattr(self, setting)) not in values
         } | {name: () for name, weighted in _WEIGHTED.items() if weighted in changes}
+        several = isinstance(self.coarse_evaluations, tuple)
+        if several and changes.get("scales", self.scales) != self.scales:
+            lost["coarse_evaluations"] = None
         return self.replace(**{**lost, **changes})
 
+
+_LEAST_AUTO_FACTOR = 1.05
+"""57 scales from 128 to 2048 pixels."""
 
 _COUNTS = ("evaluations", "history_size", "scales", "size", "start_size", "style_size")
 

@@ -17,7 +17,7 @@ from tests.conftest import pattern
 
 PAIR = ("content.png", "style.png")
 # Direct and shallow, because it compiles in a fraction of the time.
-QUICK = ("--size=32", "--convolution=direct", "--content-layers=relu2_1", "--quiet")
+QUICK = ("--size=32", "--convolution=direct", "--content-layers=relu2_1", "--quiet", "--scales=1")
 QUICK += ("--style-layers", "relu1_1", "relu2_1", "--evaluations", "2")
 
 

@@ -31,6 +31,53 @@ def test_lists_of_numbers_go_through_toml() -> None:
     assert Config().replace(**parse_toml(to_toml(config))) == config
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scales": "auto"},
+        {"scales": "auto", "start_size": 96, "coarse_evaluations": 7, "scale_factor": 1.05},
+        {"scales": 3, "coarse_evaluations": (4, 5)},
+    ],
+)
+def test_scales_go_through_toml(changes: dict) -> None:
+    config = Config(**changes)
+    assert Config().replace(**parse_toml(to_toml(config))) == config
+
+
+def test_what_means_nothing_any_more_is_dropped() -> None:
+    config = Config(
+        style_layer_weights=(1, 2, 3, 4, 5),
+        content_layer_weights=(2,),
+        style_statistics_weights=(3,),
+        scales="auto",
+        start_size=64,
+        optimizer="adam",
+        ema=0.9,
+    )
+    fewer = config.vary({"style_layers": ["relu1_1"]})
+    assert fewer == config.replace(style_layers=("relu1_1",), style_layer_weights=())
+    other = config.vary({"content_layers": ["relu1_1"], "style_statistics": ["sliced"]})
+    assert (other.content_layer_weights, other.style_statistics_weights) == ((), ())
+    assert other.style_layer_weights == (1, 2, 3, 4, 5)
+    both = config.vary({"style_layers": ["relu1_1"], "style_layer_weights": [0.5]})
+    assert both.style_layer_weights == (0.5,)
+    assert config.vary({"scales": 2}) == config.replace(scales=2, start_size=None)
+    assert config.vary({"scales": "auto"}) == config.vary({}) == config
+    assert config.vary({"optimizer": "lbfgs"}) == config.replace(optimizer="lbfgs", ema=None)
+    with pytest.raises(ConfigError, match="as many as style_layers, 1, not 2"):
+        config.vary({"style_layers": ["relu1_1"], "style_layer_weights": [1, 2]})
+
+
+def test_budgets_for_each_scale_go_with_the_scales() -> None:
+    config = Config(scales=3, coarse_evaluations=(4, 5))
+    assert config.vary({"scales": "auto"}) == Config(scales="auto")
+    assert config.vary({"scales": 1}) == Config()
+    assert config.vary({"scales": 3, "seed": 1}) == config.replace(seed=1)
+    assert config.vary({"scales": 2, "coarse_evaluations": 9}).coarse_evaluations == 9
+    one = Config(scales=3, coarse_evaluations=4)
+    assert one.vary({"scales": "auto"}).coarse_evaluations == 4
+
+
 def test_an_integer_serves_as_a_number() -> None:
     weight = Config(style_weight=3).style_weight
     assert isinstance(weight, float)
@@ -66,6 +113,17 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"convolution": "winograd", "precision": "bfloat16"}, "winograd needs precision float32"),
         ({"coarse_evaluations": 0}, "coarse_evaluations must be at least 1"),
         ({"scale_factor": 1.0}, "scale_factor must be above 1"),
+        ({"scales": "many"}, "scales must be an integer or 'auto', not 'many'"),
+        ({"scales": 0}, "scales must be at least 1"),
+        ({"scales": 2.0}, "scales must be an integer or 'auto', not 2.0"),
+        ({"start_size": 128}, "start_size has no meaning with scales 1"),
+        ({"start_size": 128, "scales": 2}, "start_size has no meaning with scales 2"),
+        ({"start_size": 0, "scales": "auto"}, "start_size must be at least 1"),
+        ({"start_size": "auto", "scales": "auto"}, "start_size must be an integer or left out"),
+        ({"scales": "auto", "coarse_evaluations": [5, 5]}, "must be one with scales auto"),
+        ({"scales": "auto", "coarse_evaluations": []}, "must be one with scales auto"),
+        ({"scales": 3, "coarse_evaluations": [5]}, "each of the 2 scales before the last, not 1"),
+        ({"scales": "auto", "scale_factor": 1.01}, "at least 1.05 with scales auto, not 1.01"),
         ({"seed": -1}, "seed must be between"),
         ({"init": ""}, "init must be"),
         ({"content_weight": 0.0, "style_layers": []}, "nothing to match"),
