@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before JAX is imported, as the command line does: their threads would wait for XLA's.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +20,12 @@ from jaxstyle.vgg import CONVOLUTIONS
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs",
+    float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
+)
 
 SMALL_CHANNELS = (4, 6, 8, 8, 8)
 
@@ -55,6 +63,10 @@ def random_params(channels: tuple[int, ...] = SMALL_CHANNELS, seed: int = 0) -> 
         }
         inputs = outputs
     return params
+
+
+evaluate = jax.jit(lambda objective, image: jax.value_and_grad(objective, has_aux=True)(image))
+"""`((loss, terms), gradient)`; the objective is an argument, or each would be compiled anew."""
 
 
 @pytest.fixture

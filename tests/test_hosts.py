@@ -121,6 +121,7 @@ def test_the_same_command_completes_what_a_killed_host_left(
     command += [str(files / "two.png"), "--styles", str(files / "three.png"), "-o", str(output)]
     command += ["--sweep", "seed=0:4", "--init", "noise", "--size", "48", "--evaluations", "12"]
     command += ["--lanes", "1", "--convolution", "direct", "--offline"]
+    command += ["--style-statistics", "gram"]
     processes = cluster(*[[*command, "--distributed"]] * 2)
     # Each does its four cells one after another; the second dies when its first are done.
     waited = time.monotonic() + 200
