@@ -77,7 +77,7 @@ class Stylize:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class RenderGrid:
     """Render every content in every style, under every setting of a sweep.
 
     Every cell's image is in OUTDIR/cells; contact sheets and grid.jsonl, a row a cell, beside
@@ -216,7 +216,7 @@ class Weights:
     )
 
 
-Command = Stylize | Grid | Presets | Animate | Report | Plot | Weights
+Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
 
 
 def parse(argv: list[str]) -> Command:
@@ -228,10 +228,11 @@ def parse(argv: list[str]) -> Command:
     settings, in_file = _base_settings(argv)
     flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv}
     asked = [f.name for f in dataclasses.fields(Config) if f.name in flags | in_file | {"size"}]
+    grid = RenderGrid(settings=settings, asked=tuple(asked))
     stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
     command = tyro.cli(
         Annotated[Stylize, subcommand("stylize", default=stylize)]
-        | Annotated[Grid, subcommand("grid", default=Grid(settings=settings, asked=tuple(asked)))]
+        | Annotated[RenderGrid, subcommand("grid", default=grid)]
         | Annotated[Presets, subcommand("presets")]
         | Annotated[Animate, subcommand("animate")]
         | Annotated[Report, subcommand("report")]
@@ -268,9 +269,9 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
     for name in _DECIDING:
         given = getattr(chosen, name)
         if given is not None:
-            value = parse_value(name, given) if isinstance(given, str) else tuple(given)
+            value = parse_value(name, given) if isinstance(given, str) else given
             with contextlib.suppress(ConfigError):  # which tyro explains, by the flag's name
-                forced[name] = getattr(Config(**{name: value}), name)
+                forced[name] = getattr(Config().replace(**{name: value}), name)
     if chosen.config is None:
         return settings.vary(forced), set()
     try:

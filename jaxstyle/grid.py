@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -30,6 +30,7 @@ from jaxstyle.cells import GridCell
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
+from jaxstyle.jsonl import to_json
 from jaxstyle.loop import Result
 from jaxstyle.objective import style_shares
 from jaxstyle.regions import Guide, Guides, assign, check_shape
@@ -64,6 +65,10 @@ class Entry(NamedTuple):
 
 OnCell = Callable[[Entry, str | None], None]
 """Called when a cell ends, with what was wrong with it, if anything."""
+
+
+Rows = Mapping[str, dict[str, Any] | None]
+"""The row of each cell by its name; None where there is none."""
 
 
 class Summary(NamedTuple):
@@ -219,9 +224,14 @@ class Grid:
         except (OSError, ValueError):
             return None
 
-    def is_done(self, entry: Entry) -> bool:
-        """Whether the row of `entry` is there and says so, and its image is there."""
-        row = self.row(entry)
+    def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
+        """The rows of `entries`, or of all, that are there, to ask several questions of."""
+        chosen = self.entries if entries is None else entries
+        return {entry.name: self.row(entry) for entry in chosen}
+
+    def is_done(self, entry: Entry, rows: Rows | None = None) -> bool:
+        """Whether the row of `entry`, of `rows` if given, says so, and its image is there."""
+        row = self.row(entry) if rows is None else rows[entry.name]
         return row is not None and row["status"] == "done" and (self.output / row["image"]).exists()
 
     @property
@@ -237,6 +247,7 @@ class Grid:
         devices: Sequence[Device] | None = None,
         on_cell: OnCell = lambda *_: None,
         progress: Callable[[int], None] | None = None,
+        rows: Rows | None = None,
     ) -> None:
         """Do the cells of this shard that are not done.
 
@@ -248,6 +259,7 @@ class Grid:
             devices: see `optimize_lanes`.
             on_cell: see `OnCell`.
             progress: see `optimize_lanes`.
+            rows: of the shard's cells, if they were read.
 
         Raises:
             ConfigError: a setting that no batch can have.
@@ -263,7 +275,7 @@ class Grid:
             else:
                 self._write_row(entry, {"status": "failed", "reason": entry.problem})
                 on_cell(entry, entry.problem)
-        skip = {i for i, entry in enumerate(todo) if self.is_done(entry)}
+        skip = {i for i, entry in enumerate(todo) if self.is_done(entry, rows)}
         cells = [
             Cell(
                 self._pictures.content(entry.cell.content, entry.cell.config),
@@ -354,23 +366,27 @@ class Grid:
             "config": settings,
             **outcome,
         }
-        text = json.dumps(_finite(row))
-        write_atomically(self._folder / f"{entry.name}.json", text.encode(), ImageError)
+        path = self._folder / f"{entry.name}.json"
+        write_atomically(path, to_json(row).encode(), ImageError)
 
-    def summary(self) -> Summary:
-        """Count the cells of the whole grid that are there."""
-        states = [(self.row(entry) or {}).get("status", "missing") for entry in self.entries]
+    def summary(self, rows: Rows | None = None) -> Summary:
+        """Count the cells of the whole grid that are there; `rows` of all, if they were read."""
+        rows = self.rows() if rows is None else rows
+        states = [(row or {}).get("status", "missing") for row in rows.values()]
         return Summary(*(states.count(state) for state in ("done", "failed", "missing")))
 
-    def collect(self) -> list[epath.Path]:
+    def collect(self, rows: Rows | None = None) -> list[epath.Path]:
         """Write `grid.jsonl` and the contact sheets of whatever cells are there.
+
+        Args:
+            rows: of all cells, if they were read.
 
         Returns:
             The sheets, at least one for each setting.
         """
         make_folder(self.output, ImageError)
-        rows = [self.row(entry) for entry in self.entries]
-        lines = [json.dumps(row) + "\n" for row in rows if row is not None]
+        rows = self.rows() if rows is None else rows
+        lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
         write_atomically(self.output / "grid.jsonl", "".join(lines).encode(), ImageError)
         pages = list(self._pages(rows))
         sheets: list[epath.Path] = []
@@ -380,13 +396,13 @@ class Grid:
             images.save_image(sheets[-1], contact_sheet(**page))
         return sheets
 
-    def _pages(self, rows: Sequence[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+    def _pages(self, rows: Rows) -> Iterator[dict[str, Any]]:
         """What is on each sheet: one for a setting, or several where it has many pictures."""
         settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
         for config in settings:
             cells = {
-                (entry.cell.content, entry.cell.styles): self._shown(row)
-                for entry, row in zip(self.entries, rows, strict=True)
+                (entry.cell.content, entry.cell.styles): self._shown(rows[entry.name])
+                for entry in self.entries
                 if entry.cell.config == config
             }
             contents = list(dict.fromkeys(content for content, _ in cells))
@@ -434,24 +450,16 @@ def run_grid(
     checkpoint = read(locate(weights))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
     grid.run(to_params(checkpoint), shard=shard, lanes=lanes)
-    summary = grid.summary()
+    rows = grid.rows()
+    summary = grid.summary(rows)
     if not summary.missing:
-        grid.collect()
+        grid.collect(rows)
     return summary
 
 
 def _stem(path: str) -> str:
     """What of a path can be part of a file's name anywhere."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", PurePath(path).stem)[:40].strip("-") or "picture"
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _differences(config: Config, others: Sequence[Config]) -> str:

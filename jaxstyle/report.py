@@ -8,7 +8,6 @@ import base64
 import importlib.resources
 import io
 import json
-import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,8 @@ from PIL import Image as Pil
 from jaxstyle import images
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.files import check_writable, is_folder, read_bytes, write_atomically
+from jaxstyle.jsonl import parse, plain, read_rows
+from jaxstyle.metrics import read_metrics
 
 _PLACEHOLDER = "__DATA__"
 
@@ -33,7 +34,6 @@ _FEW_CELLS = 60
 _MOST_SNAPSHOTS = 48
 _MOST_LOSSES = 400
 
-_RECORD = {"evaluation": int, "terms": dict}
 _ROW = {"cell": str, "content": str, "styles": list, "config": dict, "status": str}
 
 
@@ -70,9 +70,11 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
 
 def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
     settings = _read_toml(folder / "config.toml")
-    records = _read_lines(folder / "metrics.jsonl", _RECORD, may_be_torn=True)
+    records = read_metrics(folder, ConfigError)
     finished = folder / "result.json"
-    result = _parse(read_bytes(finished, ConfigError), finished) if finished.exists() else None
+    result = None
+    if finished.exists():
+        result = parse(read_bytes(finished, ConfigError), finished, ConfigError)
     snapshots = _numbered(folder / "snapshots", "*.png")
     image = folder / "image.png"
     if not image.exists() and snapshots:
@@ -98,7 +100,7 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
 
 
 def _grid(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
-    rows = _read_lines(folder / "grid.jsonl", _ROW)
+    rows = read_rows(folder / "grid.jsonl", ConfigError, _ROW)
     names = list(dict.fromkeys(name for row in rows for name in row["config"]))
     differing = [
         name for name in names if len({json.dumps(row["config"].get(name)) for row in rows}) > 1
@@ -154,57 +156,11 @@ def _inside(folder: epath.Path, name: Any) -> epath.Path | None:
 
 def _read_toml(path: epath.Path) -> dict[str, Any]:
     try:
-        return _plain(tomllib.loads(read_bytes(path, ConfigError).decode()))
+        return plain(tomllib.loads(read_bytes(path, ConfigError).decode()))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: damaged; not a TOML document ({error})") from None
-
-
-def _read_lines(
-    path: epath.Path, fields: Mapping[str, type], *, may_be_torn: bool = False
-) -> list[dict[str, Any]]:
-    """The objects in a JSONL file, each with `fields` of these types."""
-    lines = read_bytes(path, ConfigError).split(b"\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = _parse(line, where)
-        except ConfigError:
-            if may_be_torn and number == len(lines):  # it is being written
-                break
-            raise
-        for name, kind in fields.items():
-            if not isinstance(row.get(name), kind):
-                raise ConfigError(f"{where}: damaged; it has no {name} as jaxstyle writes it")
-        rows.append(row)
-    return rows
-
-
-def _parse(text: bytes, where: object) -> dict[str, Any]:
-    try:
-        value = _plain(json.loads(text))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: damaged; not a JSON object")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: null for a number that a double cannot, text for a date."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, int):
-        return value if abs(value) < 2**1023 else None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None else str(value)
 
 
 def _numbered(folder: epath.Path, pattern: str) -> list[epath.Path]:

@@ -28,7 +28,9 @@ from jaxstyle import files, images
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.config import Config
 from jaxstyle.errors import RunError
+from jaxstyle.jsonl import to_json
 from jaxstyle.loop import LoopState, Progress, Record, begin, outcome
+from jaxstyle.metrics import read_metrics
 from jaxstyle.types import Image
 
 BUDGETS = ("evaluations", "coarse_evaluations")
@@ -198,7 +200,8 @@ class Run:
             self._metrics.close()
         path = self.folder / "metrics.jsonl"
         # What was measured beside the records is only there.
-        there = {row["evaluation"]: line for line, row in _rows(path)}
+        rows = read_metrics(self.folder) if path.exists() else []
+        there = {row["evaluation"]: to_json(row) + "\n" for row in rows}
         self._lines, self._last = [], None
         for record in records:
             line = there.get(record.evaluation) or _line(record, self._last, None)
@@ -294,7 +297,7 @@ class Run:
         images.save_image(path, image, alpha=alpha, bits=bits, metadata=metadata)
         if self.board is not None:
             self.board.picture(summary["evaluations"], image)
-        text = json.dumps(_finite(dict(summary)), indent=2)
+        text = to_json(summary, indent=2)
         files.write_atomically(self.folder / "result.json", text.encode(), RunError)
 
 
@@ -362,14 +365,6 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _rows(path: epath.Path) -> list[tuple[str, dict[str, Any]]]:
-    """The whole lines that are there, with what they say."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
-
-
 def _line(record: Record, last: Record | None, memory: int | None) -> str:
     evaluations = record.evaluation - (last.evaluation if last else 0)
     seconds = record.seconds - (last.seconds if last else 0)
@@ -377,11 +372,4 @@ def _line(record: Record, last: Record | None, memory: int | None) -> str:
         "evaluations_per_second": evaluations / seconds if seconds > 0 else None,
         "memory_bytes": memory,
     }
-    return json.dumps(_finite(row)) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return to_json(row) + "\n"

@@ -12,6 +12,7 @@ from PIL import Image as Pil
 from jaxstyle import cli, load_image
 from jaxstyle.color import to_oklab
 from jaxstyle.config import PRESETS
+from jaxstyle.process import EXIT_CELLS_FAILED
 from jaxstyle.types import Params
 from tests.conftest import pattern
 
@@ -19,6 +20,7 @@ PAIR = ("content.png", "style.png")
 # Direct and shallow, because it compiles in a fraction of the time.
 QUICK = ("--size=32", "--convolution=direct", "--content-layers=relu2_1", "--quiet", "--scales=1")
 QUICK += ("--style-layers", "relu1_1", "relu2_1", "--evaluations", "2")
+QUICK += ("--style-statistics=gram", "--tv=l2")
 
 
 def stylize(*arguments: str) -> int:
@@ -119,7 +121,7 @@ def test_a_run_knows_its_guides(
         (("--style-statistics-weights", "nan"), "must be finite and not negative"),
         (("--style-scale", "0"), "style_scale must be positive"),
         (("--style-scale", "inf"), "style_scale must be positive"),
-        (("--style-scale", "0.01"), "style of 4×5 pixels is too small"),
+        (("--style-scale", "0.01", "--scales=1"), "style of 4×5 pixels is too small"),
         (("--style-scale", "2", "--preset", "seed"), "no meaning with style_shape content"),
         (("--color-match", "cholesky"), "color_match has no meaning with preserve_color none"),
         (("--ema", "0.9"), "ema has no meaning with optimizer lbfgs"),
@@ -182,7 +184,7 @@ def test_a_bad_guide_fails_its_own_cells(
     folders: Path, imagenet: Params, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copy("photos/b.png", "guides/b.png")
-    assert cli.run([*GRID, "--content-guides", "guides"]) == cli.EXIT_CELLS_FAILED
+    assert cli.run([*GRID, "--content-guides", "guides"]) == EXIT_CELLS_FAILED
     states = [(Path(row["content"]).stem, row["status"]) for row in rows()]
     assert states == [("a", "done")] * 2 + [("b", "failed")] * 2
     assert "the guide b.png has" in capsys.readouterr().err
@@ -231,6 +233,41 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture) -> None:
     assert PRESETS["default"].replace(**settings) == PRESETS["crowson"]
     assert cli.run(["presets", "--print-config", "cowson"]) == 2
     assert "unknown preset 'cowson'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("--style-layers", "relu2_1", "relu3_1"), {"style_layer_weights": []}),
+        (("--style-layers=relu2_1", "--style-layer-weights=3"), {"style_layer_weights": [3.0]}),
+        (
+            ("--style-layers", "relu2_1", "--preset=crowson"),
+            {"coarse_evaluations": [1000] + [500] * 3},
+        ),
+        (("--preset=crowson", "--scales=auto"), {"scales": "auto", "evaluations": 500}),
+        (("--preset=crowson", "--scales", "3", "--start-size=9"), None),
+        (("--scales=auto", "--start-size", "200"), {"scales": "auto", "start_size": 200}),
+        (("--scales", "2"), {"scales": 2}),
+        (("--config=auto.toml",), {"scales": "auto", "start_size": 96}),
+        (("--config=auto.toml", "--scales=3"), None),
+    ],
+    ids=str,
+)
+def test_what_a_preset_says_of_other_layers_and_scales_is_dropped(
+    folder: Path, capsys: pytest.CaptureFixture, words: tuple[str, ...], kept: dict | None
+) -> None:
+    Path("auto.toml").write_text('scales = "auto"\nstart_size = 96\n')
+    code = stylize(*PAIR, *words, "--print-config")
+    printed = capsys.readouterr()
+    if kept is None:
+        assert code == 2
+        assert "start_size has no meaning with scales 3\n" in printed.err
+        return
+    assert code == 0
+    settings = tomllib.loads(printed.out)
+    assert {name: settings[name] for name in kept} == kept
+    for name in {"start_size", "coarse_evaluations"} - set(kept):
+        assert name not in settings
 
 
 def test_another_optimizer_drops_what_a_preset_says_of_its_own(

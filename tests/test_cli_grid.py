@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import cli, extract_features, load_image, save_image
-from jaxstyle.commands import parse
+from jaxstyle.cli_grid import grid_cells
+from jaxstyle.commands import RenderGrid, parse
 from jaxstyle.config import Config, to_toml
 from jaxstyle.images import resize_image
 from jaxstyle.losses import gram_matrix
@@ -144,7 +145,8 @@ def test_what_was_asked_for_holds_for_every_preset(folder: Path, imagenet: Param
     # 150 is what the default preset has, and gatys has not.
     asked = (*INPUTS, "--size", "24", "--evaluations", "150", "--tv-weight=5")
     command = parse(["grid", *asked, "--sweep", "preset=default,gatys"])
-    configs = {cell.config for cell in cli._cells(command)}  # pyright: ignore[reportArgumentType]
+    assert isinstance(command, RenderGrid)
+    configs = {cell.config for cell in grid_cells(command)}
     assert len(configs) == 2
     assert {config.evaluations for config in configs} == {150}
     assert {config.tv_weight for config in configs} == {5.0}

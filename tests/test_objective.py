@@ -163,7 +163,9 @@ def test_one_program_serves_other_weights_and_targets(small_params: Params) -> N
     image = jnp.asarray(picture(32, 48, 2))
     for seed, weight in ((0, 1.0), (3, 7.0)):
         config = Config(style_weight=weight, evaluations=10 + seed, seed=seed)
-        loss(build_objective(small_params, picture(32, 48, seed), picture(36, 36, 1), config), image)
+        loss(
+            build_objective(small_params, picture(32, 48, seed), picture(36, 36, 1), config), image
+        )
     assert loss._cache_size() == 1
 
 

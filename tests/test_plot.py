@@ -16,7 +16,7 @@ LOSSES = [9.0, 12.0, 5.0, None, 4.0, 20.0, 8.0]
 
 def rows(losses: list[float | None]) -> list[dict[str, Any]]:
     return [
-        {"evaluation": n + 1, "seconds": 0.5 * n, "loss": loss, "scale": int(n > 4)}
+        {"evaluation": n + 1, "seconds": n / 2, "loss": loss, "scale": int(n > 4), "terms": {}}
         for n, loss in enumerate(losses)
     ]
 

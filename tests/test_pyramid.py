@@ -41,9 +41,7 @@ AUTO = Config(
         ((1, 1), [1]),
     ],
 )
-def test_automatic_scales_are_as_many_as_fit(
-    shape: tuple[int, int], long_sides: list[int]
-) -> None:
+def test_automatic_scales_are_as_many_as_fit(shape: tuple[int, int], long_sides: list[int]) -> None:
     found = levels(Config(scales="auto", evaluations=7), shape)
     assert [max(level_shape(shape, level.ratio)) for level in found] == long_sides
     assert [level.evaluations for level in found] == [7] * len(long_sides)

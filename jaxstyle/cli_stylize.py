@@ -1,0 +1,289 @@
+"""`jaxstyle stylize`: what it reads, its run's folder, what it writes."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxstyle import cells
+from jaxstyle.commands import Stylize
+from jaxstyle.config import Config, to_toml
+from jaxstyle.errors import ConfigError, is_out_of_memory
+from jaxstyle.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
+from jaxstyle.terminal import complain, run_progress, say
+
+# What computes is imported where it is used: help and mistakes need not wait for JAX.
+if TYPE_CHECKING:
+    from jaxstyle import loop, runs
+    from jaxstyle.images import Picture
+    from jaxstyle.loop import Record, Result
+    from jaxstyle.regions import Guides
+    from jaxstyle.transfer import Scale
+    from jaxstyle.types import Image
+
+
+def stylize(command: Stylize, interrupted: Interrupt) -> int:
+    """Do what the command line asks for; returns the exit code.
+
+    Raises:
+        JaxstyleError: a mistake of the user's.
+        MemoryError: of the device's.
+    """
+    config, output = command.settings, command.output
+    if command.print_config:
+        say(to_toml(config).rstrip())
+        return 0
+    if output is None and command.workdir is None:
+        raise ConfigError("name the file to write, -o FILE, or a folder for the run, --workdir RUN")
+    if not command.style:
+        raise ConfigError("name a style image after the content")
+    if command.style_guide and command.content_guide is None:
+        raise ConfigError("--style-guide needs --content-guide FILE")
+    command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
+    if command.workdir is None:
+        for name in ("fork_from", "snapshots", "tensorboard"):
+            if getattr(command, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
+    import jax
+
+    from jaxstyle import transfer, weights
+
+    keep_compiled_programs()
+    inputs = _read_inputs(command, output)
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
+    with contextlib.ExitStack() as stack:
+        run, progress = None, None
+        if command.workdir is not None:
+            run, progress = _enter_run(command, inputs, interrupted, stack)
+            if run.result() is not None:
+                return _say_finished(command, run)
+        shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
+        with run_progress(config, shape, command.quiet) as show:
+
+            def callback(record: "Record") -> bool:
+                if run is not None:
+                    run.record(record)
+                show(record)
+                interrupted.arm()
+                return interrupted.requested
+
+            try:
+                result = transfer.stylize(
+                    inputs.content.pixels,
+                    inputs.styles,
+                    config,
+                    weights.to_params(checkpoint),
+                    callback,
+                    guides=inputs.guides,
+                    keeper=run,
+                    progress=progress,
+                )
+            except jax.errors.JaxRuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError from None
+                raise
+        if run is not None and result.reason == "stopped":
+            complain(
+                f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
+            )
+            return EXIT_SIGNAL + interrupted.signal
+        return _write_result(command, inputs, result, run, interrupted)
+
+
+class _Inputs(NamedTuple):
+    """The pictures of a run, and the SHA-256 of every file they came from by role."""
+
+    content: "Picture"
+    styles: list["Image"]
+    guides: "Guides | None"
+    scales: "tuple[Scale, ...]"
+    sha256: dict[str, list[str]]
+
+
+def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
+    """Read the pictures and check, before anything is fetched or computed, that all will fit."""
+    from jaxstyle import images, regions, transfer
+
+    config = command.settings
+    if output is not None:
+        images.check_output(output, command.bits)
+    content = images.read_picture(command.content, config.size)
+    styles: list[Picture] = []
+    for path in command.style:
+        # A style that is stretched to the content's shape is resampled once, there.
+        own = config.style_shape == "own"
+        shape = transfer.fitted_style_shape(images.glance(path).shape, config) if own else ()
+        styles.append(images.read_picture(path, max(shape, default=None)))
+    sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
+    paths = [command.content, *command.style]
+    guides = None
+    if command.content_guide is not None:
+        found = [
+            images.read_picture(path) for path in (command.content_guide, *command.style_guide)
+        ]
+        first, *others = (
+            regions.Guide.of(guide.pixels, path)
+            for guide, path in zip(
+                found, (command.content_guide, *command.style_guide), strict=True
+            )
+        )
+        guides = regions.Guides(first, tuple(others))
+        sha256["content_guide"] = [found[0].sha256]
+        sha256["style_guide"] = [guide.sha256 for guide in found[1:]]
+        paths += [command.content_guide, *command.style_guide]
+    if config.init not in ("content", "noise", "style"):
+        sha256["init"] = [images.read_picture(config.init).sha256]
+        paths.append(config.init)
+    if output is not None:
+        for path in map(Path, paths):
+            if path.exists() and Path(output).exists() and path.samefile(output):
+                raise ConfigError(f"{output} is also an input; name another file to write")
+        images.check_output(output, command.bits, content.pixels.shape)
+    pixels = [style.pixels for style in styles]
+    scales = transfer.plan(content.pixels, pixels, config, guides)
+    return _Inputs(content, pixels, guides, scales, sha256)
+
+
+def _enter_run(
+    command: Stylize, inputs: _Inputs, interrupted: Interrupt, stack: contextlib.ExitStack
+) -> "tuple[runs.Run, loop.Progress | None]":
+    """Take the run's folder, and see how far it is."""
+    from jaxstyle import runs, transfer
+    from jaxstyle.loop import state_like
+
+    assert command.workdir is not None
+    config = command.settings
+    if command.checkpoints < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {command.checkpoints}")
+    run = runs.Run(
+        command.workdir,
+        checkpoints=runs.Schedule(every=command.checkpoints),
+        snapshots=_schedule(command.snapshots),
+        on_scale=interrupted.disarm,
+        finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
+    )
+    stack.enter_context(run)
+    # Once there is progress of its own, a run goes on from that.
+    fork = None if run.has_progress else command.fork_from
+    identity = runs.Identity(
+        config,
+        inputs.sha256,
+        command.content,
+        command.style,
+        command.fork_from,
+        command.content_guide,
+        command.style_guide,
+    )
+    shapes = [scale.content.shape for scale in inputs.scales]
+    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
+    start = None if fork is None else runs.fork(fork, identity, like, shapes)
+    run.identify(identity)
+    if run.result() is not None:
+        return run, None
+    progress = run.resume(like)
+    if progress is None and start is not None:
+        progress = run.start_from(start)
+    run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
+    if command.tensorboard is not None:
+        from jaxstyle.tensorboard import TensorBoard
+
+        board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
+        stack.callback(board.close)
+        run.board = board
+    return run, progress
+
+
+def _schedule(text: str | None) -> "runs.Schedule":
+    from jaxstyle.runs import Schedule
+
+    if text is None:
+        return Schedule()
+    if not re.fullmatch(r"\d+(,\d+)*,?", text) or 0 in (
+        parts := [int(n) for n in text.split(",") if n]
+    ):
+        raise ConfigError(f"--snapshots is N, or N,N,… for single ones, from 1 on, not {text!r}")
+    return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
+
+
+def _say_finished(command: Stylize, run: "runs.Run") -> int:
+    from jaxstyle import images
+
+    if command.output is not None and not Path(command.output).exists():
+        image = images.read_picture(run.folder / "image.png")
+        images.save_image(command.output, image.pixels, alpha=image.alpha, bits=command.bits)
+    say(f"{command.workdir}: finished; its result is {run.folder / 'image.png'}", command.quiet)
+    return 0
+
+
+def _write_result(
+    command: Stylize,
+    inputs: _Inputs,
+    result: "Result",
+    run: "runs.Run | None",
+    interrupted: Interrupt,
+) -> int:
+    import numpy as np
+
+    from jaxstyle import images
+
+    if not np.isfinite(result.loss):
+        complain("the loss was never finite and nothing was written; try smaller weights")
+        return EXIT_FAILED
+    summary = _summary(command.settings, inputs.sha256, result)
+    metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
+    written = command.output
+    if written is not None:
+        images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
+    if run is not None:
+        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        rest = {"rejected": result.rejected, **times}
+        run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
+        written = written or str(run.folder / "image.png")
+    assert written is not None
+    say(_report(written, result), command.quiet)
+    if result.reason == "stopped":
+        complain(f"{interrupted.word}; the best image so far is in {written}")
+        return EXIT_SIGNAL + interrupted.signal
+    if result.reason == "not finite":
+        last = result.history[-1].evaluation
+        complain(
+            f"the loss was no longer finite at evaluation {last}; "
+            f"the best image before is in {written}"
+        )
+        return EXIT_FAILED
+    return 0
+
+
+def _report(output: str, result: "Result") -> str:
+    height, width = result.image.shape[:2]
+    lines = [
+        f"{output}: {width}×{height}, {result.evaluations} evaluations in {result.seconds:.1f} s "
+        f"(and {result.compile_seconds:.1f} s to compile), {result.rejected} rejected, "
+        f"ended by: {result.reason}"
+    ]
+    lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
+    return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
+
+
+def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> dict[str, Any]:
+    """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
+    import jax
+
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0]
+    return {
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
+        "sha256": sha256,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": f"{device.platform} {device.device_kind}",
+        "convolution": result.convolution,
+        "evaluations": result.evaluations,
+        "reason": result.reason,
+        "loss": result.loss,
+        "terms": result.terms,
+    }
