@@ -1,5 +1,6 @@
 """The command line as a user meets it, on the real weights and small pictures."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -319,18 +321,23 @@ def test_weights_commands(
     assert "unknown weights format" in capsys.readouterr().err
 
 
-def start(folder: Path, *arguments: str) -> tuple[subprocess.Popen, int]:
-    """A run whose stderr is a terminal, so that its progress can be watched."""
+@contextlib.contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A run whose stderr is a terminal, so that its progress can be watched; ended in any case."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxstyle.cli", "stylize", *PAIR, *arguments],
+        [sys.executable, "-m", "jaxstyle.cli", "stylize", *PAIR, *PLAIN, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=follower,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
     )
     os.close(follower)
-    return process, leader
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def read_until(leader: int, expression: bytes, seconds: float = 120) -> None:
@@ -352,11 +359,12 @@ def drain(leader: int) -> bytes:
 
 
 def test_ctrl_c_keeps_the_best_image_so_far(folder: Path, imagenet: Params) -> None:
-    process, leader = start(folder, "-o", "out.png", "--size", "64", "--evaluations", "100000")
-    read_until(leader, rb"loss \d")  # evaluations have been reported
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    errors = drain(leader)
+    arguments = ("-o", "out.png", "--size", "64", "--evaluations", "100000")
+    with started(folder, *arguments) as (process, leader):
+        read_until(leader, rb"loss \d")  # evaluations have been reported
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        errors = drain(leader)
     assert process.returncode == 130
     assert b"the best image so far is in out.png" in errors
     assert b"Traceback" not in errors
@@ -366,11 +374,12 @@ def test_ctrl_c_keeps_the_best_image_so_far(folder: Path, imagenet: Params) -> N
 
 
 def test_ctrl_c_before_the_first_evaluation_writes_nothing(folder: Path, imagenet: Params) -> None:
-    process, leader = start(folder, "-o", "out.png", "--size", "600", "--evaluations", "100000")
-    read_until(leader, b"evaluations")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    errors = drain(leader)
+    arguments = ("-o", "out.png", "--size", "600", "--evaluations", "100000")
+    with started(folder, *arguments) as (process, leader):
+        read_until(leader, b"evaluations")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        errors = drain(leader)
     assert process.returncode == 130
     assert b"nothing was written" in errors
     assert b"Traceback" not in errors

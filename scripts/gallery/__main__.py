@@ -1,6 +1,7 @@
 """Makes the documentation's pictures: `options`, one for each, or `presets`, side by side."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from gallery.options import make_option_pictures
@@ -10,14 +11,14 @@ from jaxstyle import load_weights
 DOCS = Path(__file__).parents[2] / "docs" / "images"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and make what it names."""
     parser = argparse.ArgumentParser(prog="scripts/option_pictures", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     options = commands.add_parser("options", help="a picture for each option, of the cat Chelsea")
     options.add_argument("-o", "--output", type=Path, default=DOCS / "options")
-    options.add_argument("--size", type=int, default=256)
-    options.add_argument("--evaluations", type=int, default=100)
+    options.add_argument("--size", type=int, default=192)
+    options.add_argument("--evaluations", type=int, default=60, help="at each scale")
     options.add_argument("--only", nargs="+", help="names of pictures")
     presets = commands.add_parser("presets", help="the presets at equal cost: a sheet and a table")
     presets.add_argument("contents", nargs="+", type=Path, help="photographs")
@@ -26,7 +27,7 @@ def main() -> None:
     presets.add_argument("--size", type=int, default=192)
     presets.add_argument("--evaluations", type=int, default=100, help="of the full size")
     presets.add_argument("--presets", nargs="+")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     params = load_weights()
     if given.command == "options":
         make_option_pictures(params, given.output, given.size, given.evaluations, given.only)

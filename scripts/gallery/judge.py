@@ -73,10 +73,16 @@ def border_ratio(params: Params, image: Image, style: Image) -> float:
 
     Of tiles, because the objective makes the mean of the whole right: what is too much in one
     half of a picture is then missing in the other, and both halves are equally far from the style.
+    A texture goes on as such in a mirror; of its last row repeated, the network sees stripes.
+
+    Args:
+        params: from `load_weights`.
+        image: of 48 pixels at least each way, so that there is an inside.
+        style: what the tiles are compared with.
     """
     layers = preset("default").style_layers
     ours, wanted = (
-        extract_features(params, picture, layers, padding="replicate") for picture in (image, style)
+        extract_features(params, picture, layers, padding="reflect") for picture in (image, style)
     )
     losses: list[np.ndarray] = []
     for layer in layers:

@@ -1,4 +1,7 @@
-"""A picture for each option, of the photograph and the painting that come with the project."""
+"""A picture for each option, of the photograph and the painting that come with the project.
+
+The page that shows them is docs/options.md.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gallery.patterns import glass
-from jaxstyle import Guides, load_image, preset, save_image, stylize
+from jaxstyle import ConfigError, Guides, load_image, preset, save_image, stylize
 from jaxstyle.images import resize_image
 from jaxstyle.types import Image, Params
 
@@ -15,7 +18,8 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "style-weight": {"style_weight": 0.25},
+    "style-weight-quarter": {"style_weight": 0.25},
+    "style-weight-fourfold": {"style_weight": 4.0},
     "two-styles": {"styles": 2, "style_weights": (0.5, 0.5)},
     "region-kept": {"guide": True},
     "two-regions": {"guide": True, "styles": 2},
@@ -27,7 +31,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "style-scale-double": {"style_scale": 2.0},
     "gram": {"style_statistics": ("gram",)},
     "covariance": {"style_statistics": ("covariance",)},
-    "wasserstein": {"style_statistics": ("wasserstein",)},
     "sliced": {"style_statistics": ("sliced",)},
     "moments": {"style_statistics": ("moments",)},
     "content-layer": {"content_layers": ("relu3_1",)},
@@ -37,18 +40,35 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "zero-padding": {"padding": "zero"},
     "one-scale": {"scales": 1},
     "from-noise": {"init": "noise"},
+    "coarse-evaluations": {"coarse_evaluations": 10},
+    "adam": {"optimizer": "adam"},
     "adam-ema": {"optimizer": "adam", "learning_rate_schedule": "cosine", "ema": 0.9},
 }
 """By the name of the picture: settings over the default preset's; a style weight is a factor."""
 
-_BALANCED = {"gram": 1.0, "covariance": 1.0, "wasserstein": 2e-7, "sliced": 4e-7, "moments": 4e-7}
-"""Factors of the style weight that make the statistics about equally strong."""
+_BALANCED = {"wasserstein": 1.0, "gram": 0.7, "covariance": 5.0, "sliced": 1.9, "moments": 1.5}
+"""Factors of the style weight that make the style's loss the same at the content, where a run
+starts: measured at 128 pixels with the default's layers and weights."""
 
 
 def make_option_pictures(
     params: Params, output: Path, size: int, evaluations: int, only: Sequence[str] | None
 ) -> None:
-    """Write a JPEG for each of `OPTIONS`, and the second style and the guide they use."""
+    """Write a JPEG for each of `OPTIONS`, and the second style and the guide they use.
+
+    Args:
+        params: from `load_weights`.
+        output: a folder, made if it is not there.
+        size: long side in pixels.
+        evaluations: of each scale, in place of the default's.
+        only: names of `OPTIONS`; all if not given.
+
+    Raises:
+        ConfigError: a name that is none of them.
+    """
+    unknown = sorted(set(only or ()) - set(OPTIONS))
+    if unknown:
+        raise ConfigError(f"no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
     content = load_image(IMAGES / "chelsea.jpg", size)
     styles = [load_image(IMAGES / "starry_night.jpg", size), resize_image(glass(), (size, size))]
     guide = _cat(content.shape)
@@ -64,7 +84,7 @@ def make_option_pictures(
         default = preset("default").replace(evaluations=evaluations)
         kinds = changes.get("style_statistics", default.style_statistics)
         factor = _BALANCED[kinds[0]] * changes.pop("style_weight", 1.0)
-        config = default.replace(style_weight=default.style_weight * factor, **changes)
+        config = default.vary({"style_weight": default.style_weight * factor, **changes})
         result = stylize(content, several, config, params, guides=guides)
         save_image(output / f"{name}.jpg", result.image)
         print(f"{name}: {result.evaluations} evaluations, {result.seconds:.0f} s")
