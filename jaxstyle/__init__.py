@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from jaxstyle.grid import run_grid
     from jaxstyle.images import load_image, save_image
     from jaxstyle.loop import Record, Result, optimize
-    from jaxstyle.objective import Objective, build_objective
+    from jaxstyle.objective import Objective
     from jaxstyle.regions import Guides
+    from jaxstyle.targets import build_objective
     from jaxstyle.transfer import stylize
     from jaxstyle.vgg import extract_features
     from jaxstyle.weights import load_weights
@@ -48,11 +49,12 @@ _HOMES = {
     "config": ("Config", "preset"),
     "errors": ("ConfigError", "ImageError", "JaxstyleError", "WeightsError"),
     "images": ("load_image", "save_image"),
-    "objective": ("Objective", "build_objective"),
+    "objective": ("Objective",),
     "regions": ("Guides",),
     "loop": ("Record", "Result", "optimize"),
     "batch": ("stylize_batch",),
     "grid": ("run_grid",),
+    "targets": ("build_objective",),
     "transfer": ("stylize",),
     "vgg": ("extract_features",),
     "weights": ("load_weights",),

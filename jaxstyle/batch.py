@@ -12,10 +12,13 @@ from jaxstyle import pyramid, regions
 from jaxstyle.color import colored_content, colored_style
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
+from jaxstyle.fitting import fit, spreadable
 from jaxstyle.images import resize_image
 from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
 from jaxstyle.loop import Result
-from jaxstyle.objective import (
+from jaxstyle.regions import Guide, Guides, Region
+from jaxstyle.space import sharing
+from jaxstyle.targets import (
     Guided,
     StylePart,
     assemble_objective,
@@ -29,7 +32,6 @@ from jaxstyle.objective import (
     style_part,
     style_shares,
 )
-from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.transfer import (
     ENDS,
     at_scale,
@@ -97,6 +99,7 @@ def stylize_batch(
     guides: Guides | Sequence[Guides | None] | None = None,
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
+    space: int = 1,
 ) -> list[Result]:
     """`stylize` for many at once: lanes of one program that share what they can.
 
@@ -113,6 +116,8 @@ def stylize_batch(
         params: from `load_weights`; loaded, and on first use fetched, if not given.
         lanes: images at a time on each device; by default as many as fit its memory and pay.
         devices: of this host; all if not given.
+        space: how many of them share the rows of each image, fewer at scales where they cannot
+            evenly; the others work at other images.
 
     Returns:
         A result for each, in order; one whose loss is not finite says so in its `reason`. Where
@@ -150,7 +155,7 @@ def stylize_batch(
         cells.append(Cell(content, several, setting, *_split(sourced)))
     params = load_weights() if params is None else params
     results: dict[int, Result] = {}
-    for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices):
+    for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices, space=space):
         if isinstance(outcome, JaxstyleError):
             raise outcome
         results[index] = outcome
@@ -204,6 +209,7 @@ def stylize_cells(
     skip: Collection[int] = (),
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
+    space: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Stylize every cell; yields its position and its result, or what is wrong with it.
@@ -215,6 +221,7 @@ def stylize_cells(
             a batch that goes on where another was cut off runs the same programs.
         lanes: see `optimize_lanes`.
         devices: see `optimize_lanes`.
+        space: see `stylize_batch`.
         progress: see `optimize_lanes`.
 
     Raises:
@@ -226,7 +233,7 @@ def stylize_cells(
     targets: _Targets | None = None
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
-        program = program_of(cell.config)
+        program = program_of(cell.config if space == 1 else spreadable(cell.config))
         shape = fitted_shape(cell.content.shape, program)
         try:
             found = cell.regions()
@@ -249,19 +256,21 @@ def stylize_cells(
             if not alive:
                 continue
             if targets is None or targets.program != program:
-                targets = _Targets(params, program, devices)
+                targets = _Targets(params, program, devices, space)
             for level in range(scales):
                 order = list(alive)
                 jobs = [
                     functools.partial(_job, targets, cells[index], level, alive[index])
                     for index in order
                 ]
+                rows = round(shape[0] * pyramid.levels(program, shape)[level].ratio)
                 outcomes = optimize_lanes(
                     targets.replicated,
                     jobs,
                     program,
                     lanes=lanes,
                     devices=devices,
+                    space=sharing(rows, space),
                     balance=len(chunk),
                     progress=progress,
                 )
@@ -310,7 +319,13 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
         ]
         here = guided_content(cell.guides(), region, content.shape, cell.config)
         parts.append(style_part(region, here, found, cell.config))
-    objective = assemble_objective(targets.params, content_target, parts, cell.config)
+    objective = assemble_objective(
+        targets.params,
+        content.shape,
+        content_target,
+        parts,
+        fit(cell.config, content.shape, targets.params, targets.space).run,
+    )
     history = [record for result in before for record in result.history]
     return Job(dataclasses.replace(objective, params=None), image, budget, history)
 
@@ -318,8 +333,10 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
 class _Targets:
     """What the cells of a program share, each computed once; targets wait on the host."""
 
-    def __init__(self, params: Params, program: Config, devices: Sequence[Device]) -> None:
-        self.program = program
+    def __init__(
+        self, params: Params, program: Config, devices: Sequence[Device], space: int
+    ) -> None:
+        self.program, self.space = program, space
         self.params = prepare_params(params, program)
         self.replicated = replicate(self.params, devices)
         self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
@@ -332,7 +349,8 @@ class _Targets:
         content = at_scale(whole, self.program, ratio)
         check_inputs(content, (), self.program)
         content = colored_content(content, self.program)
-        return content, jax.device_get(content_targets(self.params, content, self.program))
+        fitted = fit(self.program, content.shape, self.params, self.space).targets
+        return content, jax.device_get(content_targets(self.params, content, fitted))
 
     def _of_style(
         self,
@@ -359,7 +377,7 @@ class _Targets:
         if self.program.style_shape == "own":
             check_size(style.shape, self.program.style_layers, self.program.padding, "style")
         loaded = None if guide is None else guide.load()
-        found = guided_targets(
-            self.params, style, self.program, like or style.shape, loaded, region
-        )
+        shape = like or style.shape
+        fitted = fit(self.program, style.shape, self.params, self.space).targets
+        found = guided_targets(self.params, style, fitted, shape, loaded, region)
         return found._replace(value=jax.device_get(found.value))

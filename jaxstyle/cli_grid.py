@@ -22,10 +22,12 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError("of --distributed, --shard and --collect only one has a meaning")
     if command.lanes is not None and command.lanes < 1:
         raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
+    if command.space < 1:
+        raise ConfigError(f"space must be at least 1, not {command.space}")
     wanted = grid_cells(command)
     from etils import epath
 
-    from jaxstyle import batch, files, grid, hosts, weights
+    from jaxstyle import batch, files, fitting, grid, hosts, weights
 
     for path in (*command.contents, *command.styles):
         if epath.Path(path) == epath.Path(output):
@@ -34,6 +36,8 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
         batch.check_batch(cell.config, len(cell.styles))
+        if command.space > 1:
+            fitting.spreadable(cell.config)
     keep_compiled_programs()
     share_out_cpu()
     if command.distributed:
@@ -52,6 +56,7 @@ def render_grid(command: RenderGrid) -> int:
                 weights.to_params(checkpoint),
                 shard=shard,
                 lanes=command.lanes,
+                space=command.space,
                 on_cell=on_cell,
                 progress=on_evaluations,
                 rows=rows,

@@ -47,11 +47,19 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         for name in ("fork_from", "snapshots", "tensorboard"):
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
+    if command.distributed and command.workdir is not None:
+        raise ConfigError("--distributed has no checkpoints yet: it goes without --workdir RUN")
     import jax
 
-    from jaxstyle import transfer, weights
+    from jaxstyle import fitting, hosts, space, transfer, weights
 
     keep_compiled_programs()
+    if command.distributed:
+        hosts.join_cluster()
+    everyone = jax.device_count() if command.distributed else 1
+    devices = space.pick_devices(everyone if command.space is None else command.space)
+    if len(devices) > 1:
+        fitting.spreadable(config)
     inputs = _read_inputs(command, output)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
@@ -82,6 +90,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
                     guides=inputs.guides,
                     keeper=run,
                     progress=progress,
+                    devices=devices,
                 )
             except jax.errors.JaxRuntimeError as error:
                 if is_out_of_memory(error):
@@ -92,6 +101,8 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
             )
             return EXIT_SIGNAL + interrupted.signal
+        if jax.process_index() > 0:
+            return 0
         return _write_result(command, inputs, result, run, interrupted)
 
 
@@ -282,6 +293,7 @@ def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> 
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": f"{device.platform} {device.device_kind}",
         "convolution": result.convolution,
+        "activations": result.activations,
         "evaluations": result.evaluations,
         "reason": result.reason,
         "loss": result.loss,

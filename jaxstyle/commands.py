@@ -55,6 +55,11 @@ class Stylize:
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
     """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
     command again goes on where it was cut off; a finished run is left as it is."""
+    space: Annotated[int | None, arg(metavar="N")] = None
+    """Devices that share the rows of the image, where one has too little memory or time."""
+    distributed: bool = False
+    """Share the rows with the devices of the other hosts of a TPU slice or cluster running this
+    command; the first of them writes the result."""
     checkpoints: Annotated[int, arg(metavar="N")] = 50
     """Evaluations from one checkpoint to the next, in RUN."""
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
@@ -111,6 +116,8 @@ class RenderGrid:
     few programs have to be compiled, or keep their own."""
     lanes: Annotated[int | None, arg(metavar="N")] = None
     """Images at a time on each device; if not given, as many as fit its memory and pay."""
+    space: Annotated[int, arg(metavar="N")] = 1
+    """Devices that share the rows of each image; the others work at other images."""
     shard: Annotated[str | None, arg(metavar="I/N")] = None
     """Do part I, from 0, of N: for tasks that know nothing of each other."""
     distributed: bool = False

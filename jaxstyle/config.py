@@ -86,12 +86,20 @@ class Config:
     (replicate-first); the classic zero draws a frame."""
     precision: Precision = "float32"
     """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
+    activations: Literal["auto", "kept", "recomputed", "tiled"] = "auto"
+    """How a gradient has the network's activations: all kept, each block's computed again, or tile
+    by tile, which is exact too and takes the memory of one; auto is the first that fits."""
+    tile: int | None = None
+    """Side of the tiles in pixels, which are then used; if not given, the largest that fits."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
     """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
     optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
     """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
     history_size: int | None = None
     """Pairs that L-BFGS remembers; 20 if not given."""
+    history_precision: Literal["float32", "bfloat16"] | None = None
+    """Type that L-BFGS stores its pairs in; float32 if not given. They are most of the memory that
+    does not depend on how activations are held."""
     preconditioner: Literal["cosine", "none"] | None = None
     """Where L-BFGS starts its inverse Hessian from: coarse structure ahead of detail (cosine, if
     not given), or all alike (none)."""
@@ -159,6 +167,9 @@ class Config:
             raise ConfigError("style_scale and style_size have no meaning with style_shape content")
         if self.convolution == "winograd" and self.precision != "float32":
             raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
+        tiled = self.activations == "tiled" or self.tile is not None
+        if tiled and "sliced" in self.style_statistics:
+            raise ConfigError("style_statistics sliced sorts whole layers, which tiles do not have")
         if not 1 < self.scale_factor < math.inf:
             raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
         if self.scales == "auto" and self.scale_factor < _LEAST_AUTO_FACTOR:
@@ -218,7 +229,15 @@ class Config:
 _LEAST_AUTO_FACTOR = 1.05
 """57 scales from 128 to 2048 pixels."""
 
-_COUNTS = ("evaluations", "history_size", "scales", "size", "start_size", "style_size")
+_COUNTS = (
+    "evaluations",
+    "history_size",
+    "scales",
+    "size",
+    "start_size",
+    "style_size",
+    "tile",
+)
 
 _WEIGHTED = {
     "content_layer_weights": "content_layers",
@@ -232,9 +251,11 @@ _ONLY_WITH = {
     "adam_beta2": ("optimizer", ("adam",)),
     "ema": ("optimizer", ("adam",)),
     "history_size": ("optimizer", ("lbfgs", "optax-lbfgs")),
+    "history_precision": ("optimizer", ("lbfgs",)),
     "preconditioner": ("optimizer", ("lbfgs",)),
     "color_match": ("preserve_color", ("match",)),
     "start_size": ("scales", ("auto",)),
+    "tile": ("activations", ("auto", "tiled")),
 }
 """Settings that mean something only where another has one of some values."""
 

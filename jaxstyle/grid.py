@@ -32,9 +32,9 @@ from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.jsonl import to_json
 from jaxstyle.loop import Result
-from jaxstyle.objective import style_shares
 from jaxstyle.regions import Guide, Guides, assign, check_shape
 from jaxstyle.sheet import contact_sheet
+from jaxstyle.targets import style_shares
 from jaxstyle.transfer import fitted_shape
 from jaxstyle.types import Device, Params
 from jaxstyle.weights import locate, read, to_params
@@ -245,6 +245,7 @@ class Grid:
         shard: tuple[int, int] = (0, 1),
         lanes: int | None = None,
         devices: Sequence[Device] | None = None,
+        space: int = 1,
         on_cell: OnCell = lambda *_: None,
         progress: Callable[[int], None] | None = None,
         rows: Rows | None = None,
@@ -257,6 +258,7 @@ class Grid:
                 equal cost, and the same whoever asks.
             lanes: see `optimize_lanes`.
             devices: see `optimize_lanes`.
+            space: see `stylize_batch`.
             on_cell: see `OnCell`.
             progress: see `optimize_lanes`.
             rows: of the shard's cells, if they were read.
@@ -290,7 +292,13 @@ class Grid:
         with ThreadPoolExecutor(1) as writer:
             writing: list[Future[None]] = []
             outcomes = stylize_cells(
-                cells, params, skip=skip, lanes=lanes, devices=devices, progress=progress
+                cells,
+                params,
+                skip=skip,
+                lanes=lanes,
+                devices=devices,
+                space=space,
+                progress=progress,
             )
             for index, outcome in outcomes:
                 writing.append(writer.submit(self._finish, todo[index], outcome, on_cell))

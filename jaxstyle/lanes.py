@@ -36,8 +36,9 @@ from jaxstyle.loop import (
     outcome,
     update,
 )
-from jaxstyle.memory import device_memory
+from jaxstyle.memory import USABLE, device_memory, thrifty_options
 from jaxstyle.objective import Objective
+from jaxstyle.space import AXIS as SPACE, shardings
 from jaxstyle.types import Device, Image, Params
 
 AXIS = "lanes"
@@ -46,9 +47,6 @@ AXIS = "lanes"
 _PIXELS = {"cpu": 2**17}
 _PIXELS_ELSEWHERE = 2**23
 """Pixels of all lanes of a device, above which more lanes no longer pay."""
-
-_USABLE = 0.85
-"""Share of a device's memory that is planned with."""
 
 
 class Job(NamedTuple):
@@ -86,6 +84,7 @@ def optimize_lanes(
     *,
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
+    space: int = 1,
     balance: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
@@ -100,6 +99,7 @@ def optimize_lanes(
         lanes: jobs at a time on each device; if not given, as many as memory has room for, but
             no more than pay. Where memory runs out all the same they are halved, down to one.
         devices: of this host; all if not given.
+        space: devices that share the rows of each image, which they must divide evenly.
         balance: how many jobs to share out evenly, if not these: what a run that goes on where
             another was cut off had, so that it gets the same program.
         progress: called with the number of evaluations read since the last call.
@@ -108,9 +108,9 @@ def optimize_lanes(
         raise ConfigError(f"lanes must be at least 1, not {lanes}")
     total = balance or len(jobs)
     # A device without a job would keep those of a CPU from working.
-    devices = tuple(jax.local_devices() if devices is None else devices)[: max(1, total)]
-    mesh = _mesh(devices)
-    params = replicate(params, devices)
+    devices = tuple(jax.local_devices() if devices is None else devices)[: max(1, total) * space]
+    mesh = _mesh(devices, space)
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     work = _Work(jobs)
     most = lanes
     while work.queue:
@@ -120,7 +120,7 @@ def optimize_lanes(
             if first is None:
                 break
             most_here = most or paying_lanes(first.image.shape, devices)
-            wanted = _evenly(most_here, total, devices)
+            wanted = _evenly(most_here, total, mesh.shape[AXIS])
             optimizer = make_optimizer(config, first.budget)
             program = _fitting(params, first, optimizer, wanted, mesh, most is None)
             wanted = program.lanes
@@ -189,11 +189,16 @@ class _Work:
 
 def replicate(params: Params, devices: Sequence[Device]) -> Params:
     """`params` on every one of `devices`; nothing to do where they are."""
-    return jax.device_put(params, NamedSharding(_mesh(devices), PartitionSpec()))
+    return jax.device_put(params, NamedSharding(_mesh(devices, 1), PartitionSpec()))
 
 
-def _mesh(devices: Sequence[Device]) -> Mesh:
-    return Mesh(np.asarray(devices), (AXIS,))
+def _mesh(devices: Sequence[Device], space: int) -> Mesh:
+    groups = len(devices) // space
+    if not groups:
+        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if space == 1:
+        return Mesh(np.asarray(devices), (AXIS,))
+    return Mesh(np.reshape(devices[: groups * space], (groups, space)), (AXIS, SPACE))
 
 
 def _lockstep(
@@ -263,23 +268,24 @@ class _Program(NamedTuple):
 
     @property
     def slots(self) -> int:
-        return self.lanes * self.mesh.size
+        return self.lanes * self.mesh.shape[AXIS]
 
 
 def _filled(program: _Program, batch: _Batch | None, jobs: dict[int, Job]) -> _Batch:
     """The batch with `jobs` in their slots; in a first one, idle slots repeat some job."""
     some = next(iter(jobs.values()))
     each = [jobs.get(slot, some) for slot in range(program.slots)]
-    sharding = NamedSharding(program.mesh, PartitionSpec(AXIS))
 
-    def stacked(*leaves: Array | np.ndarray) -> Array:
-        return jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves]), sharding)
+    def stacked(*leaves: Array | np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(leaf) for leaf in leaves])
 
-    objectives = jax.tree.map(stacked, *(job.objective for job in each))
-    images = stacked(*(job.image for job in each))
+    pairs = jax.tree.map(stacked, *((job.objective, job.image) for job in each))
+    where = shardings(pairs, some.image.shape, program.mesh, AXIS)
+    objectives, images = jax.device_put(pairs, where)
     new = _Batch(objectives, _init(program.optimizer, program.mesh, images))
     if batch is None:
         return new
+    sharding = NamedSharding(program.mesh, PartitionSpec(AXIS))
     taken = jax.device_put(np.asarray([slot in jobs for slot in range(program.slots)]), sharding)
     return _replaced(program.mesh, taken, new, batch)
 
@@ -292,8 +298,14 @@ def _sharded(mesh: Mesh, function: Callable[..., Any], *, shared: Sequence[int] 
             PartitionSpec() if i in shared else PartitionSpec(AXIS) for i in range(len(arguments))
         ]
         here = functools.partial(_each_lane, function, shared)
+        # The rows are the compiler's to share out, lane by lane.
         return jax.shard_map(
-            here, mesh=mesh, in_specs=tuple(specs), out_specs=PartitionSpec(AXIS), check_vma=False
+            here,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=PartitionSpec(AXIS),
+            axis_names={AXIS},
+            check_vma=False,
         )(*arguments)
 
     return call
@@ -319,7 +331,9 @@ def _init(
     mesh: Mesh,
     images: Float[Array, "lanes h w 3"],
 ) -> LoopState:
-    return _sharded(mesh, functools.partial(init_state, optimizer))(images)
+    state = _sharded(mesh, functools.partial(init_state, optimizer))(images)
+    where = shardings(state, images.shape[1:], mesh, AXIS)
+    return jax.lax.with_sharding_constraint(state, where)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -336,10 +350,10 @@ def paying_lanes(shape: tuple[int, ...], devices: Sequence[Device]) -> int:
     return max(1, pixels // (shape[0] * shape[1]))
 
 
-def _evenly(most: int, jobs: int, devices: Sequence[Device]) -> int:
-    """Lanes a device, at most `most`, so that the last round is as full as the others."""
-    rounds = -(-jobs // (most * len(devices)))
-    return -(-jobs // (rounds * len(devices)))
+def _evenly(most: int, jobs: int, groups: int) -> int:
+    """Lanes a group of devices, at most `most`, so that the last round is as full as others."""
+    rounds = -(-jobs // (most * groups))
+    return -(-jobs // (rounds * groups))
 
 
 def _fitting(
@@ -351,7 +365,7 @@ def _fitting(
     check: bool,
 ) -> _Program:
     """The program with that many lanes a device or, if `check`, as many as fit its memory."""
-    room = _USABLE * device_memory(mesh.devices[0])
+    room = USABLE * device_memory(mesh.devices.flat[0])
     shared = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     started = time.perf_counter()
     while True:
@@ -380,11 +394,10 @@ class _Signature(NamedTuple):
         leaves, structure = jax.tree.flatten(tree)
         return cls(structure, tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves))
 
-    def arrays(self, sharding: NamedSharding, *lanes: int) -> Any:
-        """Stand-ins for the arrays, with a leading axis of `lanes` if given."""
+    def shapes(self, *lanes: int) -> Any:
+        """Shapes of the arrays, with a leading axis of `lanes` if given."""
         return self.structure.unflatten(
-            jax.ShapeDtypeStruct((*lanes, *shape), dtype, sharding=sharding)
-            for shape, dtype in self.leaves
+            jax.ShapeDtypeStruct((*lanes, *shape), dtype) for shape, dtype in self.leaves
         )
 
 
@@ -401,10 +414,27 @@ def _compiled(
     ) -> tuple[LoopState, UpdateInfo]:
         return update(optimizer, dataclasses.replace(objective, params=params), state)
 
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-    objectives, images = lane.arrays(sharding, lanes * mesh.size)
+    objectives, images = lane.shapes(lanes * mesh.shape[AXIS])
+    image = images.shape[1:]
+
+    def placed(shapes: Any, where: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            where,
+        )
+
     state = jax.eval_shape(functools.partial(_init, optimizer, mesh), images)
-    state = _Signature.of(state).arrays(sharding)
-    shared = params.arrays(NamedSharding(mesh, PartitionSpec()))
-    program = jax.jit(_sharded(mesh, update_lane, shared=(1,)), donate_argnums=2)
-    return program.lower(objectives, shared, state).compile()
+    objectives, state = (
+        placed(shapes, shardings(shapes, image, mesh, AXIS)) for shapes in (objectives, state)
+    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shared = params.shapes()
+    shared = placed(shared, jax.tree.map(lambda _: everywhere, shared))
+    program = jax.jit(
+        _sharded(mesh, update_lane, shared=(1,)),
+        donate_argnums=2,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+    )
+    options = thrifty_options() if objectives.activations != "kept" else None
+    return program.lower(objectives, shared, state).compile(options)

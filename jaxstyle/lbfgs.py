@@ -70,6 +70,7 @@ def lbfgs(
     history_size: int,
     first_step: float,
     noise: float = 1e-6,
+    history_dtype: jnp.dtype | None = None,
     precondition: Callable[[PyTree[Array]], PyTree[Array]] = lambda grad: grad,
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS with a one-evaluation Armijo search and cubic interpolation.
@@ -87,6 +88,8 @@ def lbfgs(
         history_size: pairs remembered, m.
         first_step: root-mean-square change of a parameter in the first step, and in the
             first after the history is forgotten.
+        history_dtype: type that pairs are stored in, as `bfloat16`; the parameters' if not given.
+            Products with them are taken in the parameters' type.
         noise: relative error of the loss as it is computed; a rise within it may be rounding.
         precondition: a symmetric positive definite linear map from gradients to steps, K: the
             inverse Hessian starts from a multiple of it, as if the parameters were
@@ -117,7 +120,7 @@ def lbfgs(
             direction=zeros,
             slope=zero,
             step_size=zero,
-            history=_empty_history(params, history_size, dtype),
+            history=_empty_history(params, history_size, dtype, history_dtype),
             accepted=jnp.zeros((), bool),
             rejections=count,
             status=count,
@@ -240,9 +243,13 @@ def _backtrack(rise: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFG
     return state.step_size * jnp.clip(share, 0.1, 0.5)
 
 
-def _empty_history(params: PyTree[Array], size: int, dtype: jnp.dtype) -> History:
+def _empty_history(
+    params: PyTree[Array], size: int, dtype: jnp.dtype, stored: jnp.dtype | None = None
+) -> History:
     def rows() -> PyTree[Array]:
-        return jax.tree.map(lambda leaf: jnp.zeros((size + 1, leaf.size), leaf.dtype), params)
+        return jax.tree.map(
+            lambda leaf: jnp.zeros((size + 1, leaf.size), stored or leaf.dtype), params
+        )
 
     square = jnp.zeros((size + 1, size + 1), dtype)
     return History(rows(), rows(), square, square, jnp.zeros((), jnp.int32))
@@ -265,7 +272,7 @@ def _remember(
 
     def put(rows: Array, row: Array) -> Array:
         flat = row.ravel() * scale
-        return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0))
+        return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0).astype(rows.dtype))
 
     all_s, all_ky = jax.tree.map(put, history.s, s), jax.tree.map(put, history.ky, ky)
     sy, yky = _products(all_s, y) * scale, _products(all_ky, y) * scale
@@ -303,18 +310,35 @@ def _direction(
     unordered = jnp.zeros((2, rows), u.dtype).at[:, order].set(jnp.stack([along_s, -gamma * u]))
 
     def combine(kg: Array, s: Array, ky: Array) -> Array:
-        total = jnp.matmul(unordered[0], s, precision="highest")
-        total += jnp.matmul(unordered[1], ky, precision="highest")
+        total = _combination(unordered[0], s) + _combination(unordered[1], ky)
         return -(gamma * kg + total.reshape(kg.shape))
 
     return jax.tree.map(combine, preconditioned, history.s, history.ky)
 
 
 def _products(rows: PyTree[Array], vector: PyTree[Array]) -> Float[Array, " m"]:
-    return sum(
-        jnp.matmul(r, v.ravel(), precision="highest")
-        for r, v in zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
-    )  # pyright: ignore[reportReturnType]
+    def product(r: Array, v: Array) -> Array:
+        if r.dtype == v.dtype:
+            return jnp.matmul(r, v.ravel(), precision="highest")
+        # Row by row: whole products would first make a copy of all rows in the other type.
+        return jax.lax.map(
+            lambda row: jnp.vdot(row.astype(v.dtype), v.ravel(), precision="highest"), r
+        )
+
+    pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
+    return sum(product(r, v) for r, v in pairs)  # pyright: ignore[reportReturnType]
+
+
+def _combination(weights: Float[Array, " m"], rows: Float[Array, "m n"]) -> Float[Array, " n"]:
+    if rows.dtype == weights.dtype:
+        return jnp.matmul(weights, rows, precision="highest")
+
+    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        weight, row = pair
+        return total + weight * row.astype(total.dtype), None
+
+    start = jnp.zeros(rows.shape[1], weights.dtype)
+    return jax.lax.scan(add, start, (weights, rows))[0]
 
 
 def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int
 
-from jaxstyle import lbfgs
+from jaxstyle import lbfgs, space
 from jaxstyle.config import Config
+from jaxstyle.memory import thrifty_options
 from jaxstyle.objective import GREY_LEVELS, Objective
 from jaxstyle.preconditioner import smooth
 from jaxstyle.types import Image, Scalar
@@ -92,6 +94,8 @@ class Result(NamedTuple):
     compile_seconds: float
     convolution: Literal["direct", "winograd"]
     """What `config.convolution` came to, in all or some of the layers."""
+    activations: Literal["kept", "recomputed", "tiled"]
+    """What `config.activations` came to."""
 
     @property
     def rejected(self) -> int:
@@ -120,15 +124,18 @@ def make_optimizer(
     if config.optimizer == "optax-lbfgs":
         return _optax_lbfgs(history_size)
     noise = _LOSS_NOISE[config.precision]
-    return _lbfgs(history_size, noise, config.preconditioner != "none")
+    return _lbfgs(history_size, noise, config.history_precision, config.preconditioner != "none")
 
 
 # Cached, because a compiled update is looked up by its functions' identity.
 @functools.lru_cache
 def _lbfgs(
-    history_size: int, noise: float, preconditioned: bool
+    history_size: int, noise: float, stored: str | None, preconditioned: bool
 ) -> optax.GradientTransformationExtraArgs:
-    return lbfgs.lbfgs(history_size, FIRST_STEP, noise, *([smooth] if preconditioned else []))
+    dtype = jnp.dtype(jnp.bfloat16) if stored == "bfloat16" else None
+    return lbfgs.lbfgs(
+        history_size, FIRST_STEP, noise, dtype, *([smooth] if preconditioned else [])
+    )
 
 
 @functools.lru_cache
@@ -340,6 +347,7 @@ class Journal:
             seconds=self._elapsed - self._began,
             compile_seconds=self.compile_seconds,
             convolution=objective.network.convolution,
+            activations=objective.activations,
         )
 
 
@@ -392,8 +400,24 @@ class Keeper(Protocol):
         ...
 
 
-_compiled_update = jax.jit(update, static_argnums=0, donate_argnums=2)
-_compiled_baseline_update = jax.jit(baseline_update, static_argnums=0, donate_argnums=2)
+@functools.lru_cache
+def _compiled(
+    optimizer: optax.GradientTransformationExtraArgs,
+    baseline: bool,
+    thrifty: bool,
+    shape: tuple[int, ...],
+    mesh: Mesh | None,
+) -> Callable[[Objective, LoopState], tuple[LoopState, UpdateInfo]]:
+    where = None
+    if mesh is not None:
+        state = jax.eval_shape(init_state, optimizer, jax.ShapeDtypeStruct(shape, jnp.float32))
+        where = space.shardings(state, shape, mesh), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(baseline_update if baseline else update, optimizer),
+        donate_argnums=1,
+        compiler_options=thrifty_options() if thrifty else None,
+        out_shardings=where,
+    )
 
 
 def optimize(
@@ -438,6 +462,7 @@ def proceed(
     *,
     callback: Callback | None = None,
     keeper: Keeper | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Progress, Result]:
     """Go on with a scale until its budget is spent, it ends, or the callback ends it.
 
@@ -449,6 +474,8 @@ def proceed(
         budget: evaluations of this scale, at least 1, those of `progress` counted.
         callback: see `Callback`.
         keeper: see `Keeper`.
+        mesh: of devices that share the image's rows, from `space.row_mesh`; one device has them
+            all if not given.
 
     Returns:
         How far the scale is, and its result. They depend on neither where it was cut off nor
@@ -458,13 +485,17 @@ def proceed(
         raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
     optimizer = make_optimizer(config, budget)
     baseline = config.optimizer == "optax-lbfgs"
-    compiled = _compiled_baseline_update if baseline else _compiled_update
+    state = progress.state
+    shape = state.image.shape
+    compiled = _compiled(optimizer, baseline, objective.activations != "kept", shape, mesh)
+    if mesh is not None:
+        objective, state = (space.spread(each, shape, mesh) for each in (objective, state))
     in_flight = 0 if baseline else IN_FLIGHT
     earlier = progress.earlier
     journal = Journal(earlier.history if earlier else (), progress.history)
     journal.status = progress.status
     spent = earlier.evaluations if earlier else 0
-    state, compile_seconds = progress.state, progress.compile_seconds
+    compile_seconds = progress.compile_seconds
     pending: collections.deque[UpdateInfo] = collections.deque()
     dispatched, stopped, first = journal.evaluations, False, True
     kept = spent + dispatched
@@ -477,7 +508,7 @@ def proceed(
     while journal.status == lbfgs.RUNNING and not stopped and journal.evaluations < budget:
         if dispatched < budget:
             began = time.perf_counter()
-            state, info = compiled(optimizer, objective, state)
+            state, info = compiled(objective, state)
             pending.append(info)
             dispatched += 1
             if first:
@@ -502,7 +533,7 @@ def proceed(
     while pending and journal.status == lbfgs.RUNNING:
         journal.read(jax.device_get(pending.popleft()))
     reason = REASONS.get(journal.status, "stopped" if stopped else "budget")
-    result = journal.result(np.asarray(outcome(state)), objective, reason)
+    result = journal.result(space.fetch(outcome(state)), objective, reason)
     if not result.terms:
         terms = objective(state.best_image)[1]
         result = result._replace(terms={name: float(value) for name, value in terms.items()})

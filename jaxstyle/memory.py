@@ -1,4 +1,4 @@
-"""How much memory a device has."""
+"""How much memory a device has, and how a program is compiled to need little of it."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 
 from jaxstyle.types import Device
+
+USABLE = 0.85
+"""Share of a device's memory that is planned with."""
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -22,3 +25,11 @@ def device_memory(device: Device) -> int:
         except (OSError, ValueError):
             continue
     return min(limits) // jax.local_device_count(device.platform)
+
+
+def thrifty_options() -> dict[str, str | bool]:
+    """Compiler options for programs that are to need little memory."""
+    if jax.default_backend() != "cpu":
+        return {}
+    # The default, which keeps all threads busy, also keeps a third more arrays at a time.
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}

@@ -2,12 +2,13 @@
 
 Every statistic is measured on positions that may count differently: `guide` holds the square
 root of what each counts, with mean square 1 (Gatys et al. 2017, eq. 2). Measures of several
-styles may be averaged, then `prepared` once, and `distance` is taken at every evaluation. All is
-finite, gradients too, on features that are the same everywhere.
+styles may be averaged, then `prepared` once, and `distance` is taken at every evaluation. What
+parts of a layer contribute can be `merged`, as tiles do. All is finite, gradients too, on
+features that are the same everywhere.
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,23 +52,78 @@ def measure(
       as otherwise the distance would jump where two positions change their order;
     - `moments`: mean and standard deviation of each channel.
     """
+    return finished(kind, gathered(kind, features, guide, precision, axes), divisor)
+
+
+class Spread(NamedTuple):
+    """What positions came to, each counting its guide squared."""
+
+    mass: Scalar
+    """Sum of what they count."""
+    mean: Float[Array, " c"]
+    scatter: Float[Array, "c c"] | Float[Array, " c"]
+    """Sum of products, or of squares, of what features are apart from their mean."""
+
+
+def gathered(
+    kind: str,
+    features: Float[Array, "h w c"],
+    guide: Float[Array, "h w"] | None,
+    precision: jax.lax.Precision,
+    axes: Float[Array, "c d"] | None,
+) -> Any:
+    """What the positions of a layer, or of a part of it, contribute to a measure."""
     if kind == "gram":
-        return gram_matrix(_guided(features, guide), precision) / divisor
+        return gram_matrix(_guided(features, guide), precision)
     if kind == "sliced":
         assert axes is not None
         flat = _wide(features).reshape(-1, features.shape[-1])
         shares = None if guide is None else _whole(guide.reshape(-1))
         return jnp.matmul(flat, axes.astype(flat.dtype), precision=precision), shares
     wide = _wide(features)
-    counts = 1.0 if guide is None else jnp.square(guide)[:, :, None]
-    mean = jnp.mean(counts * wide, axis=(0, 1))
+    if guide is None:
+        mass = jnp.asarray(features.shape[0] * features.shape[1], wide.dtype)
+        mean = jnp.mean(wide, axis=(0, 1))
+    else:
+        counts = jnp.square(guide.astype(wide.dtype))[:, :, None]
+        mass = jnp.sum(counts)
+        mean = jnp.sum(counts * wide, axis=(0, 1)) / _at_least_tiny(mass)
     centred = wide - mean
     if kind == "moments":
-        return mean, jnp.sqrt(jnp.mean(counts * jnp.square(centred), axis=(0, 1)) + _TINY)
-    gram = gram_matrix(_guided(centred.astype(features.dtype), guide), precision)
+        return Spread(mass, mean, jnp.sum(jnp.square(_guided(centred, guide)), axis=(0, 1)))
+    products = gram_matrix(_guided(centred.astype(features.dtype), guide), precision)
+    return Spread(mass, mean, products)
+
+
+def merged(kind: str, some: Any, others: Any) -> Any:
+    """What two parts of a layer contribute together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+    if kind == "gram":
+        return some + others
+    assert isinstance(some, Spread), f"{kind} is of a whole layer"
+    mass = some.mass + others.mass
+    share = others.mass / _at_least_tiny(mass)
+    apart = others.mean - some.mean
+    products = jnp.square(apart) if kind == "moments" else jnp.outer(apart, apart)
+    scatter = some.scatter + others.scatter + some.mass * share * products
+    return Spread(mass, some.mean + share * apart, scatter)
+
+
+def finished(kind: str, whole: Any, divisor: float) -> Measure:
+    """The measure of what all positions of a layer contribute; see `measure`."""
+    if kind == "gram":
+        return whole / divisor
+    if kind == "sliced":
+        return whole
+    assert isinstance(whole, Spread)
     if kind == "covariance":
-        return gram / divisor
-    return mean, gram / (features.shape[0] * features.shape[1])
+        return whole.scatter / divisor
+    variance = whole.scatter / _at_least_tiny(whole.mass)
+    return whole.mean, jnp.sqrt(variance + _TINY) if kind == "moments" else variance
+
+
+def _at_least_tiny(mass: Scalar) -> Scalar:
+    # A region that vanishes at a layer has none.
+    return jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
 
 
 def _wide(features: Array) -> Array:

@@ -8,18 +8,21 @@ import numpy as np
 
 from jaxstyle import color, pyramid
 from jaxstyle.config import Config
+from jaxstyle.fitting import fit, spreadable
 from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
-from jaxstyle.objective import (
+from jaxstyle.regions import Guides
+from jaxstyle.space import row_mesh
+from jaxstyle.targets import (
     as_styles,
     build_objective,
     check_guides,
     check_inputs,
+    hold,
     prepare_params,
     style_shares,
 )
-from jaxstyle.regions import Guides
-from jaxstyle.types import Image, Params
+from jaxstyle.types import Device, Image, Params
 from jaxstyle.weights import load_weights
 
 ENDS = ("stopped", "not finite")
@@ -122,6 +125,7 @@ def stylize(
     guides: Guides | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    devices: Sequence[Device] = (),
 ) -> Result:
     """Render `content` in the style of `styles`.
 
@@ -133,6 +137,8 @@ def stylize(
         callback: called with each `Record`; a true result ends the run early.
         guides: which style goes where; all of them everywhere if not given.
         keeper: is shown the progress, so that a run that was cut off can go on.
+        devices: that share the image's rows, if several are to, from `space.pick_devices`. At
+            scales whose rows they cannot share evenly, fewer do.
         progress: what a keeper was shown of a run of the same inputs and settings, to go on from.
 
     Returns:
@@ -148,24 +154,39 @@ def stylize(
         progress = begin(resize_image(image, scales[0].content.shape), config)
     if params is None:
         params = load_weights()
+    spread = len(devices) > 1
+    config = spreadable(config) if spread else config
     # Once for all scales.
     params = prepare_params(params, config)
     shape = scales[-1].content.shape
-    for scale in scales[progress.scale :]:
+    # The last one first: memory that would run out there is told now.
+    fits = [
+        fit(config, scale.content.shape, params, max(len(devices), 1)) for scale in reversed(scales)
+    ][::-1]
+    for position in range(progress.scale, len(scales)):
+        scale, fitted = scales[position], fits[position]
         if progress.history == () and progress.earlier is not None and keeper is not None:
             keeper.save(progress)
-        objective = build_objective(params, scale.content, scale.styles, config, guides)
+        objective = build_objective(params, scale.content, scale.styles, fitted.targets, guides)
+        objective = hold(objective, scale.content.shape, fitted.run)
+        mesh = row_mesh(devices, scale.content.shape[0]) if spread else None
         progress, result = proceed(
-            objective, progress, config, scale.evaluations, callback=callback, keeper=keeper
+            objective,
+            progress,
+            config,
+            scale.evaluations,
+            callback=callback,
+            keeper=keeper,
+            mesh=mesh,
         )
         earlier = [progress.earlier] if progress.earlier else []
         result = join_scales([*earlier, result], scale.content.shape)
-        if result.reason in ENDS or scale is scales[-1]:
+        if result.reason in ENDS or position == len(scales) - 1:
             if keeper is not None:
                 keeper.save(progress)
             image = resize_image(result.image, shape)
             return result._replace(image=finished_image(image, content, config))
-        image = resize_image(result.image, scales[progress.scale + 1].content.shape)
+        image = resize_image(result.image, scales[position + 1].content.shape)
         progress = begin(image, config, result)
     raise AssertionError("a run has more scales than its settings")
 

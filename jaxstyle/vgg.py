@@ -66,6 +66,11 @@ def canonical_layer(name: str) -> str:
     raise ConfigError(f"unknown layer {name!r}; close ones are {', '.join(close or LAYERS[:4])}")
 
 
+def depth(layers: Iterable[str]) -> int:
+    """How many convolutions it takes to reach the deepest of `layers`."""
+    return max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
+
+
 def check_size(
     shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
 ) -> None:
@@ -142,6 +147,9 @@ class VGG19(nn.Module):
     padding: Padding = "zero"
     precision: Precision = "float32"
     winograd: tuple[str, ...] = ()
+    recompute: bool = False
+    """Whether a gradient computes each block's activations again instead of keeping them all
+    (Chen et al. 2016)."""
 
     @property
     def convolution(self) -> Literal["direct", "winograd"]:
@@ -150,29 +158,40 @@ class VGG19(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "h w 3"]) -> Features:
-        wanted = {canonical_layer(layer) for layer in self.layers}
-        depth = max(LAYERS.index(layer) for layer in wanted)
         mean = self.param("mean", nn.initializers.constant(0.5), (3,))
-        activations: Features = {}
-        x = image - mean
-        for conv in CONVOLUTIONS[: depth // 2 + 1]:
-            block, index = int(conv[4]), int(conv[6])
-            if block > 1 and index == 1:
-                x = _pool(x, self.pooling)
-            mode = _pad_mode(self.padding, conv)
-            if mode is not None:
-                x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
-            x = _Convolution(
-                self.channels[block - 1],
-                "SAME" if mode is None else "VALID",
-                conv in self.winograd,
-                self.precision,
-                name=conv,
-            )(x)
-            activations[conv] = x
-            x = nn.relu(x)
-            activations[conv.replace("conv", "relu")] = x
+        convolutions = CONVOLUTIONS[: depth(self.layers)]
+        x, activations = image - mean, {}
+        through = nn.remat(_through, static_argnums=(2,)) if self.recompute else _through
+        for block in range(1, len(BLOCKS) + 1):
+            x, found = through(self, x, tuple(c for c in convolutions if int(c[4]) == block))
+            activations |= found
         return {layer: activations[canonical_layer(layer)] for layer in self.layers}
+
+
+def _through(
+    module: VGG19, x: Float[Array, "h w c"], convolutions: tuple[str, ...]
+) -> tuple[Float[Array, "h2 w2 k"], Features]:
+    """Some convolutions of `module` in a row; what they come to, and those of its layers."""
+    wanted = {canonical_layer(layer) for layer in module.layers}
+    found: Features = {}
+    for conv in convolutions:
+        block, index = int(conv[4]), int(conv[6])
+        if block > 1 and index == 1:
+            x = _pool(x, module.pooling)
+        mode = _pad_mode(module.padding, conv)
+        if mode is not None:
+            x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
+        x = _Convolution(
+            module.channels[block - 1],
+            "SAME" if mode is None else "VALID",
+            conv in module.winograd,
+            module.precision,
+            name=conv,
+        )(x)
+        found[conv] = x
+        x = nn.relu(x)
+        found[conv.replace("conv", "relu")] = x
+    return x, {layer: value for layer, value in found.items() if layer in wanted}
 
 
 def network(
@@ -181,6 +200,7 @@ def network(
     pooling: Literal["max", "average"] = "max",
     padding: Padding = "zero",
     precision: Precision = "float32",
+    recompute: bool = False,
 ) -> VGG19:
     """The module that `params` are for, whatever their widths, reaching `layers`.
 
@@ -198,7 +218,7 @@ def network(
         for conv in CONVOLUTIONS
         if conv in params and isinstance(params[conv]["kernel"], WinogradKernel)
     )
-    return VGG19(layers, channels, pooling, padding, precision, winograd)
+    return VGG19(layers, channels, pooling, padding, precision, winograd, recompute)
 
 
 def transform_kernels(
@@ -216,8 +236,8 @@ def transform_kernels(
     if convolution == "direct" or (convolution == "auto" and not auto):
         return params
     narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else COLORS + 1
-    depth = max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
-    kernels = {conv: params[conv]["kernel"] for conv in CONVOLUTIONS[:depth] if conv in params}
+    reached = CONVOLUTIONS[: depth(layers)]
+    kernels = {conv: params[conv]["kernel"] for conv in reached if conv in params}
     chosen = {
         conv: kernel
         for conv, kernel in kernels.items()

@@ -307,3 +307,26 @@ def test_parameters_are_required() -> None:
     state = optimizer.init(jnp.zeros(2))
     with pytest.raises(ValueError, match="lbfgs needs the parameters"):
         optimizer.update(jnp.zeros(2), state, value=jnp.zeros(()))
+
+
+def test_pairs_in_bfloat16_lead_as_far() -> None:
+    """On an ill-conditioned quadratic, in half of the memory."""
+    scales = jnp.logspace(0, 3, 200)
+
+    def loss(x: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum(scales * jnp.square(x - 1))
+
+    ends: list[float] = []
+    for dtype in (None, jnp.dtype(jnp.bfloat16)):
+        optimizer = lbfgs(10, 0.1, history_dtype=dtype)
+        x = jnp.zeros(200)
+        state = optimizer.init(x)
+        assert state.history.s.dtype == (dtype or jnp.float32)
+        step = jax.jit(optimizer.update)
+        for _ in range(150):
+            value, grad = jax.value_and_grad(loss)(x)
+            updates, state = step(grad, state, x, value=value)
+            x = optax.apply_updates(x, updates)
+        ends.append(float(state.value))
+    start = float(loss(jnp.zeros(200)))
+    assert max(ends) < 1e-7 * start

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxstyle import Config, ConfigError, ImageError, build_objective, preset
 from jaxstyle.config import PRESETS
 from jaxstyle.losses import style_loss
-from jaxstyle.objective import prepare_params, style_shares
+from jaxstyle.targets import prepare_params, style_shares
 from jaxstyle.types import Params
 from tests.conftest import evaluate, picture, random_params
 from tests.test_losses import numpy_tv

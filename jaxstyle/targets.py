@@ -1,0 +1,421 @@
+"""What an objective compares with, computed from pictures: targets, once for a whole run."""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle import regions, statistics, tiling, vgg
+from jaxstyle.config import Config, Statistic
+from jaxstyle.errors import ConfigError, ImageError
+from jaxstyle.images import resize_image
+from jaxstyle.objective import (
+    Gathered,
+    Objective,
+    StylePart,
+    StyleTargets,
+    divisor,
+    gathered_of,
+    merged,
+    zeros,
+)
+from jaxstyle.regions import Guide, Guides, Region
+from jaxstyle.types import Features, Image, Params, Scalar
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6))
+def _targets(
+    network: vgg.VGG19,
+    content_layers: tuple[str, ...],
+    style_layers: tuple[str, ...],
+    kinds: tuple[Statistic, ...],
+    normalization: str,
+    positions: tuple[int, ...],
+    tiles: tiling.Tiling | None,
+    params: Params,
+    picture: Float[Array, "h w 3"],
+    guides: dict[str, Float[Array, "_h _w"]] | None,
+    axes: dict[str, Float[Array, "_c d"]],
+) -> tuple[Features, StyleTargets]:
+    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
+        return gathered_of(kinds, style_layers, features, guides, network.precision, axes, place)
+
+    def visit(carry: tuple[Features, Gathered], features: Features, place: tiling.Place) -> Any:
+        written = {
+            layer: place.put(layer, whole, features[layer]) for layer, whole in carry[0].items()
+        }
+        return written, merged(carry[1], gathered(features, place))
+
+    if tiles is None:
+        features = vgg.apply(network, params, picture)
+        contents = {layer: features[layer] for layer in content_layers}
+        found = gathered(features, None)
+    else:
+        features = jax.eval_shape(vgg.apply, network, params, picture)
+        shapes = (
+            {layer: features[layer] for layer in content_layers},
+            jax.eval_shape(lambda features: gathered(features, None), features),
+        )
+        contents, found = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+    styles: StyleTargets = {}
+    for layer, count in zip(style_layers, positions, strict=True):
+        by = divisor(layer, picture, normalization)
+        styles[layer] = {
+            kind: statistics.as_target(kind, statistics.finished(kind, whole, by), count)
+            for kind, whole in found[layer].items()
+        }
+    return contents, styles
+
+
+def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
+    """The styles as a tuple, once they and the content are known to be pictures.
+
+    Raises:
+        ImageError: no style, or something that is not a finite float `[h, w, 3]`.
+    """
+    if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
+        several = (styles,)
+    else:
+        several = tuple(styles)
+    if not several:
+        raise ImageError("no style image is given")
+    _check_image(content, "content")
+    for style in several:
+        _check_image(style, "style")
+    return several
+
+
+def check_layers(config: Config) -> None:
+    """Raise `ConfigError` for an unknown layer, or one named twice."""
+    for names in (config.content_layers, config.style_layers):
+        if len({vgg.canonical_layer(name) for name in names}) != len(names):
+            raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+
+
+def style_shares(count: int, config: Config) -> tuple[float, ...]:
+    """What each of `count` styles counts: `config.style_weights` made to sum to 1.
+
+    Raises:
+        ConfigError: there are more or fewer weights than styles.
+    """
+    weights = config.style_weights or (1.0,) * count
+    if len(weights) != count:
+        raise ConfigError(f"style_weights must be as many as styles, {count}, not {len(weights)}")
+    largest = max(weights)  # their sum may be infinite
+    total = math.fsum(weight / largest for weight in weights)
+    return tuple(weight / largest / total for weight in weights)
+
+
+def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> None:
+    """Raise what `build_objective` would, without computing anything.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice.
+        ImageError: a picture is too small for its deepest layer.
+    """
+    check_layers(config)
+    vgg.check_size(content.shape, config.layers, config.padding, "content")
+    if config.style_shape == "own":
+        for style in styles:
+            vgg.check_size(style.shape, config.style_layers, config.padding, "style")
+
+
+def _check_image(image: object, name: str) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3:
+        raise ImageError(f"{name} must be an array [height, width, 3], not {shape}")
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
+    if not np.isfinite(np.asarray(image)).all():
+        raise ImageError(f"{name} has values that are not finite")
+
+
+def prepare_params(params: Params, config: Config) -> Params:
+    """`params` with the kernels as `config.convolution` wants them; nothing to do twice."""
+    return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
+
+
+def content_targets(params: Params, content: Image, config: Config) -> Features:
+    """What the content is at `config.content_layers`; `params` from `prepare_params`."""
+    if not config.content_layers:
+        return {}
+    network = _network(params, config.content_layers, config)
+    return _targets(
+        network,
+        config.content_layers,
+        (),
+        (),
+        config.style_normalization,
+        (),
+        tiling_of(content.shape, config.content_layers, config),
+        params,
+        jnp.asarray(content),
+        None,
+        {},
+    )[0]
+
+
+def tiling_of(
+    shape: tuple[int, ...], layers: tuple[str, ...], config: Config
+) -> tiling.Tiling | None:
+    """The tiles that `config` has pictures of `shape` looked at in, if it does."""
+    if config.activations != "tiled":
+        return None
+    return tiling.tile(shape, config.tile or tiling.SIDE, layers)
+
+
+def style_targets(
+    params: Params,
+    style: Image,
+    config: Config,
+    like: tuple[int, ...],
+    guides: dict[str, np.ndarray] | None = None,
+) -> StyleTargets:
+    """The statistics of `style`, or of the region in it of `guides`, for images of shape `like`."""
+    if not config.style_layers:
+        return {}
+    if config.style_shape == "content":
+        style = resize_image(style, like)
+    # A style of the content's shape shares its compiled program.
+    content_layers = config.content_layers if style.shape == like else ()
+    network = _network(params, (*content_layers, *config.style_layers), config)
+    positions = [
+        math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
+        for layer in config.style_layers
+    ]
+    return _targets(
+        network,
+        content_layers,
+        config.style_layers,
+        config.style_statistics,
+        config.style_normalization,
+        tuple(positions),
+        tiling_of(style.shape, config.style_layers, config),
+        params,
+        jnp.asarray(style),
+        guides,
+        _axes(network, config),
+    )[1]
+
+
+def depends_on_shape(config: Config) -> bool:
+    """Whether what a style is compared by depends on the shape of the image."""
+    return config.style_shape == "content" or "sliced" in config.style_statistics
+
+
+def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]:
+    if "sliced" not in config.style_statistics:
+        return {}
+    found: dict[str, Float[Array, "_c d"]] = {}
+    for layer in config.style_layers:
+        name = vgg.canonical_layer(layer)
+        channels = network.channels[int(name[4]) - 1]
+        found[layer] = statistics.directions(vgg.LAYERS.index(name), channels, config.seed)
+    return found
+
+
+def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG19:
+    recompute = config.activations == "recomputed"
+    return vgg.network(params, layers, config.pooling, config.padding, config.precision, recompute)
+
+
+class Guided(NamedTuple):
+    """What was made for a region of a picture: its `layer_guides`, or a style's targets there."""
+
+    value: Any
+    there: dict[str, bool]
+    """Layers at which the region has not vanished."""
+
+
+def style_part(
+    region: Region,
+    guides: Guided,
+    targets: Sequence[Guided],
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> StylePart:
+    """The targets of the styles of one region, blended as `config` says."""
+    shares = [share for _, share in region.styles]
+    values = tuple(target.value for target in targets)
+    if config.style_blend == "statistics":
+        shared = [
+            jax.tree.map(functools.partial(operator.mul, share), value)
+            for share, value in zip(shares, values, strict=True)
+        ]
+        values, shares = (functools.reduce(optax.tree.add, shared),), [1.0]
+    counts: dict[str, Array] = {}
+    for layer in config.style_layers:
+        there = all(guided.there.get(layer, True) for guided in (guides, *targets))
+        counts[layer] = jnp.asarray([share * region.area * there for share in shares], dtype)
+    finished = [
+        {
+            layer: {kind: statistics.prepared(kind, value) for kind, value in kinds.items()}
+            for layer, kinds in layers.items()
+        }
+        for layers in values
+    ]
+    return StylePart(guides.value, tuple(finished), counts)
+
+
+EVERYWHERE = Guided(None, {})
+"""A region without bounds."""
+
+
+def assemble_objective(
+    params: Params,
+    shape: tuple[int, ...],
+    content: Features,
+    parts: Sequence[StylePart],
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> Objective:
+    """The objective of targets that are already computed, for images of `shape`."""
+    network = _network(params, config.layers, config)
+    # seed and gatys average over layers, the others add them up.
+    layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
+    return Objective(
+        params=params,
+        content_targets=content,
+        parts=tuple(parts),
+        axes=_axes(network, config),
+        content_weights=_weights(
+            config.content_layers, config.content_layer_weights, config.content_weight, dtype
+        ),
+        style_weights=_weights(
+            config.style_layers, config.style_layer_weights, config.style_weight / layers, dtype
+        ),
+        statistics_weights=_weights(
+            config.style_statistics, config.style_statistics_weights, 1.0, dtype
+        ),
+        tv_weight=jnp.asarray(config.tv_weight, dtype),
+        network=network,
+        content_normalization=config.content_normalization,
+        style_normalization=config.style_normalization,
+        tv=config.tv,
+        gray=config.preserve_color == "luminance",
+        tiles=tiling_of(shape, config.layers, config),
+    )
+
+
+def hold(objective: Objective, shape: tuple[int, ...], config: Config) -> Objective:
+    """`objective` with its activations held, for images of `shape`, as `config` says."""
+    return objective.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        tiles=tiling_of(shape, config.layers, config),
+        network=objective.network.clone(recompute=config.activations == "recomputed"),
+    )
+
+
+def _weights(
+    names: Sequence[str], weights: Sequence[float], weight: float, dtype: jnp.dtype
+) -> dict[str, Scalar]:
+    each = weights or (1.0,) * len(names)
+    return {name: jnp.asarray(weight * here, dtype) for name, here in zip(names, each, strict=True)}
+
+
+def build_objective(
+    params: Params,
+    content: Image,
+    styles: Image | Sequence[Image],
+    config: Config,
+    guides: Guides | None = None,
+) -> Objective:
+    """Compute the targets of `content` and `styles` for images of the content's shape.
+
+    The pictures are used at the size and with the colours they have: `config.size`,
+    `style_scale`, `style_size` and `preserve_color` are `stylize`'s to apply. A style is
+    stretched to the content's shape only where `config.style_shape` says so. Several styles are
+    blended as `config.style_weights` and `config.style_blend` say.
+
+    Args:
+        params: from `load_weights`.
+        content: sRGB 0–1.
+        styles: one sRGB 0–1 image, or several.
+        config: weights, layers, statistics, normalisations, pooling, padding, precision.
+        guides: which style goes where; all of them everywhere if not given.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice; style weights that do not match.
+        ImageError: a picture is of the wrong form, or too small for its deepest layer; guides
+            that do not go with the pictures.
+    """
+    several = as_styles(content, styles)
+    check_inputs(content, several, config)
+    params = prepare_params(params, config)
+    dtype = jnp.promote_types(content.dtype, jnp.float32)
+    parts: list[StylePart] = []
+    for region in regions.assign(guides, style_shares(len(several), config)):
+        targets = [
+            guided_targets(
+                params, several[i], config, content.shape, style_guide(guides, i), region
+            )
+            for i, _ in region.styles
+        ]
+        here = guided_content(guides, region, content.shape, config)
+        parts.append(style_part(region, here, targets, config, dtype))
+    found = content_targets(params, content, config)
+    return assemble_objective(params, content.shape, found, parts, config, dtype)
+
+
+def style_guide(guides: Guides | None, position: int) -> Guide | None:
+    """The guide of the style at `position`, if there is one."""
+    return guides.styles[position] if guides is not None and guides.styles else None
+
+
+def guided_content(
+    guides: Guides | None, region: Region, shape: tuple[int, ...], config: Config
+) -> Guided:
+    """Where `region` is in a content of `shape`."""
+    if guides is None or region.color is None:
+        return EVERYWHERE
+    layers = config.style_layers
+    return Guided(*regions.layer_guides(guides.content, region.color, shape, layers, "content"))
+
+
+def guided_targets(
+    params: Params,
+    style: Image,
+    config: Config,
+    like: tuple[int, ...],
+    guide: Guide | None,
+    region: Region,
+) -> Guided:
+    """`style_targets` of what of `style` belongs to `region`."""
+    where = _guided_style(style.shape, config, like, guide, region)
+    return where._replace(value=style_targets(params, style, config, like, where.value))
+
+
+def _guided_style(
+    shape: tuple[int, ...],
+    config: Config,
+    like: tuple[int, ...],
+    guide: Guide | None,
+    region: Region,
+) -> Guided:
+    if guide is None or region.color is None:
+        return EVERYWHERE
+    shape = like if config.style_shape == "content" else shape
+    return Guided(*regions.layer_guides(guide, region.color, shape, config.style_layers, "style"))
+
+
+def check_guides(content: Image, styles: Sequence[Image], config: Config, guides: Guides) -> None:
+    """Raise what `build_objective` would because of the guides, without computing anything.
+
+    Raises:
+        ImageError: guides and pictures do not go together, or a region is too small.
+    """
+    regions.check_shape(guides.content, content.shape, "content")
+    for guide, style in zip(guides.styles, styles, strict=False):
+        regions.check_shape(guide, style.shape, "style")
+    for region in regions.assign(guides, style_shares(len(styles), config)):
+        guided_content(guides, region, content.shape, config)
+        for i, _ in region.styles:
+            guide = style_guide(guides, i)
+            _guided_style(styles[i].shape, config, content.shape, guide, region)
