@@ -1,0 +1,40 @@
+"""Measures what docs/resolution.md says: `scales` and `memory`, each a table in Markdown."""
+
+import argparse
+from pathlib import Path
+
+from jaxstyle import load_weights, preset
+from resolution.memory import memory_table
+from resolution.scales import scales_table
+
+SIZES = ["512x384", "1024x768", "2048x1536", "4096x3072"]
+SETTINGS = ["kept", "recomputed", "tiled 1024", "tiled 512"]
+
+
+def main() -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(prog="scripts/resolution_tables", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    scales = commands.add_parser("scales", help="what coarse to fine costs to a given loss")
+    scales.add_argument("pairs", nargs="+", metavar="CONTENT:STYLE")
+    scales.add_argument("-o", "--output", type=Path, required=True, help="a folder for results")
+    scales.add_argument("--preset", default="default")
+    scales.add_argument("--size", type=int, default=384)
+    scales.add_argument("--budget", type=int, default=200, help="of the single scale")
+    scales.add_argument("--coarse", type=int, default=50, help="of each scale before the last")
+    memory = commands.add_parser("memory", help="peak memory by size and activations (Linux)")
+    memory.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT")
+    memory.add_argument("--activations", nargs="+", default=SETTINGS, metavar="WAY")
+    given = parser.parse_args()
+    if given.command == "memory":
+        sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in given.sizes)]
+        print(memory_table(sizes, given.activations))
+        return
+    pairs = [(Path(c), Path(s)) for c, s in (pair.split(":") for pair in given.pairs)]
+    config = preset(given.preset).replace(size=given.size)
+    params = load_weights()
+    print(scales_table(params, pairs, config, given.budget, given.coarse, given.output))
+
+
+if __name__ == "__main__":
+    main()

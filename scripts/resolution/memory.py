@@ -1,0 +1,76 @@
+"""Peak memory of one whole evaluation, by size and by how activations are held."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxstyle import Config, load_weights
+from jaxstyle.fitting import estimate
+from jaxstyle.images import resize_image
+from jaxstyle.loop import begin, proceed
+from jaxstyle.memory import device_memory
+from jaxstyle.targets import build_objective, prepare_params
+
+
+def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> str:
+    """Markdown with a row a size and a way; each is measured in a process of its own."""
+    lines = [
+        "| size | activations | peak, GB | a pixel, bytes | estimate, GB | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for width, height in sizes:
+        for setting in settings:
+            command = [sys.executable, "-m", "resolution.memory", str(width), str(height), setting]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            expected = f"{found['estimate'] / 1e9:.1f}"
+            if "peak" in found:
+                each = (found["peak"] - found["rest"]) / (width * height)
+                cells = f"{found['peak'] / 1e9:.1f} | {each:.0f} | {expected}"
+                cells += f" | {found['seconds']:.0f}"
+            else:
+                cells = f"more than there is | | {expected} | "
+            lines.append(f"| {width}×{height} | {setting} | {cells} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def _measure(width: int, height: int, setting: str) -> dict[str, float]:
+    way, _, tile = setting.partition(" ")
+    config = Config(
+        style_statistics=("wasserstein",),
+        activations=way,  # pyright: ignore[reportArgumentType]
+        tile=int(tile) if tile else None,
+    )
+    params = prepare_params(load_weights(), config)
+    rest = _peak()
+    shape = height, width
+    needed = estimate(config, shape, params)
+    if needed > device_memory(jax.local_devices()[0]):
+        return {"estimate": needed}
+    coarse = np.random.default_rng(0).uniform(size=(24, 32, 3)).astype(np.float32)
+    content = resize_image(coarse, shape)
+    style = resize_image(coarse[::-1], (512, 512))
+    objective = build_objective(params, content, style, config)
+    began = time.perf_counter()
+    _, result = proceed(objective, begin(content, config), config, 1)
+    seconds = time.perf_counter() - began - result.compile_seconds
+    return {"rest": rest, "peak": _peak(), "estimate": needed, "seconds": seconds}
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
