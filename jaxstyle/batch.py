@@ -248,8 +248,8 @@ def stylize_cells(
         # With one scale every cell waits in one queue; with several, a round goes through all
         # scales before the next, so that cells are finished all along.
         most = lanes or paying_lanes(shape, devices)
-        scales = len(pyramid.levels(program, shape))
-        step = most * len(devices) if scales > 1 else len(members)
+        levels = pyramid.levels(program, shape)
+        step = most * len(devices) if len(levels) > 1 else len(members)
         for start in range(0, len(members), step):
             chunk = members[start : start + step]
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
@@ -257,13 +257,13 @@ def stylize_cells(
                 continue
             if targets is None or targets.program != program:
                 targets = _Targets(params, program, devices, space)
-            for level in range(scales):
+            for level, (ratio, _) in enumerate(levels):
                 order = list(alive)
                 jobs = [
                     functools.partial(_job, targets, cells[index], level, alive[index])
                     for index in order
                 ]
-                rows = round(shape[0] * pyramid.levels(program, shape)[level].ratio)
+                rows, _ = pyramid.level_shape(shape, ratio)
                 outcomes = optimize_lanes(
                     targets.replicated,
                     jobs,
@@ -281,7 +281,7 @@ def stylize_cells(
                         yield index, outcome
                         continue
                     alive[index].append(outcome)
-                    if level == scales - 1 or outcome.reason in ENDS:
+                    if level == len(levels) - 1 or outcome.reason in ENDS:
                         joined = join_scales(alive.pop(index), shape)
                         cell = cells[index]
                         yield index, joined._replace(image=_finished(joined.image, cell))

@@ -144,6 +144,7 @@ class Objective:
 
 
 def zeros(shapes: Any) -> Any:
+    """Arrays of zeros in the shapes and types of a pytree."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
@@ -172,6 +173,7 @@ def gathered_of(
     axes: dict[str, Float[Array, "_c d"]],
     place: tiling.Place | None,
 ) -> Gathered:
+    """What positions contribute to statistics: all of them or, at a `place`, a tile's own."""
     found: Gathered = {}
     for layer in layers:
         here = features[layer]
@@ -187,6 +189,7 @@ def gathered_of(
 
 
 def merged(some: Gathered, others: Gathered) -> Gathered:
+    """What two tiles contribute together."""
     return {
         layer: {
             kind: statistics.merged(kind, found, others[layer][kind])
