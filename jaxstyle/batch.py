@@ -249,7 +249,7 @@ def stylize_cells(
         # scales before the next, so that cells are finished all along.
         most = lanes or paying_lanes(shape, devices)
         levels = pyramid.levels(program, shape)
-        step = most * len(devices) if len(levels) > 1 else len(members)
+        step = most * max(1, len(devices) // space) if len(levels) > 1 else len(members)
         for start in range(0, len(members), step):
             chunk = members[start : start + step]
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}

@@ -208,7 +208,8 @@ def init_state(
     return LoopState(
         # Copies, because the state's buffers are donated and the caller's are not.
         image=jnp.array(image),
-        optimizer=optimizer.init(image),
+        # With the types that updates give it: weaker ones would be compiled for once more.
+        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(image)),
         best_image=jnp.array(image),
         best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
         evaluations=jnp.zeros((), jnp.int32),

@@ -7,7 +7,7 @@ from jaxstyle.config import Config
 START_SIZE = 128
 """Long side of the coarsest of automatic scales, at least."""
 
-_SHORTEST = 32
+SHORTEST = 32
 """Short side of theirs, at least: what is left of it at relu5_1 is 2."""
 
 
@@ -35,7 +35,7 @@ def _fitting(config: Config, shape: tuple[int, ...]) -> int:
     scales, start = 1, config.start_size or START_SIZE
     while True:
         coarser = level_shape(shape, config.scale_factor**-scales)
-        if max(coarser) < start or min(coarser) < _SHORTEST:
+        if max(coarser) < start or min(coarser) < SHORTEST:
             return scales
         scales += 1
 

@@ -79,13 +79,14 @@ def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
 
 
 def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
-    """A style at a scale of `ratio` to its own size.
+    """A style at a scale of `ratio` to its own size, but no smaller than a coarsest scale is.
 
     As it is where it is going to be stretched to the content's shape anyway.
     """
     if config.style_shape == "content":
         return style
     style = resize_image(style, fitted_style_shape(style.shape, config))
+    ratio = max(ratio, min(1, pyramid.SHORTEST / min(style.shape[:2])))
     return resize_image(style, pyramid.level_shape(style.shape, ratio))
 
 

@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.loop import Record, init_state, make_optimizer, update
+from jaxstyle.loop import Record, baseline_update, init_state, make_optimizer, update
 from jaxstyle.transfer import initial_image
 from jaxstyle.types import Params
 from tests.conftest import evaluate, picture
@@ -244,6 +245,30 @@ def test_an_update_is_one_evaluation(small_params: Params) -> None:
     bare = evaluate.lower(objective, jnp.asarray(CONTENT)).as_text()
     assert whole.count("stablehlo.convolution") == bare.count("stablehlo.convolution") > 16
     assert "stablehlo.while" not in whole
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "optax-lbfgs"])
+def test_one_program_serves_every_update(small_params: Params, optimizer: str) -> None:
+    """A weak type in the first state would be compiled for, and then the strong one again."""
+    config = preset("seed").replace(optimizer=optimizer)
+    image = picture(24, 32, 0)
+    objective = build_objective(small_params, image, image, config)
+    transformation = make_optimizer(config)
+    step = baseline_update if optimizer == "optax-lbfgs" else update
+    state = init_state(transformation, image)
+    after, _ = jax.eval_shape(functools.partial(step, transformation), objective, state)
+
+    def types(tree: object) -> list[tuple]:
+        return [(leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)]
+
+    assert types(state) == types(after)
+
+
+def test_a_small_style_does_not_end_coarse_passes(small_params: Params) -> None:
+    """At the coarsest scale, 45 of 128 pixels, it would have 13 rows."""
+    config = preset("gatys").replace(size=128, scales=4, evaluations=1)
+    result = stylize(picture(128, 128, 0), picture(30, 100, 1), config, small_params)
+    assert [record.scale for record in result.history] == [0, 1, 2, 3]
 
 
 def test_a_run_stopped_in_a_coarse_pass_still_has_the_full_size(small_params: Params) -> None:

@@ -24,7 +24,6 @@ from jaxstyle import (
     stylize,
     stylize_batch,
 )
-from jaxstyle.loop import Record
 from jaxstyle.pyramid import levels
 from jaxstyle.types import Image, Params
 from jaxstyle.vgg import PRECISIONS
@@ -169,22 +168,10 @@ def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
     """A run from the content: its losses at the last scale, when they were had, and for what.
 
     Evaluations at coarser scales count by their share of pixels, and `seconds` count them too.
-    A run of two updates comes before, for what has to be compiled, which is what that takes.
     """
     problem = _problems[key]
     config = problem.config.replace(**settings)
-    inputs = problem.content, problem.style
-    began = time.perf_counter()
-    seen: list[Record] = []
-
-    def twice(record: Record) -> bool:
-        seen.append(record)
-        return len(seen) == 2
-
-    # The second update may be compiled anew: the types of its state are not all those of the first.
-    stylize(*inputs, config.replace(scales=1), problem.params, twice)
-    warm = time.perf_counter() - began
-    result = stylize(*inputs, config, problem.params)
+    result = stylize(problem.content, problem.style, config, problem.params)
     scales = levels(config, problem.content.shape)
     finest = len(scales) - 1
     coarse = [record for record in result.history if record.scale < finest]
@@ -194,7 +181,7 @@ def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
         "losses": [record.loss for record in last],
         "evaluations": [record.evaluation - len(coarse) + spent for record in last],
         "seconds": [record.seconds for record in last],
-        "compile_seconds": warm + result.compile_seconds,
+        "compile_seconds": result.compile_seconds,
     }
 
 
