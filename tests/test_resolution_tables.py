@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jaxstyle import Config, save_image
+from jaxstyle import Config, load_image, save_image
+from jaxstyle.images import resize_image
 from jaxstyle.types import Params
 from tests.conftest import picture
 
@@ -41,6 +43,27 @@ def test_scales_are_counted_by_what_they_cost(small_params: Params, tmp_path: Pa
     assert f"| content, style | {found['cost']:.0f} | {found['cost'] / 4:.2f} |" in table
     again = scales_table(small_params, [(content, style)], config, 4, 8, tmp_path / "out")
     assert again == table
+
+
+def test_features_twice_as_large_are_found(
+    imagenet: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resolution import sizes
+
+    painting = load_image(SCRIPTS.parent / "docs" / "images" / "starry_night.jpg", 128)
+    height, width = painting.shape[:2]
+    middle = painting[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4]
+    enlarged = resize_image(middle, (height, width))
+    monkeypatch.setattr(sizes, "MAGNIFICATIONS", (0.35, 0.5, 0.71, 1.0))
+    assert np.argmin(sizes.texture_distances(imagenet, enlarged, painting)) == 1
+
+    content, style = tmp_path / "content.png", tmp_path / "style.png"
+    save_image(content, picture(48, 64, 0))
+    save_image(style, picture(48, 48, 1))
+    config = Config(evaluations=1, convolution="direct")
+    table = sizes.sizes_table(imagenet, content, style, config, [64, 96], tmp_path / "out")
+    assert table.splitlines()[-1].startswith("| 96 | ")
+    assert load_image(tmp_path / "out" / "content_style_96.png").shape == (72, 96, 3)
 
 
 def test_peaks_are_measured_where_they_fit(imagenet: Params) -> None:

@@ -1,4 +1,4 @@
-"""Measures what docs/resolution.md says: `scales` and `memory`, each a table in Markdown."""
+"""Measures what docs/resolution.md says: `scales`, `sizes`, `memory`, each a table in Markdown."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxstyle import load_weights, preset
 from resolution.memory import memory_table
 from resolution.scales import scales_table
+from resolution.sizes import sizes_table
 
 SIZES = ["512x384", "1024x768", "2048x1536", "4096x3072"]
 SETTINGS = ["kept", "recomputed", "tiled 1024", "tiled 512"]
@@ -22,17 +23,31 @@ def main() -> None:
     scales.add_argument("--size", type=int, default=384)
     scales.add_argument("--budget", type=int, default=200, help="of the single scale")
     scales.add_argument("--coarse", type=int, default=50, help="of each scale before the last")
+    sizes = commands.add_parser("sizes", help="how large features are, relative to the image")
+    sizes.add_argument("content", type=Path)
+    sizes.add_argument("style", type=Path)
+    sizes.add_argument("-o", "--output", type=Path, required=True, help="a folder for results")
+    sizes.add_argument("--preset", default="default")
+    sizes.add_argument("--sizes", nargs="+", type=int, default=[512, 2048])
+    sizes.add_argument("--evaluations", type=int, default=100, help="of the last scale")
+    sizes.add_argument("--coarse", type=int, default=50, help="of each scale before the last")
     memory = commands.add_parser("memory", help="peak memory by size and activations (Linux)")
     memory.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT")
     memory.add_argument("--activations", nargs="+", default=SETTINGS, metavar="WAY")
     given = parser.parse_args()
     if given.command == "memory":
-        sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in given.sizes)]
-        print(memory_table(sizes, given.activations))
+        shapes = [(int(w), int(h)) for w, h in (size.split("x") for size in given.sizes)]
+        print(memory_table(shapes, given.activations))
+        return
+    params = load_weights()
+    if given.command == "sizes":
+        config = preset(given.preset).replace(
+            scales="auto", evaluations=given.evaluations, coarse_evaluations=given.coarse
+        )
+        print(sizes_table(params, given.content, given.style, config, given.sizes, given.output))
         return
     pairs = [(Path(c), Path(s)) for c, s in (pair.split(":") for pair in given.pairs)]
     config = preset(given.preset).replace(size=given.size)
-    params = load_weights()
     print(scales_table(params, pairs, config, given.budget, given.coarse, given.output))
 
 
