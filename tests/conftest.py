@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from jaxstyle import load_weights
+from jaxstyle import Config, load_weights
 from jaxstyle.types import Params
 from jaxstyle.vgg import CONVOLUTIONS
 
@@ -28,6 +28,9 @@ jax.config.update(
 )
 
 SMALL_CHANNELS = (4, 6, 8, 8, 8)
+
+SHALLOW = Config(content_layers=("relu3_1",), style_layers=("relu1_1", "relu2_1", "relu3_1"))
+"""Five convolutions instead of thirteen: compilation is what tests of a run's logic wait for."""
 
 
 def pattern(height: int, width: int, seed: int) -> np.ndarray:

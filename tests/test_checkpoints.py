@@ -11,10 +11,10 @@ from jaxstyle.errors import RunError
 from jaxstyle.loop import LoopState, Progress, state_like
 from jaxstyle.transfer import plan
 from jaxstyle.types import Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
-CONFIG = Config(
+CONFIG = SHALLOW.replace(
     evaluations=6,
     coarse_evaluations=5,
     scales=2,

@@ -6,20 +6,13 @@ import pytest
 
 from jaxstyle import Config, Guides, build_objective, color, stylize, stylize_batch
 from jaxstyle.types import Image, Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
 # Of one size, so that tests of the same options share a program.
 CONTENT, STYLES = picture(64, 64, 0), (picture(64, 64, 1), picture(64, 64, 3))
-# Three blocks of the network compile in a fraction of the time of five.
-BASE = Config(
-    evaluations=12,
-    tv_weight=0.0,
-    convolution="direct",
-    content_layers=("relu3_1",),
-    style_layers=("relu1_1", "relu2_1", "relu3_1"),
-)
+BASE = SHALLOW.replace(evaluations=12, tv_weight=0.0, convolution="direct")
 # For what is true at any depth, two.
-SHALLOW = BASE.replace(content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"))
+TWO_BLOCKS = BASE.replace(content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"))
 
 
 def distances(params: Params, image: Image, config: Config = BASE) -> np.ndarray:
@@ -87,7 +80,7 @@ def test_content_layer_weights_choose_what_is_kept(imagenet: Params) -> None:
 
 def test_total_variation_smooths(imagenet: Params) -> None:
     def roughness(**changes: object) -> float:
-        config = SHALLOW.replace(init="noise", style_weight=1e-3, **changes)
+        config = TWO_BLOCKS.replace(init="noise", style_weight=1e-3, **changes)
         image = stylize(CONTENT, STYLES[0], config, imagenet).image
         return float(np.mean(np.abs(np.diff(image, axis=0))))
 
@@ -250,7 +243,7 @@ def test_neutral_settings_change_no_bit(imagenet: Params) -> None:
 
 
 def test_a_cosine_and_a_mean_change_the_picture(imagenet: Params) -> None:
-    adam = SHALLOW.replace(optimizer="adam", learning_rate=0.1, evaluations=20)
+    adam = TWO_BLOCKS.replace(optimizer="adam", learning_rate=0.1, evaluations=20)
     plain = stylize(CONTENT, STYLES[0], adam, imagenet)
     falling = stylize(CONTENT, STYLES[0], adam.replace(learning_rate_schedule="cosine"), imagenet)
 
@@ -272,7 +265,7 @@ def test_regions_blend_like_the_whole(imagenet: Params, weights: tuple[float, fl
 
 
 def test_batches_do_as_single_runs(imagenet: Params) -> None:
-    base = SHALLOW.replace(evaluations=3, content_weight=0.1)
+    base = TWO_BLOCKS.replace(evaluations=3, content_weight=0.1)
     settings = [
         base.replace(preserve_color="luminance"),
         base.replace(preserve_color="match"),

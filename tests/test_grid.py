@@ -16,9 +16,9 @@ from jaxstyle.batch import stylize_cells
 from jaxstyle.cells import GridCell, product
 from jaxstyle.grid import Entry, Grid, Summary
 from jaxstyle.types import Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
-QUICK = Config(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
+QUICK = SHALLOW.replace(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
 
 
 @pytest.fixture

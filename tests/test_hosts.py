@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 CHILD = """
 import json, sys
 from pathlib import Path
-from jaxstyle import Config, hosts
+from jaxstyle import hosts
 from jaxstyle.cells import product
 from jaxstyle.grid import Grid
-from tests.conftest import random_params
+from tests.conftest import SHALLOW, random_params
 
 folder, output, distributed, size = sys.argv[1:]
 shard = hosts.join_cluster() if distributed == "yes" else (0, 1)
-config = Config(size=int(size), evaluations=6, style_weight=1.0, tv_weight=1e-5)
+config = SHALLOW.replace(size=int(size), evaluations=6, style_weight=1.0, tv_weight=1e-5)
 configs = [config.replace(init="noise", seed=seed) for seed in range(5)]
 inputs = [str(Path(folder) / f"{name}.png") for name in ("one", "two", "three")]
 grid = Grid(product(inputs[:2], inputs[2:], configs), output, weights_sha256="small")

@@ -13,11 +13,11 @@ from jaxstyle.loop import Progress, state_like
 from jaxstyle.pyramid import level_shape, levels
 from jaxstyle.transfer import plan
 from jaxstyle.types import Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
 CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
 # 48×64 and, above the 32 pixels that its short side has to have, 34×45.
-AUTO = Config(
+AUTO = SHALLOW.replace(
     evaluations=5,
     coarse_evaluations=4,
     style_weight=1.0,

@@ -15,7 +15,7 @@ from jaxstyle.objective import Objective
 from jaxstyle.tiling import tile
 from jaxstyle.types import Image, Params
 from jaxstyle.vgg import LAYERS, apply, network
-from tests.conftest import picture, random_params
+from tests.conftest import SHALLOW, picture, random_params
 
 # Odd in every way that pooling can be: 16 divides neither side, nor does 2.
 CONTENT, STYLE = picture(203, 171, 0), picture(187, 234, 1)
@@ -84,7 +84,7 @@ def assert_tiles_change_nothing(
 
 def test_every_statistic(small_params: Params) -> None:
     kinds = ("gram", "covariance", "wasserstein", "moments")
-    assert_tiles_change_nothing(small_params, Config(style_statistics=kinds))
+    assert_tiles_change_nothing(small_params, SHALLOW.replace(style_statistics=kinds))
 
 
 @pytest.mark.parametrize("padding", ["zero", "reflect", "replicate-first"])
@@ -107,14 +107,14 @@ def test_deepest_layers_and_other_normalizations(small_params: Params) -> None:
 def test_regions(small_params: Params) -> None:
     guide = np.zeros((203, 171, 3), np.float32)
     guide[:90, 40:] = 1
-    config = Config(style_statistics=("wasserstein",))
+    config = SHALLOW.replace(style_statistics=("wasserstein",))
     assert_tiles_change_nothing(small_params, config, Guides.of(guide))
 
 
 @pytest.mark.usefixtures("x64")
 def test_in_float64_nothing_is_left(small_params: Params) -> None:
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), small_params)
-    config = Config(style_statistics=("wasserstein",), convolution="direct")
+    config = SHALLOW.replace(style_statistics=("wasserstein",), convolution="direct")
     image = np.asarray(picture(203, 171, 5), np.float64)
     gradients = [
         evaluated(build_objective(params, np.float64(CONTENT), np.float64(STYLE), each), image)[2]
@@ -140,7 +140,7 @@ def test_a_tiled_gradient_needs_less_memory() -> None:
 
 
 def test_runs_are_the_same(small_params: Params) -> None:
-    config = Config(evaluations=3, scales=2, size=96)
+    config = SHALLOW.replace(evaluations=3, scales=2, size=96)
     tiled = config.replace(tile=32)
     run = functools.partial(stylize, CONTENT, STYLE, params=small_params)
     whole, cut = run(config), run(tiled)
