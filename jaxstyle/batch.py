@@ -12,7 +12,7 @@ from jaxstyle import pyramid, regions
 from jaxstyle.color import colored_content, colored_style
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
-from jaxstyle.fitting import fit, spreadable
+from jaxstyle.fitting import fit, fit_targets, spreadable
 from jaxstyle.images import resize_image
 from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
 from jaxstyle.loop import Result
@@ -225,11 +225,15 @@ def stylize_cells(
         progress: see `optimize_lanes`.
 
     Raises:
-        ConfigError: see `check_batch`.
+        ConfigError: see `check_batch`; lanes or space that are none.
     """
     for cell in cells:
         check_batch(cell.config, len(cell.styles))
     devices = tuple(jax.local_devices() if devices is None else devices)
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if lanes is not None and lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {lanes}")
     targets: _Targets | None = None
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
@@ -249,7 +253,7 @@ def stylize_cells(
         # scales before the next, so that cells are finished all along.
         most = lanes or paying_lanes(shape, devices)
         levels = pyramid.levels(program, shape)
-        step = most * max(1, len(devices) // space) if len(levels) > 1 else len(members)
+        step = most * (len(devices) // space) if len(levels) > 1 else len(members)
         for start in range(0, len(members), step):
             chunk = members[start : start + step]
             alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
@@ -282,15 +286,17 @@ def stylize_cells(
                         continue
                     alive[index].append(outcome)
                     if level == len(levels) - 1 or outcome.reason in ENDS:
-                        joined = join_scales(alive.pop(index), shape)
-                        cell = cells[index]
-                        yield index, joined._replace(image=_finished(joined.image, cell))
+                        yield index, _finished(join_scales(alive.pop(index), shape), cells[index])
 
 
-def _finished(image: Image, cell: Cell) -> Image:
-    if cell.config.preserve_color == "none":
-        return image
-    return finished_image(image, cell.content.load(), cell.config)
+def _finished(result: Result, cell: Cell) -> Result | JaxstyleError:
+    if cell.config.preserve_color != "luminance":
+        return result
+    try:
+        content = cell.content.load()
+    except JaxstyleError as error:
+        return error
+    return result._replace(image=finished_image(result.image, content, cell.config))
 
 
 def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:
@@ -300,7 +306,10 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
     if before:
         image = resize_image(before[-1].image, content.shape)
     elif cell.config.init == "style":
-        image = initial_image(content, [cell.styles[0].load()], cell.config)
+        colors = cell.content if cell.config.preserve_color != "none" else None
+        image = initial_image(
+            content, [_style_at(cell.styles[0], colors, cell.config, ratio)], cell.config
+        )
     else:
         image = initial_image(content, (), cell.config)
     parts: list[StylePart] = []
@@ -324,10 +333,18 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
         content.shape,
         content_target,
         parts,
-        fit(cell.config, content.shape, targets.params, targets.space).run,
+        fit(cell.config, content.shape, targets.params, sharing(content.shape[0], targets.space)),
     )
     history = [record for result in before for record in result.history]
     return Job(dataclasses.replace(objective, params=None), image, budget, history)
+
+
+def _style_at(source: Source, colors: Source | None, config: Config, ratio: float) -> Image:
+    """The style at a scale of `ratio`, in the colours it is given of the content `colors`."""
+    style = style_at_scale(source.load(), config, ratio)
+    if colors is None:
+        return style
+    return colored_style(style, at_scale(colors.load(), config, ratio), config)
 
 
 class _Targets:
@@ -349,7 +366,7 @@ class _Targets:
         content = at_scale(whole, self.program, ratio)
         check_inputs(content, (), self.program)
         content = colored_content(content, self.program)
-        fitted = fit(self.program, content.shape, self.params, self.space).targets
+        fitted = fit_targets(self.program, content.shape, self.params)
         return content, jax.device_get(content_targets(self.params, content, fitted))
 
     def _of_style(
@@ -371,13 +388,12 @@ class _Targets:
             guide: of the style, if it has one.
             region: where in the style.
         """
-        style = style_at_scale(source.load(), self.program, ratio)
-        if colors is not None:
-            style = colored_style(style, at_scale(colors.load(), self.program, ratio), self.program)
+        style = _style_at(source, colors, self.program, ratio)
         if self.program.style_shape == "own":
             check_size(style.shape, self.program.style_layers, self.program.padding, "style")
         loaded = None if guide is None else guide.load()
         shape = like or style.shape
-        fitted = fit(self.program, style.shape, self.params, self.space).targets
+        looked_at = shape if self.program.style_shape == "content" else style.shape
+        fitted = fit_targets(self.program, looked_at, self.params)
         found = guided_targets(self.params, style, fitted, shape, loaded, region)
         return found._replace(value=jax.device_get(found.value))

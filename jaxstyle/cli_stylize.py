@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxstyle import cells
 from jaxstyle.commands import Stylize
 from jaxstyle.config import Config, to_toml
-from jaxstyle.errors import ConfigError, is_out_of_memory
+from jaxstyle.errors import ConfigError, ImageError, is_out_of_memory
 from jaxstyle.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.terminal import complain, run_progress, say
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from jaxstyle.regions import Guides
     from jaxstyle.transfer import Scale
     from jaxstyle.types import Image
+
+
+_CHECKPOINTS = 50
+"""Evaluations from one checkpoint to the next."""
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
@@ -44,7 +48,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         raise ConfigError("--style-guide needs --content-guide FILE")
     command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
     if command.workdir is None:
-        for name in ("fork_from", "snapshots", "tensorboard"):
+        for name in ("fork_from", "checkpoints", "snapshots", "tensorboard"):
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     if command.distributed and command.workdir is not None:
@@ -126,10 +130,13 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     content = images.read_picture(command.content, config.size)
     styles: list[Picture] = []
     for path in command.style:
+        size = None
         # A style that is stretched to the content's shape is resampled once, there.
-        own = config.style_shape == "own"
-        shape = transfer.fitted_style_shape(images.glance(path).shape, config) if own else ()
-        styles.append(images.read_picture(path, max(shape, default=None)))
+        if config.style_shape == "own":
+            shape = transfer.fitted_style_shape(images.glance(path).shape, config)
+            # What its scale is relative to its file's size has to be seen at that.
+            size = max(shape) if (config.style_size or config.size) != "original" else None
+        styles.append(images.read_picture(path, size))
     sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
     paths = [command.content, *command.style]
     guides = None
@@ -169,11 +176,12 @@ def _enter_run(
 
     assert command.workdir is not None
     config = command.settings
-    if command.checkpoints < 1:
-        raise ConfigError(f"--checkpoints must be at least 1, not {command.checkpoints}")
+    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
+    if every < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
     run = runs.Run(
         command.workdir,
-        checkpoints=runs.Schedule(every=command.checkpoints),
+        checkpoints=runs.Schedule(every=every),
         snapshots=_schedule(command.snapshots),
         on_scale=interrupted.disarm,
         finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
@@ -222,12 +230,16 @@ def _schedule(text: str | None) -> "runs.Schedule":
 
 
 def _say_finished(command: Stylize, run: "runs.Run") -> int:
-    from jaxstyle import images
+    from jaxstyle import files, images
 
-    if command.output is not None and not Path(command.output).exists():
-        image = images.read_picture(run.folder / "image.png")
-        images.save_image(command.output, image.pixels, alpha=image.alpha, bits=command.bits)
-    say(f"{command.workdir}: finished; its result is {run.folder / 'image.png'}", command.quiet)
+    result, output = run.folder / "image.png", command.output
+    if output is not None and not Path(output).exists():
+        if Path(output).suffix.lower() == ".png":
+            files.write_atomically(output, files.read_bytes(result, ImageError), ImageError)
+        else:
+            image, metadata = images.read_picture(result), images.read_metadata(result)
+            images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
+    say(f"{command.workdir}: finished; its result is {result}", command.quiet)
     return 0
 
 

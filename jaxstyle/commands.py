@@ -18,6 +18,7 @@ CLI_SIZE = 512
 
 
 _DECIDING = (
+    "activations",
     "optimizer",
     "preserve_color",
     "scales",
@@ -60,7 +61,7 @@ class Stylize:
     distributed: bool = False
     """Share the rows with the devices of the other hosts of a TPU slice or cluster running this
     command; the first of them writes the result."""
-    checkpoints: Annotated[int, arg(metavar="N")] = 50
+    checkpoints: Annotated[int | None, arg(metavar="N")] = None
     """Evaluations from one checkpoint to the next, in RUN."""
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
     """Save the best image so far every N evaluations, or at those given, in RUN."""
@@ -113,7 +114,7 @@ class RenderGrid:
     """Likewise for the styles."""
     aspect: Literal["nearest", "own"] = "nearest"
     """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
-    few programs have to be compiled, or keep their own."""
+    few programs have to be compiled, or keep their own, as with --size original."""
     lanes: Annotated[int | None, arg(metavar="N")] = None
     """Images at a time on each device; if not given, as many as fit its memory and pay."""
     space: Annotated[int, arg(metavar="N")] = 1

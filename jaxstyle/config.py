@@ -45,7 +45,7 @@ class Config:
     content_layer_weights: tuple[float, ...] = ()
     """What each content layer's term is multiplied by; 1 if not given."""
     style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    """Layers whose Gram matrices follow the style."""
+    """Layers whose statistics follow the style."""
     style_layer_weights: tuple[float, ...] = ()
     """What each style layer's term is multiplied by; 1 if not given."""
     style_statistics: tuple[Statistic, ...] = ("gram",)
@@ -113,7 +113,7 @@ class Config:
     """Decay of a mean over Adam's iterates, corrected for its start, which is then the result."""
     scales: int | Literal["auto"] = 1
     """Scales from coarse to fine; each starts from the result of the one before. Automatic ones
-    are as many as fit between start_size and the result's."""
+    are as many as fit between start_size and the result's, none of less than 32 pixels."""
     start_size: int | None = None
     """Long side in pixels that no automatic scale is below; 128 if not given."""
     scale_factor: float = SQRT2

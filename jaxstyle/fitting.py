@@ -11,11 +11,13 @@ from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError
 from jaxstyle.loop import state_like
 from jaxstyle.memory import USABLE, device_memory
-from jaxstyle.space import sharing
 from jaxstyle.types import Params
 
 _TIMES = {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3}
 """What a gradient's temporary memory is, in compiled programs, over its activations once."""
+
+_FORWARD = 1.5
+"""The same without a gradient: 1.0 in compiled programs, 1.4 with sliced distances."""
 
 _BFLOAT16 = 0.75
 """What of that is left in bfloat16: losses and half of the rest stay in float32."""
@@ -35,17 +37,8 @@ class _Need(NamedTuple):
     """What grows with the image."""
 
 
-class Fit(NamedTuple):
-    """Settings with `activations` and `tile` as they are going to be."""
-
-    targets: Config
-    """Where targets are computed: on one device, whatever shares the rows later."""
-    run: Config
-    """Where images are optimized."""
-
-
-def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> Fit:
-    """How images of `shape` are going to fit the memory of the first device.
+def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> Config:
+    """`config` with `activations` and `tile` so that images of `shape` fit the first device.
 
     The first of `kept`, `recomputed` and `tiled`, with tiles as large as possible, that fits, if
     `config` does not say which.
@@ -54,16 +47,35 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
         config: names the optimizer, whose state counts as well.
         shape: `(height, width, …)` of the image.
         params: from `prepare_params`.
-        devices: that share the image's rows; they have no tiles.
+        devices: how many share the image's rows evenly; several have no tiles.
 
     Raises:
         ConfigError: nothing would fit; the message says what does.
     """
-    network = vgg.network(params, config.layers)
+    channels = vgg.network(params, config.layers).channels
     memory = device_memory(jax.local_devices()[0])
-    run = _fit(config, (shape[0], shape[1]), network.channels, _size(params), memory, devices)
-    tiled = devices > 1 and _tileable(config)
-    return Fit(config.replace(activations="tiled") if tiled else run, run)
+    return _fit(config, (shape[0], shape[1]), channels, _size(params), memory, devices)
+
+
+def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Config:
+    """The same for the targets of a picture of `shape`, which one device computes.
+
+    There is no gradient and no optimizer: it all is kept, or had in the largest tiles that fit.
+    """
+    channels = vgg.network(params, config.layers).channels
+    room = device_memory(jax.local_devices()[0]) * USABLE - _size(params)
+    needed = 4 * _FORWARD * _activations(config, shape, channels)
+    choices = _choices(config.replace(activations="tiled")) if _tileable(config) else []
+    if config.tile is None and config.activations != "tiled":
+        choices = [config.replace(activations="kept"), *choices]
+    for choice in choices:
+        share = 1.0
+        if choice.tile is not None:
+            window = tiling.tile(shape, choice.tile, config.layers).window
+            share = math.prod(window) / (shape[0] * shape[1])
+        if needed * share <= room:
+            return choice
+    return choices[-1]
 
 
 def estimate(config: Config, shape: tuple[int, ...], params: Params) -> int:
@@ -104,8 +116,7 @@ def _fit(
     memory: int,
     devices: int,
 ) -> Config:
-    choices = _choices(config, devices)
-    devices = sharing(shape[0], devices)
+    choices = _choices(config) if devices == 1 else _untiled(config)
     # What was asked for in so many words is only refused where there is no way that it fits.
     room = int(memory * (USABLE if len(choices) > 1 else 1))
     for choice in choices:
@@ -120,37 +131,44 @@ def _fit(
         f"{shape[1]}×{shape[0]} pixels with activations {choices[-1].activations} need about "
         f"{gigabytes:.1f} GB and the device has {memory / 1e9:.1f} GB; "
         + (f"size {fitting} would fit" if fitting >= 16 else "no size would fit")
-        + ("" if len(choices) > 1 else ", or try activations auto")
+        + ("" if len(choices) > 1 else ", or leave activations and tile to auto")
         + (", or less history_size" if config.optimizer == "lbfgs" else "")
     )
 
 
-def _choices(config: Config, devices: int) -> list[Config]:
-    if config.activations in ("kept", "recomputed"):
-        return [config]
+def _choices(config: Config) -> list[Config]:
     if config.tile is not None:
         return [config.replace(activations="tiled")]
-    tiled: list[Config] = []
-    if _tileable(config) and devices == 1:
-        tiled = [config.replace(activations="tiled", tile=side) for side in _SIDES]
-    if config.activations == "tiled":
-        return tiled
-    return [*(config.replace(activations=each) for each in ("kept", "recomputed")), *tiled]
+    untiled = [] if config.activations == "tiled" else _untiled(config)
+    if config.activations in ("kept", "recomputed") or not _tileable(config):
+        return untiled
+    return [*untiled, *(config.replace(activations="tiled", tile=side) for side in _SIDES)]
+
+
+def _untiled(config: Config) -> list[Config]:
+    if config.activations != "auto":
+        return [config]
+    return [config.replace(activations=each) for each in ("kept", "recomputed")]
+
+
+def _activations(config: Config, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+    reached = vgg.CONVOLUTIONS[: vgg.depth(config.layers)]
+    return sum(_floats(layer, shape, channels) for layer in reached)
+
+
+def _floats(layer: str, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+    width = channels[int(vgg.canonical_layer(layer)[4]) - 1]
+    return width * math.prod(vgg.layer_shape(shape, layer))
 
 
 def _need(config: Config, shape: tuple[int, int], channels: tuple[int, ...], params: int) -> _Need:
-    def floats(layer: str) -> int:
-        width = channels[int(vgg.canonical_layer(layer)[4]) - 1]
-        return width * math.prod(vgg.layer_shape(shape, layer))
-
     pixels = shape[0] * shape[1]
-    once = sum(map(floats, vgg.CONVOLUTIONS[: vgg.depth(config.layers)]))
-    activations = 4 * once * _TIMES[config.activations]
+    activations = 4 * _activations(config, shape, channels) * _TIMES[config.activations]
     if config.precision == "bfloat16":
         activations *= _BFLOAT16
     state = jax.tree.leaves(state_like((*shape, 3), config))
     growing = sum(leaf.size * leaf.dtype.itemsize for leaf in state)
-    growing += 4 * sum(map(floats, config.content_layers))
+    growing += 4 * sum(_floats(layer, shape, channels) for layer in config.content_layers)
     if config.activations != "tiled":
         return _Need(params, growing + int(activations))
     assert config.tile is not None

@@ -343,7 +343,10 @@ class Grid:
         if not np.isfinite(result.loss):
             return {"status": "failed", "reason": "the loss was never finite; try smaller weights"}
         path = self._folder / f"{entry.name}.png"
-        alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
+        try:
+            alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
+        except ImageError as error:
+            return {"status": "failed", "reason": str(error)}
         images.save_image(path, result.image, alpha=alpha)
         device = jax.local_devices()[0]
         return {
@@ -356,6 +359,7 @@ class Grid:
             "seconds": result.seconds,
             "compile_seconds": result.compile_seconds,
             "convolution": result.convolution,
+            "activations": result.activations,
             "device": f"{device.platform} {device.device_kind}",
             "jaxstyle": importlib.metadata.version("jaxstyle"),
             "losses": [record.loss for record in result.history],

@@ -127,6 +127,17 @@ def read_picture(
     return Picture(np.ascontiguousarray(color), alpha, hashlib.sha256(data).hexdigest())
 
 
+def read_metadata(path: epath.PathLike) -> str | None:
+    """The text that `save_image` kept in the PNG at `path`, if there is one.
+
+    Raises:
+        ImageError: the file is missing or damaged.
+    """
+    data = files.read_bytes(path, ImageError)
+    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=("PNG",)) as opened:
+        return opened.info.get("jaxstyle")
+
+
 def load_image(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Image:
     """The picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
     return read_picture(path, size).pixels

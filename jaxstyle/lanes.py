@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 
 from jaxstyle import lbfgs
 from jaxstyle.config import Config
-from jaxstyle.errors import ConfigError, JaxstyleError, is_out_of_memory
+from jaxstyle.errors import JaxstyleError, is_out_of_memory
 from jaxstyle.loop import (
     IN_FLIGHT,
     REASONS,
@@ -104,8 +104,6 @@ def optimize_lanes(
             another was cut off had, so that it gets the same program.
         progress: called with the number of evaluations read since the last call.
     """
-    if lanes is not None and lanes < 1:
-        raise ConfigError(f"lanes must be at least 1, not {lanes}")
     total = balance or len(jobs)
     # A device without a job would keep those of a CPU from working.
     devices = tuple(jax.local_devices() if devices is None else devices)[: max(1, total) * space]
@@ -194,8 +192,6 @@ def replicate(params: Params, devices: Sequence[Device]) -> Params:
 
 def _mesh(devices: Sequence[Device], space: int) -> Mesh:
     groups = len(devices) // space
-    if not groups:
-        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
     if space == 1:
         return Mesh(np.asarray(devices), (AXIS,))
     return Mesh(np.reshape(devices[: groups * space], (groups, space)), (AXIS, SPACE))

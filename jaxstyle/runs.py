@@ -33,9 +33,6 @@ from jaxstyle.loop import LoopState, Progress, Record, begin, outcome
 from jaxstyle.metrics import read_metrics
 from jaxstyle.types import Image
 
-BUDGETS = ("evaluations", "coarse_evaluations")
-"""Settings that do not change what an evaluation computes."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
@@ -311,9 +308,10 @@ def fork(
 
     Args:
         folder: of the run to start from; it may be under way.
-        identity: of the new run. If it differs in nothing but budgets, all of the state counts,
-            its history included; otherwise only the best image, which the optimizer, knowing
-            nothing of the new objective's curvature, starts from.
+        identity: of the new run. If it differs in nothing but budgets, and no schedule knows
+            their end, all of the state counts, its history included, whatever of them is spent;
+            otherwise only the best image, which the optimizer, knowing nothing of the new
+            objective's curvature, starts from.
         like: the structure and shapes that a scale's state has to have.
         shapes: of the images of the new run, by scale.
 
@@ -321,9 +319,11 @@ def fork(
         RunError: there is no run, or it has no checkpoint yet.
     """
     changed = differences(folder, identity)
+    scheduled = identity.config.learning_rate_schedule == "cosine"
+    harmless = () if scheduled else ("evaluations", "coarse_evaluations")
     checkpoints = Checkpoints(epath.Path(folder) / "checkpoint", read_only=True)
     try:
-        if set(changed) <= set(BUDGETS):
+        if set(changed) <= set(harmless):
             progress = checkpoints.restore(like)
             if progress is not None:
                 return progress

@@ -26,11 +26,14 @@ def pick_devices(count: int) -> tuple[Device, ...]:
     """The first `count` devices, of all processes.
 
     Raises:
-        ConfigError: there are fewer.
+        ConfigError: there are fewer, or a process has none of them.
     """
     if not 1 <= count <= jax.device_count():
         raise ConfigError(f"space must be from 1 to the {jax.device_count()} devices, not {count}")
-    return tuple(jax.devices()[:count])
+    chosen = tuple(jax.devices()[:count])
+    if len({device.process_index for device in chosen}) < jax.process_count():
+        raise ConfigError(f"space {count} leaves processes without a device; without it all have")
+    return chosen
 
 
 def sharing(rows: int, devices: int) -> int:

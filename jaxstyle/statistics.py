@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxstyle.losses import gram_matrix, style_loss
 from jaxstyle.types import Scalar
@@ -147,14 +147,31 @@ def as_target(kind: str, measured: Measure, positions: int) -> Measure:
     if kind != "sliced":
         return measured
     projected, shares = measured
-    order = jnp.argsort(projected, axis=0)
-    values = jnp.take_along_axis(projected, order, axis=0)
+    order, values = _sorted(projected, shares)
     if shares is None and len(values) == positions:
         return values
     shares = jnp.full(len(values), 1 / len(values)) if shares is None else shares
     wanted = (jnp.arange(positions, dtype=values.dtype) + 0.5) / positions
     columns = jax.vmap(functools.partial(jnp.interp, wanted), in_axes=1, out_axes=1)
     return columns(_middles(shares, order), values)
+
+
+def _sorted(
+    projected: Float[Array, "m d"], shares: Float[Array, " m"] | None
+) -> tuple[Int[Array, "m d"], Float[Array, "m d"]]:
+    """The order of projections, and they in it: outside a region last, and as its largest.
+
+    Quantiles between the region's last value and one from outside would lean towards that.
+    """
+    if shares is None:
+        order = jnp.argsort(projected, axis=0)
+        return order, jnp.take_along_axis(projected, order, axis=0)
+    inside = (shares > 0)[:, None]
+    order = jnp.argsort(jnp.where(inside, projected, jnp.inf), axis=0)
+    largest = jnp.max(projected, axis=0, where=inside, initial=-jnp.inf)
+    # A region that vanishes has none.
+    largest = jnp.where(jnp.any(inside), largest, 0.0)
+    return order, jnp.take_along_axis(jnp.where(inside, projected, largest), order, axis=0)
 
 
 def prepared(kind: str, target: Measure) -> Measure:

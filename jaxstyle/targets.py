@@ -31,11 +31,26 @@ from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.types import Features, Image, Params, Scalar
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6))
-def _targets(
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(
     network: vgg.VGG19,
-    content_layers: tuple[str, ...],
-    style_layers: tuple[str, ...],
+    tiles: tiling.Tiling | None,
+    params: Params,
+    picture: Float[Array, "h w 3"],
+) -> Features:
+    if tiles is None:
+        return vgg.apply(network, params, picture)
+
+    def visit(carry: Features, features: Features, place: tiling.Place) -> Features:
+        return {layer: place.put(layer, whole, features[layer]) for layer, whole in carry.items()}
+
+    shapes = jax.eval_shape(vgg.apply, network, params, picture)
+    return tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _statistics(
+    network: vgg.VGG19,
     kinds: tuple[Statistic, ...],
     normalization: str,
     positions: tuple[int, ...],
@@ -44,35 +59,29 @@ def _targets(
     picture: Float[Array, "h w 3"],
     guides: dict[str, Float[Array, "_h _w"]] | None,
     axes: dict[str, Float[Array, "_c d"]],
-) -> tuple[Features, StyleTargets]:
-    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
-        return gathered_of(kinds, style_layers, features, guides, network.precision, axes, place)
+) -> StyleTargets:
+    layers = network.layers
 
-    def visit(carry: tuple[Features, Gathered], features: Features, place: tiling.Place) -> Any:
-        written = {
-            layer: place.put(layer, whole, features[layer]) for layer, whole in carry[0].items()
-        }
-        return written, merged(carry[1], gathered(features, place))
+    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
+        return gathered_of(kinds, layers, features, guides, network.precision, axes, place)
+
+    def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
+        return merged(carry, gathered(features, place))
 
     if tiles is None:
-        features = vgg.apply(network, params, picture)
-        contents = {layer: features[layer] for layer in content_layers}
-        found = gathered(features, None)
+        found = gathered(vgg.apply(network, params, picture), None)
     else:
         features = jax.eval_shape(vgg.apply, network, params, picture)
-        shapes = (
-            {layer: features[layer] for layer in content_layers},
-            jax.eval_shape(lambda features: gathered(features, None), features),
-        )
-        contents, found = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
-    styles: StyleTargets = {}
-    for layer, count in zip(style_layers, positions, strict=True):
+        shapes = jax.eval_shape(lambda features: gathered(features, None), features)
+        found = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+    targets: StyleTargets = {}
+    for layer, count in zip(layers, positions, strict=True):
         by = divisor(layer, picture, normalization)
-        styles[layer] = {
+        targets[layer] = {
             kind: statistics.as_target(kind, statistics.finished(kind, whole, by), count)
             for kind, whole in found[layer].items()
         }
-    return contents, styles
+    return targets
 
 
 def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
@@ -148,26 +157,15 @@ def content_targets(params: Params, content: Image, config: Config) -> Features:
     if not config.content_layers:
         return {}
     network = _network(params, config.content_layers, config)
-    return _targets(
-        network,
-        config.content_layers,
-        (),
-        (),
-        config.style_normalization,
-        (),
-        tiling_of(content.shape, config.content_layers, config),
-        params,
-        jnp.asarray(content),
-        None,
-        {},
-    )[0]
+    tiles = tiling_of(content.shape, config.content_layers, config)
+    return _features(network, tiles, params, jnp.asarray(content))
 
 
 def tiling_of(
     shape: tuple[int, ...], layers: tuple[str, ...], config: Config
 ) -> tiling.Tiling | None:
     """The tiles that `config` has pictures of `shape` looked at in, if it does."""
-    if config.activations != "tiled":
+    if config.activations != "tiled" and config.tile is None:
         return None
     return tiling.tile(shape, config.tile or tiling.SIDE, layers)
 
@@ -184,17 +182,13 @@ def style_targets(
         return {}
     if config.style_shape == "content":
         style = resize_image(style, like)
-    # A style of the content's shape shares its compiled program.
-    content_layers = config.content_layers if style.shape == like else ()
-    network = _network(params, (*content_layers, *config.style_layers), config)
+    network = _network(params, config.style_layers, config)
     positions = [
         math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
         for layer in config.style_layers
     ]
-    return _targets(
+    return _statistics(
         network,
-        content_layers,
-        config.style_layers,
         config.style_statistics,
         config.style_normalization,
         tuple(positions),
@@ -203,7 +197,7 @@ def style_targets(
         jnp.asarray(style),
         guides,
         _axes(network, config),
-    )[1]
+    )
 
 
 def depends_on_shape(config: Config) -> bool:
@@ -330,9 +324,10 @@ def build_objective(
     """Compute the targets of `content` and `styles` for images of the content's shape.
 
     The pictures are used at the size and with the colours they have: `config.size`,
-    `style_scale`, `style_size` and `preserve_color` are `stylize`'s to apply. A style is
+    `style_scale` and `style_size` are `stylize`'s to apply, and so are the colours that
+    `preserve_color` gives the pictures; with `luminance` images are looked at in gray. A style is
     stretched to the content's shape only where `config.style_shape` says so. Several styles are
-    blended as `config.style_weights` and `config.style_blend` say.
+    blended as `config.style_weights` and `config.style_blend` say. `activations` auto are kept.
 
     Args:
         params: from `load_weights`.

@@ -23,7 +23,7 @@ from jaxstyle.types import Features, Params
 T = TypeVar("T")
 
 SIDE = 512
-"""Of a tile where none is given: a third of what is computed are surroundings then."""
+"""Of a tile where none is given: two fifths of what is computed are surroundings then."""
 
 
 class Tiling(NamedTuple):

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxstyle import color, pyramid
 from jaxstyle.config import Config
-from jaxstyle.fitting import fit, spreadable
+from jaxstyle.fitting import fit, fit_targets, spreadable
 from jaxstyle.images import fit_shape, load_image, resize_image
 from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
 from jaxstyle.regions import Guides
@@ -155,22 +156,23 @@ def stylize(
         progress = begin(resize_image(image, scales[0].content.shape), config)
     if params is None:
         params = load_weights()
-    spread = len(devices) > 1
-    config = spreadable(config) if spread else config
+    config = spreadable(config) if len(devices) > 1 else config
     # Once for all scales.
     params = prepare_params(params, config)
     shape = scales[-1].content.shape
     # The last one first: memory that would run out there is told now.
+    meshes = [_shared(devices, scale.content.shape[0]) for scale in scales]
     fits = [
-        fit(config, scale.content.shape, params, max(len(devices), 1)) for scale in reversed(scales)
+        fit(config, scale.content.shape, params, mesh.size if mesh else 1)
+        for scale, mesh in reversed(list(zip(scales, meshes, strict=True)))
     ][::-1]
     for position in range(progress.scale, len(scales)):
-        scale, fitted = scales[position], fits[position]
+        scale = scales[position]
         if progress.history == () and progress.earlier is not None and keeper is not None:
             keeper.save(progress)
-        objective = build_objective(params, scale.content, scale.styles, fitted.targets, guides)
-        objective = hold(objective, scale.content.shape, fitted.run)
-        mesh = row_mesh(devices, scale.content.shape[0]) if spread else None
+        here = fit_targets(config, _largest(scale, config), params)
+        objective = build_objective(params, scale.content, scale.styles, here, guides)
+        objective = hold(objective, scale.content.shape, fits[position])
         progress, result = proceed(
             objective,
             progress,
@@ -178,7 +180,7 @@ def stylize(
             scale.evaluations,
             callback=callback,
             keeper=keeper,
-            mesh=mesh,
+            mesh=meshes[position],
         )
         earlier = [progress.earlier] if progress.earlier else []
         result = join_scales([*earlier, result], scale.content.shape)
@@ -190,6 +192,18 @@ def stylize(
         image = resize_image(result.image, scales[position + 1].content.shape)
         progress = begin(image, config, result)
     raise AssertionError("a run has more scales than its settings")
+
+
+def _shared(devices: Sequence[Device], rows: int) -> Mesh | None:
+    """The devices that share so many rows, if several do."""
+    mesh = row_mesh(devices, rows) if len(devices) > 1 else None
+    return mesh if mesh is not None and mesh.size > 1 else None
+
+
+def _largest(scale: Scale, config: Config) -> tuple[int, ...]:
+    """The shape of the largest picture that the network looks at."""
+    styles = scale.styles if config.style_shape == "own" else ()
+    return max((picture.shape for picture in (scale.content, *styles)), key=np.prod)
 
 
 def finished_image(image: Image, content: Image, config: Config) -> Image:

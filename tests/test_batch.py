@@ -65,6 +65,37 @@ def test_a_lane_equals_a_single_run(
         assert_same_runs(run, stylize(content, style, config, small_params))
 
 
+def test_a_lane_starts_from_the_style_as_it_is_compared_with(small_params: Params) -> None:
+    config = QUICK.replace(init="style", preserve_color="match", scales=2, evaluations=3)
+    (found,) = stylize_batch(CONTENT, 0.3 * STYLE, config, small_params)
+    assert_same_runs(found, stylize(CONTENT, 0.3 * STYLE, config, small_params))
+
+
+def test_a_small_style_fits_layers_that_only_the_content_has(small_params: Params) -> None:
+    config = QUICK.replace(
+        content_layers=("relu5_1",), style_layers=("relu1_1", "relu2_1"), evaluations=2
+    )
+    (found,) = stylize_batch(CONTENT, picture(12, 12, 1), config, small_params)
+    assert_same_runs(found, stylize(CONTENT, picture(12, 12, 1), config, small_params))
+
+
+def test_a_content_that_vanishes_fails_alone(small_params: Params) -> None:
+    loads: list[int] = []
+
+    def load() -> Image:
+        loads.append(1)
+        if len(loads) > 1:
+            raise ImageError("gone")
+        return CONTENT
+
+    style, config = Source(STYLE.shape, lambda: STYLE), QUICK.replace(preserve_color="luminance")
+    contents = Source(CONTENT.shape, lambda: CONTENT), Source(CONTENT.shape, load)
+    cells = [Cell(content, (style,), config.replace(evaluations=2)) for content in contents]
+    outcomes = dict(stylize_cells(cells, small_params))
+    assert isinstance(outcomes[0], Result)
+    assert str(outcomes[1]) == "gone"
+
+
 def test_what_is_shared_is_computed_once(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +370,9 @@ def test_mistakes_are_told_before_anything_runs(
     with pytest.raises(ConfigError, match=message):
         stylize_batch(contents, styles, configs, small_params)
     with pytest.raises(ConfigError, match="lanes must be at least 1"):
-        stylize_batch(CONTENT, STYLE, QUICK, small_params, lanes=0)
+        stylize_batch(CONTENT, STYLE, QUICK.replace(scales=2), small_params, lanes=-1)
+    with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
+        stylize_batch(CONTENT, STYLE, QUICK, small_params, space=4096)
     with pytest.raises(ImageError, match="finite"):
         stylize_batch([CONTENT, CONTENT * np.nan], STYLE, QUICK, small_params)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image as Pil
 
-from jaxstyle import cli, load_image
+import jaxstyle
+from jaxstyle import Config, cli, load_image, save_image
 from jaxstyle.color import to_oklab
 from jaxstyle.config import PRESETS
 from jaxstyle.process import EXIT_CELLS_FAILED
@@ -71,6 +73,19 @@ def test_an_option_changes_the_picture(
     plain, changed = load_image("plain.png"), load_image("changed.png")
     assert plain.shape == changed.shape
     assert not np.array_equal(plain, changed)
+
+
+@pytest.mark.parametrize("sizes", [("--size=original",), ("--size=48", "--style-size=original")])
+def test_a_style_is_scaled_once(guides: Path, imagenet: Params, sizes: tuple[str, ...]) -> None:
+    flags = (*QUICK, "--style-scale=0.6", *sizes)
+    assert stylize(*PAIR, "-o", "scaled.png", *flags) == 0
+    with Pil.open("scaled.png") as opened:
+        settings = json.loads(opened.info["jaxstyle"])["config"]
+    config = Config().replace(**settings)
+    pictures = (load_image(name) for name in PAIR)
+    result = jaxstyle.stylize(*pictures, config, imagenet)
+    save_image("again.png", result.image)
+    assert_array_equal(load_image("again.png"), load_image("scaled.png"))
 
 
 def test_luminance_keeps_the_contents_chroma_in_every_file(guides: Path, imagenet: Params) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as Pil
+from PIL import ExifTags, Image as Pil
 
-from jaxstyle import cli, load_image
+from jaxstyle import cli
 from jaxstyle.types import Params
 
 # Direct and of Gram matrices, because that compiles in a fraction of the time.
@@ -59,7 +59,10 @@ def test_a_run_from_its_start_to_its_report(
     assert stylize(*flags, "-o", "out.png") == 0
     assert "RUN: finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert load_image("out.png").shape == (36, 48, 3)
+    assert Path("out.png").read_bytes() == Path("RUN/image.png").read_bytes()
+    assert stylize(*flags, "-o", "copy.jpg") == 0
+    with Pil.open("copy.jpg") as opened:
+        assert json.loads(opened.getexif()[ExifTags.Base.ImageDescription]) == metadata
     # Another is refused, and a larger budget goes on from it.
     assert stylize("--workdir", "RUN", "--evaluations", "6", "--tv-weight", "0.5") == 2
     message = capsys.readouterr().err
@@ -137,6 +140,7 @@ def test_a_second_process_is_refused(
     ("arguments", "message"),
     [
         (("-o", "o.png", "--snapshots", "5"), "--snapshots needs --workdir"),
+        (("-o", "o.png", "--checkpoints", "5"), "--checkpoints needs --workdir"),
         (("-o", "o.png", "--fork-from", "RUN"), "--fork-from needs --workdir"),
         (("-o", "o.png", "--tensorboard", "b"), "--tensorboard needs --workdir"),
         (("--workdir", "RUN", "--snapshots", "often"), "--snapshots is N, or N,N"),

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxstyle import Config, ConfigError, build_objective, fitting, stylize
-from jaxstyle.fitting import fit
+from jaxstyle import Config, ConfigError, build_objective, fitting, preset, stylize, stylize_batch
+from jaxstyle.fitting import fit, fit_targets
 from jaxstyle.loop import init_state, make_optimizer, update
 from jaxstyle.memory import thrifty_options
 from jaxstyle.targets import prepare_params
@@ -62,11 +62,11 @@ def test_the_first_that_fits(half_params: Params, memory: Any) -> None:
     found = []
     for gigabytes in (64, 28, 16, 12):
         memory(gigabytes * 1e9)
-        run = fit(config, LARGE, half_params).run
+        run = fit(config, LARGE, half_params)
         found.append((run.activations, run.tile))
     assert [activations for activations, _ in found] == ["kept", "recomputed", "tiled", "tiled"]
     assert found[2][1] > found[3][1] >= 256  # pyright: ignore[reportOptionalOperand]
-    run = fit(config.replace(tile=300), LARGE, half_params).run
+    run = fit(config.replace(tile=300), LARGE, half_params)
     assert (run.activations, run.tile) == ("tiled", 300)
 
 
@@ -74,20 +74,47 @@ def test_nothing_fits(half_params: Params, memory: Any) -> None:
     memory(2e9)
     with pytest.raises(ConfigError, match=r"4096×3072 pixels.* need about .* size \d+ would fit"):
         fit(Config(), LARGE, half_params)
-    with pytest.raises(ConfigError, match=r"activations kept .* try activations auto"):
+    with pytest.raises(ConfigError, match=r"activations kept .* leave activations"):
         fit(Config(activations="kept"), LARGE, half_params)
     # Which is true: that size does.
     with pytest.raises(ConfigError) as raised:
         fit(Config(), LARGE, half_params)
     size = int(str(raised.value).split("size ")[1].split()[0])
-    assert fit(Config(), (size * 3 // 4, size, 3), half_params).run.activations == "tiled"
+    assert fit(Config(), (size * 3 // 4, size, 3), half_params).activations == "tiled"
 
 
 def test_devices_share_what_one_has_no_room_for(half_params: Params, memory: Any) -> None:
     memory(8e9)
-    fitted = fit(Config(), LARGE, half_params, 8)
-    assert fitted.run.activations in ("kept", "recomputed")
-    assert fitted.targets.activations == "tiled"
+    with pytest.raises(ConfigError, match="would fit"):
+        fit(Config(), LARGE, half_params)
+    assert fit(Config(), LARGE, half_params, 8).activations in ("kept", "recomputed")
+
+
+def test_targets_take_what_they_take_and_are_never_refused(
+    half_params: Params, memory: Any
+) -> None:
+    found = []
+    for gigabytes in (32, 12, 2, 1e-9):
+        memory(gigabytes * 1e9)
+        found.append(fit_targets(Config(), LARGE, half_params))
+    assert [each.activations for each in found] == ["kept", "tiled", "tiled", "tiled"]
+    assert found[1].tile > found[2].tile > found[3].tile == 256  # pyright: ignore[reportOptionalOperand]
+    sliced = Config(style_statistics=("sliced",))
+    assert fit_targets(sliced, LARGE, half_params).activations == "kept"
+    assert fit_targets(Config(tile=300), LARGE, half_params).tile == 300
+
+
+def test_a_large_style_refuses_no_small_content(small_params: Params, memory: Any) -> None:
+    """Whether it is shrunk to the content's shape or looked at in tiles."""
+    content, style = picture(48, 64, 0), picture(1200, 1600, 1)
+    memory(6e7)
+    for config in (preset("seed"), preset("gatys").replace(style_size="original")):
+        config = config.replace(scales=1, evaluations=1, init="content")
+        with pytest.raises(ConfigError, match="would fit"):
+            fit(config.replace(activations="kept"), style.shape, small_params)
+        single = stylize(content, style, config, small_params)
+        (lane,) = stylize_batch(content, style, config, small_params)
+        assert lane.loss == pytest.approx(single.loss, rel=1e-4)
 
 
 def test_sliced_is_never_tiled(half_params: Params, memory: Any) -> None:

@@ -227,6 +227,20 @@ def test_a_file_that_changes_meanwhile_fails_its_cells(
     assert "has changed" in row["reason"]
 
 
+def test_a_file_that_vanishes_at_the_end_fails_its_cell(
+    files: Path, tmp_path: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_of(cells_of(files), tmp_path / "out")
+
+    def alpha(path: str, config: Config) -> None:
+        if "one" in path:
+            raise ImageError(f"{path}: not found")
+
+    monkeypatch.setattr(grid._pictures, "alpha", alpha)
+    grid.run(small_params)
+    assert grid.summary() == Summary(done=2, failed=2, missing=0)
+
+
 def test_the_same_file_twice_is_one_cell(files: Path, tmp_path: Path, small_params: Params) -> None:
     (files / "copy").mkdir()
     shutil.copy(files / "one.png", files / "copy" / "one.png")

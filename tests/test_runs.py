@@ -207,6 +207,16 @@ def test_a_fork_with_a_larger_budget_is_the_longer_run(
     assert tomllib.loads((second / "config.toml").read_text())["run"]["forked_from"] == str(first)
 
 
+def test_a_fork_of_a_schedule_does_not_go_on_where_it_ended(
+    small_params: Params, tmp_path: Path
+) -> None:
+    config = IDENTITY.config.replace(optimizer="adam", learning_rate_schedule="cosine")
+    scheduled = Identity(config, IDENTITY.sha256, "c.png", ["s.png"])
+    run_to_end(tmp_path, scheduled, small_params, None)
+    longer = Identity(config.replace(evaluations=11), IDENTITY.sha256, "c.png", ["s.png"])
+    assert forked(tmp_path, longer).evaluations == 0
+
+
 def test_a_fork_with_other_settings_starts_from_the_image(
     small_params: Params, tmp_path: Path
 ) -> None:

@@ -128,12 +128,15 @@ def test_what_has_rows_is_sharded() -> None:
     }
 
 
-def test_what_has_no_meaning_is_refused() -> None:
+def test_what_has_no_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for config in (Config(tile=256), Config(activations="tiled"), Config(convolution="winograd")):
         with pytest.raises(ConfigError, match="no meaning for an image that devices share"):
             spreadable(config)
     with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
         pick_devices(4096)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="leaves processes without a device"):
+        pick_devices(1)
     with pytest.raises(ConfigError, match="devices share"):
         stylize(
             picture(48, 48, 0),

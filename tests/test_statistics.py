@@ -84,6 +84,19 @@ def test_distances_are_those_of_an_oracle(kind: str, other: tuple[int, int]) -> 
 
 
 @pytest.mark.usefixtures("x64")
+def test_quantiles_of_a_region_know_nothing_outside() -> None:
+    inside = features(3, 5)
+    around = np.full((9, 7, CHANNELS), 100.0)
+    around[:, :3] = -100
+    around[3:6, 2:] = inside
+    where = np.zeros((9, 7))
+    where[3:6, 2:] = np.sqrt(63 / 15)
+    found = statistics.as_target("sliced", measured("sliced", around, jnp.asarray(where)), 200)
+    alone = statistics.as_target("sliced", measured("sliced", inside), 200)
+    assert_allclose(found, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hard_guide_is_the_part_alone(kind: str) -> None:
     a, b = features(), features(seed=1)

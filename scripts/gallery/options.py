@@ -38,9 +38,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "style-layers": {"style_layers": ("relu1_1", "relu2_1", "relu3_1")},
     "smooth": {"tv_weight": 100.0},
     "zero-padding": {"padding": "zero"},
-    "three-scales": {"scales": 3},
+    "one-scale": {"scales": 1},
     "from-noise": {"init": "noise"},
-    "coarse-evaluations": {"scales": 3, "coarse_evaluations": 7},
+    "coarse-evaluations": {"coarse_evaluations": 10},
     "adam": {"optimizer": "adam"},
     "adam-ema": {"optimizer": "adam", "learning_rate_schedule": "cosine", "ema": 0.9},
 }
