@@ -33,8 +33,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "covariance": {"style_statistics": ("covariance",)},
     "sliced": {"style_statistics": ("sliced",)},
     "moments": {"style_statistics": ("moments",)},
-    "content-layer": {"content_layers": ("relu3_1",)},
-    "pre-activation": {"content_layers": ("conv4_2",)},
+    # Weights for how large the squares of features are there, measured on the content.
+    "content-layer": {"content_layers": ("relu3_1",), "content_weight": 10.0},
+    "pre-activation": {"content_layers": ("conv4_2",), "content_weight": 0.25},
     "style-layers": {"style_layers": ("relu1_1", "relu2_1", "relu3_1")},
     "smooth": {"tv_weight": 100.0},
     "zero-padding": {"padding": "zero"},
