@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, load_image, save_image
-from jaxstyle.images import resize_image
-from jaxstyle.types import Params
+from jaxstyle.types import Image, Params
 from tests.conftest import picture
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -45,24 +44,38 @@ def test_scales_are_counted_by_what_they_cost(small_params: Params, tmp_path: Pa
     assert again == table
 
 
-def test_features_twice_as_large_are_found(
-    imagenet: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_features_of_another_size_are_in_another_octave(
+    small_params: Params, tmp_path: Path
 ) -> None:
     from resolution import sizes
 
-    painting = load_image(SCRIPTS.parent / "docs" / "images" / "starry_night.jpg", 128)
-    height, width = painting.shape[:2]
-    middle = painting[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4]
-    enlarged = resize_image(middle, (height, width))
-    monkeypatch.setattr(sizes, "MAGNIFICATIONS", (0.35, 0.5, 0.71, 1.0))
-    assert np.argmin(sizes.texture_distances(imagenet, enlarged, painting)) == 1
+    def strokes(side: int, cycles: int) -> Image:
+        """Waves around a few frequencies, along both axes."""
+        x = np.arange(side) / side
+        waves = [np.sin(2 * np.pi * (k * x + 0.1 * k * k)) for k in range(cycles, cycles + 4)]
+        wave = np.sum(waves, axis=0)
+        return np.repeat(0.5 + 0.03 * (wave[:, None] + wave)[..., None], 3, axis=2)
 
-    content, style = tmp_path / "content.png", tmp_path / "style.png"
-    save_image(content, picture(48, 64, 0))
+    content = np.full((128, 128, 3), 0.5, np.float32)
+    reference = strokes(128, 10)
+    same = sizes.compare_bands(strokes(512, 10), reference, content)
+    assert [(band.low, band.high) for band in same] == [(1, 8), (8, 16), (16, 32), (32, 64)]
+    assert same[1].correlation > 0.97  # but for where pixels of two grids lie
+    assert same[1].power == pytest.approx(1, abs=0.1)
+    finer = sizes.compare_bands(strokes(512, 20), reference, content)
+    assert finer[1].power < 0.01
+    assert finer[2].power > 100
+
+    content_file, style = tmp_path / "content.png", tmp_path / "style.png"
+    save_image(content_file, picture(48, 64, 0))
     save_image(style, picture(48, 48, 1))
-    config = Config(evaluations=1, convolution="direct")
-    table = sizes.sizes_table(imagenet, content, style, config, [64, 96], tmp_path / "out")
-    assert table.splitlines()[-1].startswith("| 96 | ")
+    config = Config(evaluations=1, style_layers=("relu1_1",), content_layers=("relu1_2",))
+    given = small_params, content_file, style, config, [64, 96], tmp_path / "out"
+    table = sizes.sizes_table(*given).splitlines()
+    assert [row.split(" | ")[:2] for row in table[2:]] == [
+        ["| 96", "correlation"],
+        ["| 96", "power"],
+    ]
     assert load_image(tmp_path / "out" / "content_style_96.png").shape == (72, 96, 3)
 
 

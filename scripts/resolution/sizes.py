@@ -1,45 +1,53 @@
-"""Whether a result's features keep their size relative to the image, whatever its size is."""
+"""Whether what a style adds to a photograph is as large, relative to the image, at every size."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxstyle import Config, extract_features, load_image, save_image, stylize
-from jaxstyle.images import fit_shape, resize_image
-from jaxstyle.losses import gram_matrix
+from jaxstyle import Config, load_image, save_image, stylize
+from jaxstyle.images import resize_image
 from jaxstyle.types import Image, Params
 
-LAYERS = ("relu2_1", "relu3_1", "relu4_1")
-"""relu1_1 would judge how sharp enlarged pictures are."""
-
-MAGNIFICATIONS = tuple(2 ** (step / 2) for step in range(-4, 5))
+_COARSEST = 8
 
 
-def texture_distances(params: Params, image: Image, reference: Image) -> tuple[float, ...]:
-    """How far Gram matrices are from the reference's, mean over layers, by magnification.
+class Band(NamedTuple):
+    """An octave of what the style has added to two results, in cycles along the long side."""
 
-    `image` is resized so that its long side is each of `MAGNIFICATIONS` times the reference's:
-    where features have the same size relative to both images, it is closest at 1; where they are
-    as many pixels large in an image four times as large, at 4.
+    low: int
+    high: int
+    correlation: float
+    """1 if the same is at the same place."""
+    power: float
+    """Of the image's over the reference's: features of another size are in another octave."""
+
+
+def compare_bands(image: Image, reference: Image, content: Image) -> list[Band]:
+    """Compare the lightness that `image` and `reference` differ in from `content`, by octave.
+
+    All are resized to the reference's shape.
     """
-    wanted = _grams(params, reference)
-    distances: list[float] = []
-    for magnification in MAGNIFICATIONS:
-        long_side = round(max(reference.shape[:2]) * magnification)
-        found = _grams(params, resize_image(image, fit_shape(image.shape, long_side)))
-        pairs = zip(found, wanted, strict=True)
-        distances.append(
-            float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs]))
-        )
-    return tuple(distances)
-
-
-def _grams(params: Params, image: Image) -> list[np.ndarray]:
-    features = extract_features(params, jnp.asarray(image), LAYERS, padding="replicate")
-    means = (gram_matrix(each) / (each.shape[0] * each.shape[1]) for each in features.values())
-    return [np.asarray(mean) for mean in means]
+    content = resize_image(content, reference.shape)
+    spectra = [
+        np.fft.fft2((picture - content).mean(axis=2))
+        for picture in (resize_image(image, reference.shape), reference)
+    ]
+    height, width = reference.shape[:2]
+    long_side = max(height, width)
+    down, across = (np.fft.fftfreq(size) * long_side for size in (height, width))
+    cycles = np.hypot(down[:, None], across)
+    bands: list[Band] = []
+    low, high = 1, _COARSEST
+    while high <= long_side // 2:
+        ours, theirs = (spectrum[(cycles >= low) & (cycles < high)] for spectrum in spectra)
+        # Not 0, for two of which there would be no ratio.
+        power, wanted = (np.sum(np.abs(each) ** 2) + 1e-12 for each in (ours, theirs))
+        shared = np.sum(ours * theirs.conj()).real
+        bands.append(Band(low, high, shared / np.sqrt(power * wanted), power / wanted))
+        low, high = high, 2 * high
+    return bands
 
 
 def sizes_table(
@@ -62,11 +70,17 @@ def sizes_table(
         if not stored.exists():
             save_image(stored, stylize(*pictures, config.replace(size=size), params).image)
         results.append(load_image(str(stored)))
-    header = " | ".join(f"×{magnification:.2f}" for magnification in MAGNIFICATIONS)
-    lines = [f"| size | {header} | closest at |", "|---" * (len(MAGNIFICATIONS) + 2) + "|"]
+    lines: list[str] = []
     for size, result in zip(sizes[1:], results[1:], strict=True):
-        distances = texture_distances(params, result, results[0])
-        cells = " | ".join(f"{distance:.2f}" for distance in distances)
-        closest = MAGNIFICATIONS[int(np.argmin(distances))]
-        lines.append(f"| {size} | {cells} | ×{closest:.2f} |")
+        bands = compare_bands(result, results[0], pictures[0])
+        if not lines:
+            lines += [
+                "| size | cycles an image | "
+                + " | ".join(f"{b.low}–{b.high}" for b in bands)
+                + " |",
+                "|---" * (len(bands) + 2) + "|",
+            ]
+        for name in ("correlation", "power"):
+            cells = " | ".join(f"{getattr(band, name):.2f}" for band in bands)
+            lines.append(f"| {size} | {name} | {cells} |")
     return "\n".join(lines)
