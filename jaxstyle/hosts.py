@@ -29,7 +29,7 @@ def join_cluster() -> tuple[int, int]:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"--distributed found no cluster ({reason}); set JAX_COORDINATOR_ADDRESS, "
-            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (a grid can do with --shard I/N)"
         ) from None
     return jax.process_index(), jax.process_count()
 

@@ -71,7 +71,7 @@ def test_a_cell_is_what_stylize_makes(files: Path, tmp_path: Path, small_params:
         expected = stylize(
             load_image(cell.content, 32), load_image(cell.styles[0]), cell.config, small_params
         )
-        assert_allclose(row["losses"], [record.loss for record in expected.history], rtol=1e-4)
+        assert_allclose(row["losses"], [record.loss for record in expected.history], rtol=1e-3)
         assert_allclose(row["loss"], expected.loss, rtol=1e-4)
         assert row["evaluations"] == 4
         assert row["ended_by"] == "budget"
