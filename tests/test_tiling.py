@@ -149,6 +149,11 @@ def test_runs_are_the_same(small_params: Params) -> None:
     assert_allclose(lane.image, cut.image, atol=2e-3)
 
 
+def test_a_tile_that_is_given_is_used(small_params: Params) -> None:
+    objective = build_objective(small_params, CONTENT, STYLE, SHALLOW.replace(tile=64))
+    assert objective.activations == "tiled"
+
+
 def test_sliced_is_refused() -> None:
     with pytest.raises(ConfigError, match="sliced sorts whole layers"):
         Config(style_statistics=("sliced",), tile=512)
