@@ -303,15 +303,13 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
     shape = fitted_shape(cell.content.shape, cell.config)
     ratio, budget = pyramid.levels(cell.config, shape)[level]
     content, content_target = targets.of_content(cell.content, ratio)
+    colors = cell.content if cell.config.preserve_color != "none" else None
     if before:
         image = resize_image(before[-1].image, content.shape)
-    elif cell.config.init == "style":
-        colors = cell.content if cell.config.preserve_color != "none" else None
-        image = initial_image(
-            content, [_style_at(cell.styles[0], colors, cell.config, ratio)], cell.config
-        )
     else:
-        image = initial_image(content, (), cell.config)
+        first = cell.styles[:1] if cell.config.init == "style" else ()
+        styles = [_style_at(style, colors, cell.config, ratio) for style in first]
+        image = initial_image(content, styles, cell.config)
     parts: list[StylePart] = []
     for region in cell.regions():
         everywhere = region.color is None
@@ -320,7 +318,7 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
                 cell.styles[i],
                 ratio,
                 content.shape if depends_on_shape(cell.config) else None,
-                cell.content if cell.config.preserve_color != "none" else None,
+                colors,
                 None if everywhere or not cell.style_guides else cell.style_guides[i],
                 region._replace(area=0.0, styles=()),
             )
