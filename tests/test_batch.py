@@ -370,6 +370,8 @@ def test_mistakes_are_told_before_anything_runs(
     with pytest.raises(ConfigError, match=message):
         stylize_batch(contents, styles, configs, small_params)
     with pytest.raises(ConfigError, match="lanes must be at least 1"):
+        stylize_batch(CONTENT, STYLE, QUICK, small_params, lanes=0)
+    with pytest.raises(ConfigError, match="lanes must be at least 1"):
         stylize_batch(CONTENT, STYLE, QUICK.replace(scales=2), small_params, lanes=-1)
     with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
         stylize_batch(CONTENT, STYLE, QUICK, small_params, space=4096)
