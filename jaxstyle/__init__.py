@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
     from jaxstyle.grid import run_grid
     from jaxstyle.images import load_image, save_image
-    from jaxstyle.loop import Record, Result, optimize
+    from jaxstyle.loop import optimize
     from jaxstyle.objective import Objective
+    from jaxstyle.records import Record, Result
     from jaxstyle.regions import Guides
     from jaxstyle.targets import build_objective
     from jaxstyle.transfer import stylize
@@ -51,7 +52,8 @@ _HOMES = {
     "images": ("load_image", "save_image"),
     "objective": ("Objective",),
     "regions": ("Guides",),
-    "loop": ("Record", "Result", "optimize"),
+    "loop": ("optimize",),
+    "records": ("Record", "Result"),
     "batch": ("stylize_batch",),
     "grid": ("run_grid",),
     "targets": ("build_objective",),

@@ -15,7 +15,7 @@ from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.fitting import fit, fit_targets, spreadable
 from jaxstyle.images import resize_image
 from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
-from jaxstyle.loop import Result
+from jaxstyle.records import Result
 from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.space import sharing
 from jaxstyle.targets import (

@@ -17,7 +17,8 @@ from etils import epath
 from jaxtyping import Float
 
 from jaxstyle.errors import RunError
-from jaxstyle.loop import LoopState, Progress, Record, Result
+from jaxstyle.loop import LoopState, Progress
+from jaxstyle.records import Record, Result
 
 _FORMAT = 1
 """Of what is in a checkpoint; another one is refused."""

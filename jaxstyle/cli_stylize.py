@@ -19,7 +19,7 @@ from jaxstyle.terminal import complain, run_progress, say
 if TYPE_CHECKING:
     from jaxstyle import loop, runs
     from jaxstyle.images import Picture
-    from jaxstyle.loop import Record, Result
+    from jaxstyle.records import Record, Result
     from jaxstyle.regions import Guides
     from jaxstyle.transfer import Scale
     from jaxstyle.types import Image

@@ -31,7 +31,7 @@ from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.jsonl import to_json
-from jaxstyle.loop import Result
+from jaxstyle.records import Result
 from jaxstyle.regions import Guide, Guides, assign, check_shape
 from jaxstyle.sheet import contact_sheet
 from jaxstyle.targets import style_shares

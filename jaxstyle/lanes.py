@@ -23,21 +23,11 @@ from jaxtyping import Bool, Float
 from jaxstyle import lbfgs
 from jaxstyle.config import Config
 from jaxstyle.errors import JaxstyleError, is_out_of_memory
-from jaxstyle.loop import (
-    IN_FLIGHT,
-    REASONS,
-    Journal,
-    LoopState,
-    Record,
-    Result,
-    UpdateInfo,
-    init_state,
-    make_optimizer,
-    outcome,
-    update,
-)
+from jaxstyle.loop import IN_FLIGHT, LoopState, init_state, outcome, update
 from jaxstyle.memory import USABLE, device_memory, thrifty_options
 from jaxstyle.objective import Objective
+from jaxstyle.optimizers import make_optimizer
+from jaxstyle.records import REASONS, Journal, Record, Result, UpdateInfo
 from jaxstyle.space import AXIS as SPACE, shardings
 from jaxstyle.types import Device, Image, Params
 

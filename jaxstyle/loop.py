@@ -3,36 +3,26 @@
 import collections
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jaxstyle import lbfgs, space
 from jaxstyle.config import Config
 from jaxstyle.memory import thrifty_options
-from jaxstyle.objective import GREY_LEVELS, Objective
-from jaxstyle.preconditioner import smooth
+from jaxstyle.objective import Objective
+from jaxstyle.optimizers import make_optimizer
+from jaxstyle.records import REASONS, Callback, Journal, Record, Result, UpdateInfo
 from jaxstyle.types import Image, Scalar
 
-FIRST_STEP = 4.0 / GREY_LEVELS
-"""Root-mean-square change of the first L-BFGS step: large enough for float32 to see the
-curvature along it."""
-
-_LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
-_DEFAULT_HISTORY = 20
-_DEFAULT_LEARNING_RATE, _DEFAULT_BETA2 = 0.02, 0.999
 IN_FLIGHT = 1
 """Evaluations the device may be ahead of the host, so that reading never stalls it."""
-
-REASONS = {lbfgs.CONVERGED: "converged", lbfgs.STALLED: "stalled", lbfgs.NOT_FINITE: "not finite"}
-"""Why a run ended, by the optimizer's status, if not by its budget."""
 
 
 class LoopState(NamedTuple):
@@ -43,155 +33,6 @@ class LoopState(NamedTuple):
     best_image: Float[Array, "h w 3"]
     best_loss: Scalar
     evaluations: Int[Array, ""]
-
-
-class UpdateInfo(NamedTuple):
-    """What one update has seen; on the device until it is read."""
-
-    evaluations: Int[Array, ""]
-    loss: Scalar
-    terms: dict[str, Scalar]
-    gradient_norm: Scalar
-    step_size: Scalar
-    accepted: Bool[Array, ""]
-    status: Int[Array, ""]
-
-
-class Record(NamedTuple):
-    """One evaluation as it is reported.
-
-    `evaluation` counts from 1, `seconds`, without compilation, and `compile_seconds` from 0,
-    over all scales.
-    """
-
-    evaluation: int
-    loss: float
-    terms: dict[str, float]
-    gradient_norm: float
-    step_size: float
-    accepted: bool
-    seconds: float
-    compile_seconds: float
-    scale: int
-
-
-class Result(NamedTuple):
-    """The best image of the last scale that was run, and how it came about."""
-
-    image: Image
-    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`. Otherwise
-    it is only where a run stopped at a coarse scale, which enlarges it, with `ema`, whose mean is
-    not evaluated, and where `preserve_color` puts the content's colours back."""
-    loss: float
-    terms: dict[str, float]
-    history: tuple[Record, ...]
-    """One record an evaluation; an update for `optax-lbfgs`, whose updates take several."""
-    evaluations: int
-    reason: str
-    """`budget`, `converged`, `stalled`, `not finite`, or `stopped` by the callback."""
-    seconds: float
-    """Wall time of the loop up to its last evaluation, compilation excluded."""
-    compile_seconds: float
-    convolution: Literal["direct", "winograd"]
-    """What `config.convolution` came to, in all or some of the layers."""
-    activations: Literal["kept", "recomputed", "tiled"]
-    """What `config.activations` came to."""
-
-    @property
-    def rejected(self) -> int:
-        """Evaluations whose trial the line search did not accept."""
-        return sum(not record.accepted for record in self.history)
-
-
-Callback = Callable[[Record], bool | None]
-"""Called with each evaluation's record while the device does the next; a true result ends the
-run, with one more evaluation under way, whose record is only in the history."""
-
-
-def make_optimizer(
-    config: Config, budget: int | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """The optax transformation that `config` names; schedules reach over `budget` evaluations."""
-    if config.optimizer == "adam":
-        cosine = config.learning_rate_schedule == "cosine"
-        return _adam(
-            config.learning_rate or _DEFAULT_LEARNING_RATE,
-            config.adam_beta2 or _DEFAULT_BETA2,
-            budget or config.evaluations if cosine else None,
-            config.ema,
-        )
-    history_size = config.history_size or _DEFAULT_HISTORY
-    if config.optimizer == "optax-lbfgs":
-        return _optax_lbfgs(history_size)
-    noise = _LOSS_NOISE[config.precision]
-    return _lbfgs(history_size, noise, config.history_precision, config.preconditioner != "none")
-
-
-# Cached, because a compiled update is looked up by its functions' identity.
-@functools.lru_cache
-def _lbfgs(
-    history_size: int, noise: float, stored: str | None, preconditioned: bool
-) -> optax.GradientTransformationExtraArgs:
-    dtype = jnp.dtype(jnp.bfloat16) if stored == "bfloat16" else None
-    return lbfgs.lbfgs(
-        history_size, FIRST_STEP, noise, dtype, *([smooth] if preconditioned else [])
-    )
-
-
-@functools.lru_cache
-def _optax_lbfgs(history_size: int) -> optax.GradientTransformationExtraArgs:
-    return optax.lbfgs(memory_size=history_size)
-
-
-@functools.lru_cache
-def _adam(
-    learning_rate: float, beta2: float, decay_steps: int | None, ema: float | None
-) -> optax.GradientTransformationExtraArgs:
-    schedule = (
-        learning_rate
-        if decay_steps is None
-        else optax.cosine_decay_schedule(learning_rate, decay_steps)
-    )
-    adam = optax.adam(schedule, b2=beta2)
-    return optax.with_extra_args_support(
-        adam if ema is None else optax.chain(adam, average_iterates(ema))
-    )
-
-
-class AverageState(NamedTuple):
-    """State of `average_iterates`."""
-
-    average: optax.Params
-    iterates: Int[Array, ""]
-
-
-def average_iterates(decay: float) -> optax.GradientTransformation:
-    """Keep an exponential mean of the iterates, corrected for its start; updates pass through.
-
-    The mean of n iterates weighs the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ), as
-    Kingma and Ba (2015) correct their moments. It comes last in a chain.
-    """
-
-    def init(params: optax.Params) -> AverageState:
-        return AverageState(params, jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        assert isinstance(state, AverageState)
-        assert params is not None
-        count = state.iterates + 1
-        share = (1 - decay) / (1 - decay**count)
-
-        def moved(mean: Array, iterate: Array) -> Array:
-            # The last iterate of a run that ends for not being finite does not count.
-            nearer = mean + (share * (iterate - mean)).astype(mean.dtype)
-            return jnp.where(jnp.isfinite(iterate).all(), nearer, mean)
-
-        iterates = optax.apply_updates(params, updates)
-        return updates, AverageState(jax.tree.map(moved, state.average, iterates), count)
-
-    return optax.GradientTransformation(init, update)
 
 
 def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
@@ -288,68 +129,6 @@ def _advanced(
         best_loss=jnp.where(better, info.loss, state.best_loss),
         evaluations=info.evaluations,
     )
-
-
-class Journal:
-    """The host's account of one scale of a run: what was read, and when."""
-
-    def __init__(self, before: Sequence[Record] = (), history: Sequence[Record] = ()) -> None:
-        last = before[-1] if before else None
-        self._spent = last.evaluation if last else 0
-        self._began = last.seconds if last else 0.0
-        self._compiled = last.compile_seconds if last else 0.0
-        self._scale = last.scale + 1 if last else 0
-        self.history = list(history)
-        self.status = lbfgs.RUNNING
-        self.start()
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of this scale that were read."""
-        return self.history[-1].evaluation - self._spent if self.history else 0
-
-    @property
-    def _elapsed(self) -> float:
-        return self.history[-1].seconds if self.history else self._began
-
-    def start(self, compile_seconds: float = 0.0) -> None:
-        """Count time from now on, after so much of compilation."""
-        self.compile_seconds = compile_seconds
-        self._offset = self._elapsed - time.perf_counter()
-
-    def read(self, info: UpdateInfo) -> None:
-        """Add what one update has seen, once it is on the host."""
-        self.history.append(
-            Record(
-                evaluation=self._spent + int(info.evaluations),
-                loss=float(info.loss),
-                terms={name: float(value) for name, value in info.terms.items()},
-                gradient_norm=float(info.gradient_norm),
-                step_size=float(info.step_size),
-                accepted=bool(info.accepted),
-                seconds=self._offset + time.perf_counter(),
-                compile_seconds=self._compiled + self.compile_seconds,
-                scale=self._scale,
-            )
-        )
-        self.status = int(info.status)
-
-    def result(self, image: Image, objective: Objective, reason: str) -> Result:
-        """The scale as a whole, whose best image is `image`."""
-        # Of no finite loss at all, the first: NaN compares false.
-        best = min(self.history, key=lambda record: (not np.isfinite(record.loss), record.loss))
-        return Result(
-            image=image,
-            loss=best.loss,
-            terms=best.terms,
-            history=tuple(self.history),
-            evaluations=self.evaluations,
-            reason=reason,
-            seconds=self._elapsed - self._began,
-            compile_seconds=self.compile_seconds,
-            convolution=objective.network.convolution,
-            activations=objective.activations,
-        )
 
 
 class Progress(NamedTuple):

@@ -29,8 +29,9 @@ from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.config import Config
 from jaxstyle.errors import RunError
 from jaxstyle.jsonl import to_json
-from jaxstyle.loop import LoopState, Progress, Record, begin, outcome
+from jaxstyle.loop import LoopState, Progress, begin, outcome
 from jaxstyle.metrics import read_metrics
+from jaxstyle.records import Record
 from jaxstyle.types import Image
 
 

@@ -4,7 +4,7 @@ from etils import epath
 
 from jaxstyle import images
 from jaxstyle.errors import ConfigError
-from jaxstyle.loop import Record
+from jaxstyle.records import Record
 from jaxstyle.types import Image
 
 

@@ -13,7 +13,7 @@ from jaxstyle.config import Config
 # What computes is imported where it is used: help and mistakes need not wait for JAX.
 if TYPE_CHECKING:
     from jaxstyle import grid
-    from jaxstyle.loop import Callback, Record
+    from jaxstyle.records import Callback, Record
 
 
 def say(text: str, quiet: bool = False) -> None:

@@ -11,7 +11,8 @@ from jaxstyle import color, pyramid
 from jaxstyle.config import Config
 from jaxstyle.fitting import fit, fit_targets, spreadable
 from jaxstyle.images import fit_shape, load_image, resize_image
-from jaxstyle.loop import Callback, Keeper, Progress, Result, begin, proceed
+from jaxstyle.loop import Keeper, Progress, begin, proceed
+from jaxstyle.records import Callback, Result
 from jaxstyle.regions import Guides
 from jaxstyle.space import row_mesh
 from jaxstyle.targets import (

@@ -12,7 +12,8 @@ import numpy as np
 from jaxstyle import Config, files, stylize
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import JaxstyleError
-from jaxstyle.loop import Progress, Record, state_like
+from jaxstyle.loop import Progress, state_like
+from jaxstyle.records import Record
 from jaxstyle.runs import Identity, Run, Schedule
 from jaxstyle.transfer import plan
 from tests.conftest import picture, random_params

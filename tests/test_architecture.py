@@ -28,6 +28,8 @@ ORDER = [
     "targets",
     "lbfgs",
     "preconditioner",
+    "optimizers",
+    "records",
     "loop",
     "fitting",
     "pyramid",

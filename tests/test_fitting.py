@@ -9,8 +9,9 @@ import pytest
 
 from jaxstyle import Config, ConfigError, build_objective, fitting, preset, stylize, stylize_batch
 from jaxstyle.fitting import fit, fit_targets
-from jaxstyle.loop import init_state, make_optimizer, update
+from jaxstyle.loop import init_state, update
 from jaxstyle.memory import thrifty_options
+from jaxstyle.optimizers import make_optimizer
 from jaxstyle.targets import prepare_params
 from jaxstyle.types import Params
 from tests.conftest import picture, random_params

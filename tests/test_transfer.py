@@ -20,7 +20,9 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.loop import Record, baseline_update, init_state, make_optimizer, update
+from jaxstyle.loop import baseline_update, init_state, update
+from jaxstyle.optimizers import make_optimizer
+from jaxstyle.records import Record
 from jaxstyle.transfer import initial_image
 from jaxstyle.types import Params
 from tests.conftest import evaluate, picture

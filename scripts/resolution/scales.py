@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxstyle import Config, load_image, pyramid, stylize
-from jaxstyle.loop import Record
+from jaxstyle.records import Record
 from jaxstyle.types import Params
 
 
