@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxstyle.batch import stylize_batch
-    from jaxstyle.config import Config, preset
+    from jaxstyle.config import Config
     from jaxstyle.errors import ConfigError, ImageError, JaxstyleError, WeightsError
     from jaxstyle.grid import run_grid
     from jaxstyle.images import load_image, save_image
     from jaxstyle.loop import optimize
     from jaxstyle.objective import Objective
+    from jaxstyle.presets import preset
     from jaxstyle.records import Record, Result
     from jaxstyle.regions import Guides
     from jaxstyle.targets import build_objective
@@ -47,7 +48,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("Config", "preset"),
+    "config": ("Config",),
+    "presets": ("preset",),
     "errors": ("ConfigError", "ImageError", "JaxstyleError", "WeightsError"),
     "images": ("load_image", "save_image"),
     "objective": ("Objective",),

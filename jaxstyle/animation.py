@@ -12,6 +12,7 @@ from PIL import Image as Pil
 
 from jaxstyle import files, images
 from jaxstyle.errors import ConfigError
+from jaxstyle.resampling import resize_image, to_uint8
 
 _SUFFIXES = (".webp", ".gif", ".mp4")
 _HELD = 1.5
@@ -57,8 +58,8 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
 
 
 def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    pixels = images.resize_image(images.load_image(path), shape)
-    return images.to_uint8(pixels)
+    pixels = resize_image(images.load_image(path), shape)
+    return to_uint8(pixels)
 
 
 def _pillow(frames: Frames, each: float, suffix: str) -> bytes:

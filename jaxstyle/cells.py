@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from etils import epath
 
-from jaxstyle.config import Config, preset
+from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError
 from jaxstyle.files import read_bytes
+from jaxstyle.presets import preset
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
 """Names of files in a folder that are taken for pictures."""

@@ -26,8 +26,9 @@ from jaxstyle.commands import (
     Weights,
     parse,
 )
-from jaxstyle.config import PRESETS, SUMMARIES, preset, to_toml
+from jaxstyle.config import to_toml
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.presets import PRESETS, SUMMARIES, preset
 from jaxstyle.process import (
     EXIT_FAILED,
     EXIT_MISTAKE,

@@ -10,8 +10,9 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.cells import parse_value
-from jaxstyle.config import Config, parse_toml, preset
+from jaxstyle.config import Config, parse_toml
 from jaxstyle.errors import ConfigError
+from jaxstyle.presets import preset
 
 CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""

@@ -33,6 +33,7 @@ from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.jsonl import to_json
 from jaxstyle.records import Result
 from jaxstyle.regions import Guide, Guides, assign, check_shape
+from jaxstyle.resampling import nearest_shape
 from jaxstyle.sheet import contact_sheet
 from jaxstyle.targets import style_shares
 from jaxstyle.transfer import fitted_shape
@@ -106,7 +107,7 @@ class _Pictures:
         shape = self.look(path).shape
         if self._aspect == "own" or config.size == "original":
             return fitted_shape(shape, config)
-        return images.nearest_shape(shape, config.size)
+        return nearest_shape(shape, config.size)
 
     def content(self, path: str, config: Config) -> Source:
         """The picture at `path`, at the size and shape it has in the grid."""

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pil
 
-from jaxstyle import images
 from jaxstyle.errors import ImageError
+from jaxstyle.resampling import crop_middle, to_uint8
 from jaxstyle.types import Image
 from jaxstyle.vgg import layer_shape
 
@@ -59,7 +59,7 @@ class Guide(NamedTuple):
 
     def cropped(self, shape: tuple[int, int]) -> "Guide":
         """The largest part around the middle that has the aspect ratio of `shape`."""
-        return self._replace(labels=images.crop_middle(self.labels, shape))
+        return self._replace(labels=crop_middle(self.labels, shape))
 
     def find(self, color: Sequence[float]) -> int | None:
         """The label of the colour that means the same as `color`."""
@@ -200,7 +200,7 @@ def layer_guides(
 
 def _palette(pixels: Float[np.ndarray, "h w 3"]) -> tuple[tuple[tuple[float, ...], ...], int]:
     """The flat colours of a guide, from dark to bright, and how many colours it has in all."""
-    levels = images.to_uint8(pixels).astype(np.uint32)
+    levels = to_uint8(pixels).astype(np.uint32)
     packed = levels[..., 0] << 16 | levels[..., 1] << 8 | levels[..., 2]
     values, counts = np.unique(packed, return_counts=True)
     several = len(values)

@@ -23,6 +23,7 @@ from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.files import check_writable, is_folder, read_bytes, write_atomically
 from jaxstyle.jsonl import parse, plain, read_rows
 from jaxstyle.metrics import read_metrics
+from jaxstyle.resampling import to_uint8
 
 _PLACEHOLDER = "__DATA__"
 
@@ -187,7 +188,7 @@ def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
         return None
     if alpha is not None:
         color = color * alpha[..., None] + 1 - alpha[..., None]
-    picture = Pil.fromarray(images.to_uint8(color))
+    picture = Pil.fromarray(to_uint8(color))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality)
     encoded = base64.b64encode(buffer.getvalue()).decode()

@@ -32,6 +32,7 @@ from jaxstyle.jsonl import to_json
 from jaxstyle.loop import LoopState, Progress, begin, outcome
 from jaxstyle.metrics import read_metrics
 from jaxstyle.records import Record
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Image
 
 
@@ -333,7 +334,7 @@ def fork(
         checkpoints.close()
     if image is None:
         raise RunError(f"{folder}: has no checkpoint yet; there is nothing to start from")
-    return begin(images.resize_image(image, shapes[0]), identity.config)
+    return begin(resize_image(image, shapes[0]), identity.config)
 
 
 def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:

@@ -11,6 +11,7 @@ from PIL import Image as Pil, ImageDraw, ImageFont
 
 from jaxstyle import images
 from jaxstyle.errors import ImageError
+from jaxstyle.resampling import to_uint8
 from jaxstyle.types import Image
 
 _SIDE = 256
@@ -93,4 +94,4 @@ def _stem(path: str) -> str:
 
 def _thumbnail(path: epath.Path) -> Pil.Image:
     pixels = images.load_image(path, _SIDE)
-    return Pil.fromarray(images.to_uint8(pixels))
+    return Pil.fromarray(to_uint8(pixels))

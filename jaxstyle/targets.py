@@ -16,7 +16,6 @@ from jaxtyping import Float
 from jaxstyle import regions, statistics, tiling, vgg
 from jaxstyle.config import Config, Statistic
 from jaxstyle.errors import ConfigError, ImageError
-from jaxstyle.images import resize_image
 from jaxstyle.objective import (
     Gathered,
     Objective,
@@ -28,6 +27,7 @@ from jaxstyle.objective import (
     zeros,
 )
 from jaxstyle.regions import Guide, Guides, Region
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Features, Image, Params, Scalar
 
 

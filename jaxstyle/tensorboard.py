@@ -2,9 +2,9 @@
 
 from etils import epath
 
-from jaxstyle import images
 from jaxstyle.errors import ConfigError
 from jaxstyle.records import Record
+from jaxstyle.resampling import to_uint8
 from jaxstyle.types import Image
 
 
@@ -41,7 +41,7 @@ class TensorBoard:
 
     def picture(self, evaluation: int, image: Image) -> None:
         """Add the best image so far."""
-        pixels = images.to_uint8(image)
+        pixels = to_uint8(image)
         self._writer.add_image("image", pixels, evaluation, dataformats="HWC")
 
     def close(self) -> None:

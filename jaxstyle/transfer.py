@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from jaxstyle import color, pyramid
 from jaxstyle.config import Config
 from jaxstyle.fitting import fit, fit_targets, spreadable
-from jaxstyle.images import fit_shape, load_image, resize_image
+from jaxstyle.images import load_image
 from jaxstyle.loop import Keeper, Progress, begin, proceed
 from jaxstyle.records import Callback, Result
 from jaxstyle.regions import Guides
+from jaxstyle.resampling import fit_shape, resize_image
 from jaxstyle.space import row_mesh
 from jaxstyle.targets import (
     as_styles,

@@ -20,7 +20,8 @@ from PIL import Image as Pil
 
 from jaxstyle import cli, load_image, preset
 from jaxstyle.commands import CLI_SIZE
-from jaxstyle.config import PRESETS, Config, parse_toml
+from jaxstyle.config import Config, parse_toml
+from jaxstyle.presets import PRESETS
 from jaxstyle.types import Params
 from tests.conftest import pattern
 

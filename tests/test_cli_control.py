@@ -13,7 +13,7 @@ from PIL import Image as Pil
 import jaxstyle
 from jaxstyle import Config, cli, load_image, save_image
 from jaxstyle.color import to_oklab
-from jaxstyle.config import PRESETS
+from jaxstyle.presets import PRESETS
 from jaxstyle.process import EXIT_CELLS_FAILED
 from jaxstyle.types import Params
 from tests.conftest import pattern

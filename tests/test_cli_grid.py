@@ -16,8 +16,8 @@ from jaxstyle import cli, extract_features, load_image, save_image
 from jaxstyle.cli_grid import grid_cells
 from jaxstyle.commands import RenderGrid, parse
 from jaxstyle.config import Config, to_toml
-from jaxstyle.images import resize_image
 from jaxstyle.losses import gram_matrix
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Params
 from tests.conftest import pattern, picture
 

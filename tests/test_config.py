@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from jaxstyle import Config, ConfigError, preset
-from jaxstyle.config import PRESETS, parse_toml, to_toml
+from jaxstyle.config import parse_toml, to_toml
+from jaxstyle.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,7 +9,8 @@ import tifffile
 from PIL import ExifTags, Image as Pil, ImageCms
 
 from jaxstyle import ImageError, files, images, load_image, save_image
-from jaxstyle.images import glance, nearest_shape, read_picture
+from jaxstyle.images import glance, read_picture
+from jaxstyle.resampling import nearest_shape, resize_image
 from tests.conftest import pattern, picture
 
 
@@ -214,13 +215,13 @@ def test_size_is_the_long_side(tmp_path: Path, shape: tuple, size: int, expected
 def test_resizing_averages_what_it_drops() -> None:
     checks = np.indices((64, 64)).sum(axis=0) % 2
     image = np.repeat(checks[..., None], 3, axis=2).astype(np.float32)
-    np.testing.assert_allclose(images.resize_image(image, (8, 8)), 0.5, atol=0.02)
+    np.testing.assert_allclose(resize_image(image, (8, 8)), 0.5, atol=0.02)
 
 
 def test_resizing_does_not_ring_out_of_range() -> None:
     edge = np.zeros((8, 8, 3), np.float32)
     edge[:, 4:] = 1
-    larger = images.resize_image(edge, (64, 64))
+    larger = resize_image(edge, (64, 64))
     assert larger.min() >= 0
     assert larger.max() <= 1
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import Config, ConfigError, ImageError, build_objective, preset
-from jaxstyle.config import PRESETS
 from jaxstyle.losses import style_loss
+from jaxstyle.presets import PRESETS
 from jaxstyle.targets import prepare_params, style_shares
 from jaxstyle.types import Params
 from tests.conftest import evaluate, picture, random_params

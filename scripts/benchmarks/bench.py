@@ -25,7 +25,7 @@ from benchmarks.problems import (
 )
 from benchmarks.settings import Settings
 from benchmarks.worker import BenchmarkError, Worker
-from jaxstyle.images import resize_image
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Image
 from jaxstyle.vgg import CHANNELS
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gallery.patterns import PATTERNS
 from jaxstyle import load_image, load_weights
-from jaxstyle.images import fit_shape, resize_image
+from jaxstyle.resampling import fit_shape, resize_image
 from jaxstyle.types import Image
 from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gallery.patterns import glass
 from jaxstyle import ConfigError, Guides, load_image, preset, save_image, stylize
-from jaxstyle.images import resize_image
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Image, Params
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

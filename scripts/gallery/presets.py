@@ -10,8 +10,8 @@ from PIL import Image as Pil, ImageDraw, ImageFont
 from gallery.judge import Judgement, judge
 from gallery.patterns import PATTERNS
 from jaxstyle import Config, load_image, pyramid, save_image, stylize
-from jaxstyle.config import PRESETS
-from jaxstyle.images import fit_shape, resize_image, to_uint8
+from jaxstyle.presets import PRESETS
+from jaxstyle.resampling import fit_shape, resize_image, to_uint8
 from jaxstyle.types import Image, Params
 
 _GAP, _TEXT = 4, 12

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxstyle import Config, load_weights
 from jaxstyle.fitting import estimate
-from jaxstyle.images import resize_image
 from jaxstyle.loop import begin, proceed
 from jaxstyle.memory import device_memory
+from jaxstyle.resampling import resize_image
 from jaxstyle.targets import build_objective, prepare_params
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxstyle import Config, load_image, save_image, stylize
-from jaxstyle.images import resize_image
+from jaxstyle.resampling import resize_image
 from jaxstyle.types import Image, Params
 
 _COARSEST = 8
