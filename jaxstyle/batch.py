@@ -13,7 +13,8 @@ from jaxstyle.color import colored_content, colored_style
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.fitting import fit, fit_targets, spreadable
-from jaxstyle.lanes import Job, optimize_lanes, paying_lanes, replicate
+from jaxstyle.lane_program import Job, replicate
+from jaxstyle.lanes import optimize_lanes, paying_lanes
 from jaxstyle.records import Result
 from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.resampling import resize_image

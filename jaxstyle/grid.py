@@ -10,7 +10,6 @@ share nothing but the folder: whichever finishes last finds every row there and 
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -25,18 +24,15 @@ import numpy as np
 from etils import epath
 
 from jaxstyle import images, pyramid
-from jaxstyle.batch import Cell, GuideSource, Source, program_of, stylize_cells
+from jaxstyle.batch import Cell, program_of, stylize_cells
 from jaxstyle.cells import GridCell
 from jaxstyle.config import Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.jsonl import to_json
+from jaxstyle.pictures import Pictures
 from jaxstyle.records import Result
-from jaxstyle.regions import Guide, Guides, assign, check_shape
-from jaxstyle.resampling import nearest_shape
 from jaxstyle.sheet import contact_sheet
-from jaxstyle.targets import style_shares
-from jaxstyle.transfer import fitted_shape
 from jaxstyle.types import Device, Params
 from jaxstyle.weights import locate, read, to_params
 
@@ -80,94 +76,6 @@ class Summary(NamedTuple):
     missing: int
 
 
-class _Pictures:
-    """The files of a grid, each looked at once; decoded when needed."""
-
-    def __init__(self, aspect: Literal["nearest", "own"]) -> None:
-        self._aspect = aspect
-        self._looked: dict[str, images.Glance | ImageError] = {}
-        self._sources: dict[tuple[Any, ...], Source] = {}
-        self._guides: dict[tuple[Any, ...], GuideSource] = {}
-        self._with_alpha: set[str] = set()
-
-    def look(self, path: str) -> images.Glance:
-        """The digest and shape of the file at `path`."""
-        if path not in self._looked:
-            try:
-                self._looked[path] = images.glance(path)
-            except ImageError as error:
-                self._looked[path] = error
-        found = self._looked[path]
-        if isinstance(found, ImageError):
-            raise found
-        return found
-
-    def shape(self, path: str, config: Config) -> tuple[int, int]:
-        """The shape that the content at `path` is given."""
-        shape = self.look(path).shape
-        if self._aspect == "own" or config.size == "original":
-            return fitted_shape(shape, config)
-        return nearest_shape(shape, config.size)
-
-    def content(self, path: str, config: Config) -> Source:
-        """The picture at `path`, at the size and shape it has in the grid."""
-        shape = self.shape(path, config)
-        source = Source(shape, lambda: self._read_content(path, config).pixels)
-        return self._sources.setdefault((path, shape), source)
-
-    def style(self, path: str) -> Source:
-        """The picture at `path`, as it is."""
-        shape = self.look(path).shape
-        return self._sources.setdefault((path,), Source(shape, lambda: self._read(path).pixels))
-
-    def content_guide(self, cell: GridCell) -> GuideSource | None:
-        """The guide of the cell's content, cropped as that is."""
-        if cell.content_guide is None:
-            return None
-        path, shape = cell.content_guide, self.shape(cell.content, cell.config)
-        load = functools.lru_cache(1)(lambda: self._guide(path).cropped(shape))
-        return self._guides.setdefault((path, shape), GuideSource(load))
-
-    def style_guide(self, path: str) -> GuideSource:
-        """The guide at `path` of a style."""
-        load = functools.lru_cache(1)(lambda: self._guide(path))
-        return self._guides.setdefault((path,), GuideSource(load))
-
-    def check_guides(self, cell: GridCell) -> None:
-        """Raise `ImageError` if the cell's guides are none, or do not go with its pictures."""
-        if cell.content_guide is None:
-            return
-        whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
-        check_shape(whole.content, self.look(cell.content).shape, "content")
-        for guide, style in zip(whole.styles, cell.styles, strict=False):
-            check_shape(guide, self.look(style).shape, "style")
-        assign(whole, style_shares(len(cell.styles), cell.config))
-
-    def _guide(self, path: str) -> Guide:
-        return Guide.of(self._read(path).pixels, PurePath(path).name)
-
-    def alpha(self, path: str, config: Config) -> np.ndarray | None:
-        """The alpha channel that goes with `content`."""
-        if path not in self._with_alpha:
-            return None
-        return self._read_content(path, config).alpha
-
-    def _read_content(self, path: str, config: Config) -> images.Picture:
-        shape = self.shape(path, config)
-        whole = shape == fitted_shape(self.look(path).shape, config)
-        return self._read(path, config.size if whole else shape)
-
-    def _read(
-        self, path: str, size: int | Literal["original"] | tuple[int, int] | None = None
-    ) -> images.Picture:
-        found = images.read_picture(path, size)
-        if found.sha256 != self.look(path).sha256:
-            raise ImageError(f"{path}: has changed since the grid was started")
-        if found.alpha is not None:
-            self._with_alpha.add(path)
-        return found
-
-
 class Grid:
     """Cells, what their files say, and the folder that they go to."""
 
@@ -189,7 +97,7 @@ class Grid:
                 programs serve many photographs; `own` leaves every picture its shape.
         """
         self.output = epath.Path(output)
-        self._pictures = _Pictures(aspect)
+        self._pictures = Pictures(aspect)
         self._weights_sha256 = weights_sha256
         entries = [self._entry(cell, aspect) for cell in dict.fromkeys(cells)]
         # The same picture under one name in two folders is one cell.

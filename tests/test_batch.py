@@ -15,7 +15,7 @@ from jaxstyle import (
     ImageError,
     Result,
     batch,
-    lanes,
+    lane_program,
     stylize,
     stylize_batch,
 )
@@ -133,10 +133,10 @@ def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> Non
             ((both[1],), {}),
         )
     ]
-    before = lanes._compiled.cache_info().misses
+    before = lane_program._compiled.cache_info().misses
     found = dict(stylize_cells(cells, small_params))
     # Two targets a lane, and one: whatever the weights are, and for either blend of one style.
-    assert lanes._compiled.cache_info().misses <= before + 3
+    assert lane_program._compiled.cache_info().misses <= before + 3
     for index, cell in enumerate(cells):
         styles = [style.load() for style in cell.styles]
         alone = stylize(CONTENT, styles, cell.config, small_params)
@@ -148,9 +148,9 @@ def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> Non
 def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     configs = [QUICK.replace(seed=i, init="noise", style_weight=i + 1.0) for i in range(4)]
     configs += [QUICK.replace(evaluations=3)] * 4
-    before = lanes._compiled.cache_info().misses
+    before = lane_program._compiled.cache_info().misses
     stylize_batch([picture(33, 47, 0)] * 8, STYLE, configs, small_params, lanes=2)
-    assert lanes._compiled.cache_info().misses == before + 1
+    assert lane_program._compiled.cache_info().misses == before + 1
 
 
 def test_scales_shapes_and_structures_go_together(small_params: Params) -> None:
@@ -214,7 +214,7 @@ def test_cells_that_are_done_count_for_the_lanes_of_the_others(small_params: Par
 def test_memory_running_out_halves_the_lanes(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lanes._compiled
+    genuine = lane_program._compiled
     asked: list[int] = []
 
     def limited(*arguments: object) -> object:
@@ -223,7 +223,7 @@ def test_memory_running_out_halves_the_lanes(
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lanes, "_compiled", limited)
+    monkeypatch.setattr(lane_program, "_compiled", limited)
     configs = [QUICK.replace(evaluations=3, style_weight=w) for w in (1.0, 2.0, 3.0, 4.0, 5.0)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -238,7 +238,7 @@ def test_memory_running_out_halves_the_lanes(
 def test_memory_running_out_midway_loses_nothing(
     fails: int, small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lanes._compiled
+    genuine = lane_program._compiled
     calls = 0
 
     def failing_later(*arguments: object) -> object:
@@ -256,7 +256,7 @@ def test_memory_running_out_midway_loses_nothing(
 
         return Program()
 
-    monkeypatch.setattr(lanes, "_compiled", failing_later)
+    monkeypatch.setattr(lane_program, "_compiled", failing_later)
     content, style = Source((32, 48), lambda: CONTENT), Source((40, 36), lambda: STYLE)
     configs = [QUICK.replace(evaluations=4, style_weight=float(w)) for w in range(1, 6)]
     cells = [Cell(content, (style,), config) for config in configs]
@@ -271,14 +271,14 @@ def test_memory_running_out_midway_loses_nothing(
 def test_what_is_too_large_even_alone_fails_alone(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lanes._compiled
+    genuine = lane_program._compiled
 
     def limited(*arguments: object) -> object:
         if (24, 24, 3) in [leaf[0] for leaf in arguments[2].leaves]:  # pyright: ignore[reportAttributeAccessIssue]
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lanes, "_compiled", limited)
+    monkeypatch.setattr(lane_program, "_compiled", limited)
     small, large = (Source(p.shape, lambda p=p: p) for p in (CONTENT, picture(24, 24, 0)))
     style = Source((40, 36), lambda: STYLE)
     config = QUICK.replace(evaluations=2)
@@ -331,22 +331,22 @@ def test_times_are_those_of_the_loop(small_params: Params) -> None:
 def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     config = QUICK.replace(evaluations=1, history_size=5)
     asked: list[int] = []
-    genuine = lanes._compiled
+    genuine = lane_program._compiled
 
     def noted(*arguments: object) -> object:
         asked.append(int(str(arguments[-1])))
         return genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lanes, "_compiled", noted)
+    monkeypatch.setattr(lane_program, "_compiled", noted)
     stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert asked == [8]
-    monkeypatch.setattr(lanes, "device_memory", lambda device: 3_000_000)
+    monkeypatch.setattr(lane_program, "device_memory", lambda device: 3_000_000)
     asked.clear()
     found = stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert len(found) == 8
     assert asked[0] == 8
     assert 1 < asked[-1] < 8
-    monkeypatch.setattr(lanes, "device_memory", lambda device: 1)
+    monkeypatch.setattr(lane_program, "device_memory", lambda device: 1)
     stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert asked[-1] == 1
 

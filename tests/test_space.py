@@ -87,12 +87,12 @@ configs = [config.replace(style_weight=weight) for weight in (10.0, 100.0, 1000.
 arguments = picture(96, 80, 0), picture(64, 72, 1), configs, random_params()
 one = stylize_batch(*arguments, devices=jax.devices()[:1], lanes=1)
 sizes = []
-fit = lanes._fitting
+fit = lanes.fitting_program
 def spy(*a):
     program = fit(*a)
     sizes.append((program.mesh.shape["lanes"], program.mesh.shape["space"]))
     return program
-lanes._fitting = spy
+lanes.fitting_program = spy
 mesh = stylize_batch(*arguments, lanes=2, space=4)
 assert set(sizes) == {(2, 4)}, sizes
 for a, b in zip(one, mesh, strict=True):
