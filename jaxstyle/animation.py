@@ -1,9 +1,12 @@
 """An animation of a run: its snapshots in order, and the result held at the end."""
 
 import io
+import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -18,6 +21,8 @@ _SUFFIXES = (".webp", ".gif", ".mp4")
 _HELD = 1.5
 """Seconds that the last frame is shown."""
 _FPS = 30
+_MOST_PER_SECOND = 50
+"""What browsers show of a WebP or GIF; more snapshots than there is time for are left out."""
 
 Frames = list[UInt8[np.ndarray, "h w 3"]]
 
@@ -31,7 +36,8 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
         seconds: how long it takes, the last frame's 1.5 s not counted.
 
     Returns:
-        The number of frames.
+        The number of frames: the snapshots, evenly thinned where there is no time for all, and
+        the result.
 
     Raises:
         ConfigError: another suffix, no snapshots, a file that cannot be written, or no encoder.
@@ -42,13 +48,17 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     if not 0 < seconds < 3600:
         raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
     files.check_writable(output, ConfigError)
-    folder = epath.Path(run)
-    snapshots = [path for path in (folder / "snapshots").glob("*.png") if path.stem.isdecimal()]
+    folder = epath.Path(run) / "snapshots"
+    there = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
+    snapshots = [path for path in there if path.stem.isdecimal()]
     paths = sorted(snapshots, key=lambda path: int(path.stem))
     if not paths:
         raise ConfigError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
-    if (folder / "image.png").exists():
-        paths.append(folder / "image.png")
+    most = int(seconds * (_FPS if suffix == ".mp4" else _MOST_PER_SECOND))
+    paths = spread(paths, max(1, most))
+    last = epath.Path(run) / "image.png"
+    if last.exists():
+        paths.append(last)
     shape = images.glance(paths[-1]).shape
     frames = [_frame(path, shape) for path in paths]
     each = seconds / max(1, len(frames) - 1)
@@ -57,14 +67,30 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     return len(frames)
 
 
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of `items`, evenly, with the last and, if there is room, the first."""
+    count = len(items)
+    if count <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
+
+
 def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     pixels = resize_image(images.load_image(path), shape)
     return to_uint8(pixels)
 
 
+def _whole(each: float, count: int) -> list[int]:
+    """`count` whole numbers of about `each`, whose sum is off by less than 1."""
+    ends = [round(each * number) for number in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
 def _pillow(frames: Frames, each: float, suffix: str) -> bytes:
     pictures = [Pil.fromarray(frame) for frame in frames]
-    durations = [max(20, round(1000 * each))] * (len(frames) - 1) + [round(1000 * _HELD)]
+    durations = [*_whole(1000 * each, len(frames) - 1), round(1000 * _HELD)]
     options = {"quality": 85, "method": 4} if suffix == ".webp" else {"optimize": False}
     buffer = io.BytesIO()
     pictures[0].save(
@@ -102,8 +128,8 @@ def _mp4(frames: Frames, each: float) -> bytes:
             output_params=["-crf", "18", "-movflags", "+faststart"],
         )
         writer.send(None)
-        for frame in frames[:-1]:
-            for _ in range(max(1, round(each * _FPS))):
+        for frame, count in zip(frames[:-1], _whole(_FPS * each, len(frames) - 1), strict=True):
+            for _ in range(count):
                 writer.send(frame)
         for _ in range(round(_HELD * _FPS)):
             writer.send(frames[-1])

@@ -43,7 +43,7 @@ class Base(NamedTuple):
         """
         values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
         chosen = preset(texts.get("preset", self.preset))
-        return chosen.vary({**self.changes, **values})
+        return chosen.vary(self.changes, over=values)
 
 
 def list_pictures(paths: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from jaxstyle.commands import (
     parse,
 )
 from jaxstyle.config import to_toml
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.errors import JaxstyleError, WeightsError
 from jaxstyle.presets import PRESETS, SUMMARIES, preset
 from jaxstyle.process import (
     EXIT_FAILED,
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, which Python's own exit would crash into.
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # its reader is still there
+                with contextlib.suppress(OSError):
+                    stream.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -118,12 +119,12 @@ def _presets(command: Presets) -> int:
 
 
 def _weights(command: Weights) -> int:
-    from jaxstyle import weights
+    from jaxstyle import files, weights
 
     action = command.action
     if isinstance(action, Fetch):
         target = action.output or weights.default_path()
-        if not target.exists():
+        if not files.exists(target, WeightsError):
             weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
         say(weights.verify(target), action.quiet)
     elif isinstance(action, Convert):

@@ -25,12 +25,11 @@ def render_grid(command: RenderGrid) -> int:
     if command.space < 1:
         raise ConfigError(f"space must be at least 1, not {command.space}")
     wanted = grid_cells(command)
-    from etils import epath
-
     from jaxstyle import batch, files, fitting, grid, hosts, weights
 
-    for path in (*command.contents, *command.styles):
-        if epath.Path(path) == epath.Path(output):
+    inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
+    for path in (path for paths in inputs for path in paths):
+        if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     if command.collect and not files.is_folder(output, ConfigError):
         raise ConfigError(f"{output}: no such folder; nothing to collect")

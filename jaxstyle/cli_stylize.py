@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxstyle import cells
 from jaxstyle.commands import Stylize
-from jaxstyle.config import Config, to_toml
+from jaxstyle.config import INITS, Config, to_toml
 from jaxstyle.errors import ConfigError, ImageError, is_out_of_memory
 from jaxstyle.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.terminal import complain, run_progress, say
@@ -64,7 +64,8 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     devices = space.pick_devices(everyone if command.space is None else command.space)
     if len(devices) > 1:
         fitting.spreadable(config)
-    inputs = _read_inputs(command, output)
+    # Of several processes the first alone writes.
+    inputs = _read_inputs(command, output if jax.process_index() == 0 else None)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
     inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
@@ -81,6 +82,8 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
                 if run is not None:
                     run.record(record)
                 show(record)
+                if command.distributed:  # who goes on alone would wait for the others for ever
+                    return False
                 interrupted.arm()
                 return interrupted.requested
 
@@ -154,7 +157,7 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
         sha256["content_guide"] = [found[0].sha256]
         sha256["style_guide"] = [guide.sha256 for guide in found[1:]]
         paths += [command.content_guide, *command.style_guide]
-    if config.init not in ("content", "noise", "style"):
+    if config.init not in INITS:
         sha256["init"] = [images.read_picture(config.init).sha256]
         paths.append(config.init)
     if output is not None:
@@ -232,15 +235,25 @@ def _schedule(text: str | None) -> "runs.Schedule":
 def _say_finished(command: Stylize, run: "runs.Run") -> int:
     from jaxstyle import files, images
 
-    result, output = run.folder / "image.png", command.output
-    if output is not None and not Path(output).exists():
-        if Path(output).suffix.lower() == ".png":
-            files.write_atomically(output, files.read_bytes(result, ImageError), ImageError)
+    result, output, kept = run.folder / "image.png", command.output, ""
+    if output is not None and files.exists(output, ImageError):
+        kept = f"; {output} is left as it is"
+    elif output is not None:
+        data = files.read_bytes(result, ImageError)
+        suffix = Path(output).suffix.lower()
+        if suffix in (".tif", ".tiff") or command.bits > images.png_bits(data):
+            raise ConfigError(
+                f"{command.workdir} is finished, and its image has {images.png_bits(data)} bits: "
+                f"copy that to an 8-bit file, or run it again in another folder"
+            )
+        if suffix == ".png":
+            files.write_atomically(output, data, ImageError)
         else:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
-    say(f"{command.workdir}: finished; its result is {result}", command.quiet)
-    return 0
+    say(f"{command.workdir}: finished; its result is {result}{kept}", command.quiet)
+    finished = run.result()
+    return EXIT_FAILED if finished and finished.get("reason") == "not finite" else 0
 
 
 def _write_result(

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
-from pathlib import Path
+import re
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
@@ -12,11 +12,16 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 from jaxstyle.cells import parse_value
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.errors import ConfigError
-from jaxstyle.presets import preset
+from jaxstyle.files import read_bytes
+from jaxstyle.presets import PRESETS, preset
 
 CLI_SIZE = 512
 """Long side where nothing names one: a camera's picture at full size would run for hours."""
 
+
+_PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
+
+_OPTION = re.compile(r"^--[^=]+")
 
 _DECIDING = (
     "activations",
@@ -50,9 +55,8 @@ class Stylize:
     """For each style a picture that says by its colours which part of it goes to which region;
     regions whose colour no style has are kept as they are."""
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
-    preset: str = "default"
-    """Settings to start from: default, seed, gatys, gatys-code, neural-style, crowson."""
-    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
     """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
@@ -61,7 +65,7 @@ class Stylize:
     """Devices that share the rows of the image, where one has too little memory or time."""
     distributed: bool = False
     """Share the rows with the devices of the other hosts of a TPU slice or cluster running this
-    command; the first of them writes the result."""
+    command; the first of them writes the result. A signal ends it without one."""
     checkpoints: Annotated[int | None, arg(metavar="N")] = None
     """Evaluations from one checkpoint to the next, in RUN."""
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
@@ -104,9 +108,8 @@ class RenderGrid:
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
     asked: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The settings named by flags or the TOML file, which hold whatever preset is swept."""
-    preset: str = "default"
-    """Settings to start from: default, seed, gatys, gatys-code, neural-style, crowson."""
-    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
     content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
     """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
@@ -178,7 +181,7 @@ class Plot:
 class Fetch:
     """Fetch the ImageNet weights and check them; nothing to do if they are here."""
 
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
@@ -234,8 +237,11 @@ def parse(argv: list[str]) -> Command:
     Raises:
         ConfigError: settings that cannot be.
     """
+    # As tyro has them: an option's name has hyphens for the underscores that it may be given with.
+    argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
     settings, in_file = _base_settings(argv)
-    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv}
+    options = {name[0] for name in map(_OPTION.match, argv) if name}
+    flags = {name.removeprefix("--").replace("-", "_") for name in options}
     asked = [f.name for f in dataclasses.fields(Config) if f.name in flags | in_file | {"size"}]
     grid = RenderGrid(settings=settings, asked=tuple(asked))
     stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
@@ -284,12 +290,11 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
     if chosen.config is None:
         return settings.vary(forced), set()
     try:
-        text = Path(chosen.config).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"cannot read {chosen.config}: {reason}") from None
+        text = read_bytes(chosen.config, ConfigError).decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{chosen.config}: not a text file") from None
     try:
         changes = parse_toml(text)
-        return settings.vary(changes | forced), set(changes)
+        return settings.vary(changes, over=forced), set(changes)
     except ConfigError as error:
         raise ConfigError(f"{chosen.config}: {error}") from None

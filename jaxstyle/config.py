@@ -12,10 +12,11 @@ import tomli_w
 
 from jaxstyle.errors import ConfigError
 
-SQRT2 = math.sqrt(2.0)
-
 Precision = Literal["float32", "tf32", "bfloat16"]
 Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
+INITS = ("content", "noise", "style")
+"""Where the image may start; anything else is the path of an image file."""
+
 Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
 
 
@@ -116,8 +117,8 @@ class Config:
     are as many as fit between start_size and the result's, none of less than 32 pixels."""
     start_size: int | None = None
     """Long side in pixels that no automatic scale is below; 128 if not given."""
-    scale_factor: float = SQRT2
-    """Ratio of one scale's size to that of the scale before."""
+    scale_factor: float | None = None
+    """Ratio of one scale's size to that of the scale before; √2 if not given."""
     coarse_evaluations: int | tuple[int, ...] | None = None
     """Budget of each scale before the last, one for all or one each from the coarsest on;
     `evaluations` if not given."""
@@ -170,13 +171,17 @@ class Config:
         tiled = self.activations == "tiled" or self.tile is not None
         if tiled and "sliced" in self.style_statistics:
             raise ConfigError("style_statistics sliced sorts whole layers, which tiles do not have")
-        if not 1 < self.scale_factor < math.inf:
-            raise ConfigError(f"scale_factor must be above 1, not {self.scale_factor}")
-        if self.scales == "auto" and self.scale_factor < _LEAST_AUTO_FACTOR:
+        factor = self.scale_factor
+        if factor is not None and not 1 < factor < math.inf:
+            raise ConfigError(f"scale_factor must be above 1, not {factor}")
+        if factor is not None and self.scales == "auto" and factor < _LEAST_AUTO_FACTOR:
             raise ConfigError(
                 f"scale_factor must be at least {_LEAST_AUTO_FACTOR} with scales auto, "
-                f"not {self.scale_factor}: there would be too many"
+                f"not {factor}: there would be too many"
             )
+        for name in _SCALED if self.scales == 1 else ():
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name} has no meaning with scales 1")
         if isinstance(self.coarse_evaluations, tuple):
             if self.scales == "auto":
                 raise ConfigError("coarse_evaluations must be one with scales auto")
@@ -209,20 +214,36 @@ class Config:
                 raise ConfigError(f"unknown setting {name!r}{hint}")
         return dataclasses.replace(self, **changes)
 
-    def vary(self, changes: Mapping[str, Any]) -> "Config":
+    def vary(
+        self, changes: Mapping[str, Any], over: Mapping[str, Any] = types.MappingProxyType({})
+    ) -> "Config":
         """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
 
         As Adam's settings of a preset, when another optimizer is asked for, or the weights of
         its layers and the budgets of its scales, when others are.
+
+        Args:
+            changes: settings to have other values.
+            over: what goes over `changes`, as flags over a file; what of that means nothing any
+                more is then not an error either.
         """
+        if over:
+            try:
+                under = self.vary(changes)
+            except ConfigError:  # unless something that `changes` leaves open makes it right
+                open_ = {name: value for name, value in over.items() if name not in changes}
+                under = self.vary({**changes, **open_})
+            return under.vary(over)
         lost: dict[str, Any] = {
             name: None
             for name, (setting, values) in _ONLY_WITH.items()
             if changes.get(setting, getattr(self, setting)) not in values
         } | {name: () for name, weighted in _WEIGHTED.items() if weighted in changes}
-        several = isinstance(self.coarse_evaluations, tuple)
-        if several and changes.get("scales", self.scales) != self.scales:
+        scales = changes.get("scales", self.scales)
+        if isinstance(self.coarse_evaluations, tuple) and scales != self.scales:
             lost["coarse_evaluations"] = None
+        if scales == 1:
+            lost |= dict.fromkeys(_SCALED)
         return self.replace(**{**lost, **changes})
 
 
@@ -238,6 +259,9 @@ _COUNTS = (
     "style_size",
     "tile",
 )
+
+_SCALED = ("coarse_evaluations", "scale_factor")
+"""Settings that mean something only where there are several scales."""
 
 _WEIGHTED = {
     "content_layer_weights": "content_layers",

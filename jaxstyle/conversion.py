@@ -143,7 +143,14 @@ def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
 
 def _read_npz(data: bytes) -> tuple[Tensors, dict[str, str]]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files if _target(name)}, {}
+        sizes = {
+            info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()
+        }
+        names = [name for name in archive.files if _target(name)]
+        for name in names:
+            if sizes[name] > _LARGEST_BYTES:  # claimed, and packed into next to nothing
+                raise WeightsError(f"{name} has {sizes[name]} bytes, more than any of VGG19's")
+        return {name: archive[name] for name in names}, {}
 
 
 def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
@@ -174,6 +181,8 @@ _READERS = {
 }
 
 _LARGEST = 3 * 3 * 512 * 512
+_LARGEST_BYTES = 8 * _LARGEST + 4096
+"""In float64, with a header."""
 
 
 def _torchvision_indices() -> dict[str, str]:

@@ -55,6 +55,15 @@ def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleErro
         raise
 
 
+def exists(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
+    """Whether there is anything at `path`.
+
+    Raises:
+        error: a URL whose storage cannot be reached.
+    """
+    return (Path(path) if _is_local(path) else _open_url(path, error)).exists()
+
+
 def is_folder(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
     """Whether there is a folder at `path`.
 
@@ -62,6 +71,13 @@ def is_folder(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
         error: a URL whose storage cannot be reached.
     """
     return (Path(path) if _is_local(path) else _open_url(path, error)).is_dir()
+
+
+def same(path: epath.PathLike, other: epath.PathLike) -> bool:
+    """Whether two paths lead to the same place, however they are spelled."""
+    if _is_local(path) and _is_local(other):
+        return Path(path).resolve() == Path(other).resolve()
+    return epath.Path(path) == epath.Path(other)
 
 
 def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:

@@ -26,7 +26,7 @@ from etils import epath
 from jaxstyle import images, pyramid
 from jaxstyle.batch import Cell, program_of, stylize_cells
 from jaxstyle.cells import GridCell
-from jaxstyle.config import Config
+from jaxstyle.config import INITS, Config
 from jaxstyle.errors import ConfigError, ImageError, JaxstyleError
 from jaxstyle.files import make_folder, write_atomically
 from jaxstyle.jsonl import to_json
@@ -38,8 +38,6 @@ from jaxstyle.weights import locate, read, to_params
 
 _ON_A_SHEET = 24
 """Contents, and styles, on one contact sheet."""
-
-_INITS = ("content", "noise", "style")
 
 
 class Entry(NamedTuple):
@@ -106,7 +104,7 @@ class Grid:
     def _entry(self, cell: GridCell, aspect: str) -> Entry:
         sha256: dict[str, list[str]] = {}
         shape, problem = (0, 0), None
-        init = [] if cell.config.init in _INITS else [cell.config.init]
+        init = [] if cell.config.init in INITS else [cell.config.init]
         roles = {"content": [cell.content], "style": list(cell.styles), "init": init}
         if cell.content_guide is not None:
             roles |= {"content_guide": [cell.content_guide], "style_guide": cell.style_guides}
@@ -129,9 +127,10 @@ class Grid:
     def row(self, entry: Entry) -> dict[str, Any] | None:
         """The row of `entry` if it is there."""
         try:
-            return json.loads((self._folder / f"{entry.name}.json").read_text())
+            row = json.loads((self._folder / f"{entry.name}.json").read_text())
         except (OSError, ValueError):
             return None
+        return row if isinstance(row, dict) and "status" in row else None
 
     def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
         """The rows of `entries`, or of all, that are there, to ask several questions of."""
@@ -318,14 +317,20 @@ class Grid:
         return sheets
 
     def _pages(self, rows: Rows) -> Iterator[dict[str, Any]]:
-        """What is on each sheet: one for a setting, or several where it has many pictures."""
+        """What is on each sheet: one for a setting, or several where it has many pictures.
+
+        What has the same content, styles and setting under other guides is on another sheet.
+        """
         settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
-        for config in settings:
-            cells = {
-                (entry.cell.content, entry.cell.styles): self._shown(rows[entry.name])
-                for entry in self.entries
-                if entry.cell.config == config
-            }
+        places: dict[tuple[Config, int], dict[tuple[str, tuple[str, ...]], Any]] = {}
+        for entry in self.entries:
+            key, number = (entry.cell.content, entry.cell.styles), 1
+            while key in places.setdefault((entry.cell.config, number), {}):
+                number += 1
+            places[entry.cell.config, number][key] = self._shown(rows[entry.name])
+        guided = max((number for _, number in places), default=1) > 1
+        for (config, number), cells in places.items():
+            caption = [_differences(config, settings), f"guides {number}" if guided else ""]
             contents = list(dict.fromkeys(content for content, _ in cells))
             styles = list(dict.fromkeys(styles for _, styles in cells))
             for top in range(0, len(contents), _ON_A_SHEET):
@@ -334,7 +339,7 @@ class Grid:
                         "rows": contents[top : top + _ON_A_SHEET],
                         "columns": styles[left : left + _ON_A_SHEET],
                         "cells": cells,
-                        "caption": _differences(config, settings),
+                        "caption": ", ".join(filter(None, caption)),
                     }
 
     def _shown(self, row: dict[str, Any] | None) -> epath.Path | str:

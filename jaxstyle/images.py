@@ -28,6 +28,9 @@ _MAX_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 _BIT_DEPTHS = {".png": (8, 16), ".tif": (16,), ".tiff": (16,)} | dict.fromkeys(
     (".jpg", ".jpeg", ".webp"), (8,)
 )
+_MOST_DESCRIBED = 65000
+"""Bytes of metadata that a JPEG's Exif block has room for."""
+
 _WHITE = 1.0
 _ORIENTATION = ExifTags.Base.Orientation
 
@@ -135,6 +138,11 @@ def read_metadata(path: epath.PathLike) -> str | None:
         return opened.info.get("jaxstyle")
 
 
+def png_bits(data: bytes) -> int:
+    """Bits a channel of the PNG file in `data`, by its header."""
+    return data[24]
+
+
 def load_image(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Image:
     """The picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
     return read_picture(path, size).pixels
@@ -235,7 +243,8 @@ def save_image(
         image: float `[h, w, 3]`.
         alpha: put back as the file's alpha channel; JPEG has none and shows white instead.
         bits: per channel.
-        metadata: ASCII text kept in the file: PNG's `jaxstyle` text chunk, or the description.
+        metadata: ASCII text kept in the file: PNG's `jaxstyle` text chunk, or the description,
+            which in JPEG and WebP has room for 65000 characters and is left out if it has more.
 
     Raises:
         ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
@@ -274,7 +283,8 @@ def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes
         picture.save(buffer, "PNG", pnginfo=info)
     else:
         exif = Pil.Exif()
-        if metadata is not None:
+        # Without, if it does not fit: the image counts, and hundreds of styles' digests do not.
+        if metadata is not None and len(metadata) <= _MOST_DESCRIBED:
             exif[ExifTags.Base.ImageDescription] = metadata
         name, options = ("WEBP", {}) if suffix == ".webp" else ("JPEG", {"subsampling": 0})
         picture.save(buffer, name, quality=95, exif=exif, **options)

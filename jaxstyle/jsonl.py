@@ -47,7 +47,7 @@ def parse(text: bytes, where: object, error: type[JaxstyleError]) -> dict[str, A
 def read_rows(
     path: epath.PathLike,
     error: type[JaxstyleError],
-    fields: Mapping[str, type],
+    fields: Mapping[str, type | tuple[type, ...]],
     *,
     growing: bool = False,
 ) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from typing import Any
 from etils import epath
 
 from jaxstyle.errors import JaxstyleError, RunError
+from jaxstyle.files import exists
 from jaxstyle.jsonl import read_rows
 
-_FIELDS = {"evaluation": int, "terms": dict}
+_FIELDS = {"evaluation": int, "scale": int, "seconds": (int, float), "terms": dict}
 
 
 def read_metrics(
@@ -21,6 +22,6 @@ def read_metrics(
         error: there is no such file, or a line is damaged.
     """
     path = epath.Path(run) / "metrics.jsonl"
-    if not path.exists():
+    if not exists(path, error):
         raise error(f"{run}: not a run's folder; it has no metrics.jsonl")
     return read_rows(path, error, _FIELDS, growing=True)

@@ -16,6 +16,9 @@ from jaxstyle.resampling import nearest_shape
 from jaxstyle.targets import style_shares
 from jaxstyle.transfer import fitted_shape
 
+_GUIDES_KEPT = 32
+"""Guides that are kept at a time, a byte a pixel."""
+
 
 class Pictures:
     """The files of a grid, each looked at once; decoded when needed."""
@@ -25,6 +28,7 @@ class Pictures:
         self._looked: dict[str, images.Glance | ImageError] = {}
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._guides: dict[tuple[Any, ...], GuideSource] = {}
+        self._guide = functools.lru_cache(_GUIDES_KEPT)(self._read_guide)
         self._with_alpha: set[str] = set()
 
     def look(self, path: str) -> images.Glance:
@@ -62,13 +66,13 @@ class Pictures:
         if cell.content_guide is None:
             return None
         path, shape = cell.content_guide, self.shape(cell.content, cell.config)
-        load = functools.lru_cache(1)(lambda: self._guide(path).cropped(shape))
-        return self._guides.setdefault((path, shape), GuideSource(load))
+        source = GuideSource(lambda: self._guide(path).cropped(shape))
+        return self._guides.setdefault((path, shape), source)
 
     def style_guide(self, path: str) -> GuideSource:
         """The guide at `path` of a style."""
-        load = functools.lru_cache(1)(lambda: self._guide(path))
-        return self._guides.setdefault((path,), GuideSource(load))
+        source = GuideSource(functools.partial(self._guide, path))
+        return self._guides.setdefault((path,), source)
 
     def check_guides(self, cell: GridCell) -> None:
         """Raise `ImageError` if the cell's guides are none, or do not go with its pictures."""
@@ -80,7 +84,7 @@ class Pictures:
             check_shape(guide, self.look(style).shape, "style")
         assign(whole, style_shares(len(cell.styles), cell.config))
 
-    def _guide(self, path: str) -> Guide:
+    def _read_guide(self, path: str) -> Guide:
         return Guide.of(self._read(path).pixels, PurePath(path).name)
 
     def alpha(self, path: str, config: Config) -> np.ndarray | None:

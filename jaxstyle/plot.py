@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".png", ".pdf", ".svg")
 # Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", "-.", ":")
-_STYLE: Any = {
+DASHES = ("-", "--", "-.", ":")
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.spines.top": False,
@@ -46,7 +46,7 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
         import matplotlib as mpl
     except ImportError:
         raise ConfigError("jaxstyle plot needs pip install 'jaxstyle[plots]'") from None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         buffer = io.BytesIO()
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
         draw(curves).savefig(buffer, format=suffix[1:], dpi=300, metadata=metadata)
@@ -79,7 +79,7 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
         for scale in sorted({row["scale"] for row in rows}):
             here = [row for row in rows if row["scale"] == scale]
             best = np.minimum.accumulate(
-                [np.inf if row["loss"] is None else row["loss"] for row in here]
+                [np.inf if row.get("loss") is None else row["loss"] for row in here]
             )
             best[~np.isfinite(best)] = np.nan
             drawn |= bool(np.isfinite(best).any())
@@ -88,7 +88,7 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
                     [row[key] for row in here],
                     best,
                     color=_COLORS[number % len(_COLORS)],
-                    linestyle=_DASHES[number % len(_DASHES)],
+                    linestyle=DASHES[number % len(DASHES)],
                     linewidth=1.2,
                     label=name if scale == 0 else None,
                 )

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from jaxstyle.config import Config
 
+FACTOR = 2**0.5
+"""Ratio of one scale's size to that of the scale before, unless there is another."""
+
 START_SIZE = 128
 """Long side of the coarsest of automatic scales, at least."""
 
@@ -26,15 +29,19 @@ def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
         coarse = (coarse,) * (scales - 1)
     budgets = (*coarse, config.evaluations)
     return tuple(
-        Level(config.scale_factor ** (position - scales + 1), budget)
+        Level(_factor(config) ** (position - scales + 1), budget)
         for position, budget in enumerate(budgets)
     )
+
+
+def _factor(config: Config) -> float:
+    return config.scale_factor or FACTOR
 
 
 def _fitting(config: Config, shape: tuple[int, ...]) -> int:
     scales, start = 1, config.start_size or START_SIZE
     while True:
-        coarser = level_shape(shape, config.scale_factor**-scales)
+        coarser = level_shape(shape, _factor(config) ** -scales)
         if max(coarser) < start or min(coarser) < SHORTEST:
             return scales
         scales += 1

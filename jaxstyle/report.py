@@ -10,8 +10,8 @@ import io
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from etils import epath
 from PIL import Image as Pil
 
 from jaxstyle import images
+from jaxstyle.animation import spread
 from jaxstyle.errors import ConfigError, ImageError
 from jaxstyle.files import check_writable, is_folder, read_bytes, write_atomically
 from jaxstyle.jsonl import parse, plain, read_rows
@@ -35,6 +36,7 @@ _FEW_CELLS = 60
 _MOST_SNAPSHOTS = 48
 _MOST_LOSSES = 400
 
+_GUIDES = ("content_guide", "style_guides")
 _ROW = {"cell": str, "content": str, "styles": list, "config": dict, "status": str}
 
 
@@ -48,6 +50,8 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
     Raises:
         ConfigError: `source` is neither, a file in it is damaged, or `output` cannot be written.
     """
+    if PurePath(output).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{output}: name a .html file")
     if not is_folder(source, ConfigError):
         raise ConfigError(f"{source}: no such folder")
     check_writable(output, ConfigError)
@@ -76,10 +80,11 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
     result = None
     if finished.exists():
         result = parse(read_bytes(finished, ConfigError), finished, ConfigError)
-    snapshots = _numbered(folder / "snapshots", "*.png")
-    image = folder / "image.png"
-    if not image.exists() and snapshots:
-        image = snapshots[-1]
+    snapshots = _numbered(folder, "snapshots", "*.png")
+    name = "image.png"
+    if not (folder / name).exists() and snapshots:
+        name = snapshots[-1]
+    shown = _picture(folder, name, output, _LARGE)
     return {
         "kind": "run",
         "name": _name(folder),
@@ -87,14 +92,17 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
         "settings": settings,
         "records": records,
         "result": result,
-        "content": _embed(folder / "inputs" / "content.jpg", _LARGE),
-        "styles": [_embed(path, _SMALL) for path in _numbered(folder / "inputs", "style-*.jpg")],
-        "image": _embed(image, _LARGE),
-        "image_file": f"{image.parent.name}/{image.name}" if image in snapshots else image.name,
-        "link": _link(image, output),
+        "content": _picture(folder, "inputs/content.jpg", output, _LARGE)["picture"],
+        "styles": [
+            _picture(folder, style, output, _SMALL)["picture"]
+            for style in _numbered(folder, "inputs", "style-*.jpg")
+        ],
+        "image_file": name,
+        "image": shown["picture"],
+        "link": shown["link"],
         "snapshots": [
-            {"name": path.stem, "picture": _embed(path, _TINY), "link": _link(path, output)}
-            for path in _spread(snapshots, _MOST_SNAPSHOTS)
+            {"name": PurePosixPath(each).stem, **_picture(folder, each, output, _TINY)}
+            for each in spread(snapshots, _MOST_SNAPSHOTS)
         ],
         "snapshots_taken": len(snapshots),
     }
@@ -102,16 +110,16 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
 
 def _grid(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
     rows = read_rows(folder / "grid.jsonl", ConfigError, _ROW)
-    names = list(dict.fromkeys(name for row in rows for name in row["config"]))
+    names = list(dict.fromkeys(name for row in rows for name in _settings(row)))
     differing = [
-        name for name in names if len({json.dumps(row["config"].get(name)) for row in rows}) > 1
+        name for name in names if len({json.dumps(_settings(row).get(name)) for row in rows}) > 1
     ]
     form = _SMALL if len(rows) <= _FEW_CELLS else _TINY
     return {
         "kind": "grid",
         "name": _name(folder),
         "differing": differing,
-        "settings": {name: rows[0]["config"].get(name) for name in names if name not in differing},
+        "settings": {name: _settings(rows[0]).get(name) for name in names if name not in differing},
         "cells": [_cell(row, differing, form, folder, output) for row in rows],
     }
 
@@ -123,19 +131,33 @@ def _cell(
     folder: epath.Path,
     output: epath.PathLike,
 ) -> dict[str, Any]:
-    path = _inside(folder, row.get("image"))
     losses = row.get("losses")
     losses = losses if isinstance(losses, list) else []
     kept = ("cell", "content", "styles", "status", "reason", "loss", "terms", "evaluations")
     kept += ("ended_by", "seconds", "compile_seconds", "convolution", "device", "jaxstyle")
     return {
         **{name: row[name] for name in kept if name in row},
-        "settings": {name: row["config"].get(name) for name in differing},
+        "settings": {name: _settings(row).get(name) for name in differing},
         "losses": [
             float(f"{loss:.6g}") if isinstance(loss, float) else loss
-            for loss in _spread(losses, _MOST_LOSSES)
+            for loss in spread(losses, _MOST_LOSSES)
         ],
         "losses_taken": len(losses),
+        **_picture(folder, row.get("image"), output, form),
+    }
+
+
+def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What may set a cell apart beside its content and styles."""
+    return row["config"] | {name: row[name] for name in _GUIDES if name in row}
+
+
+def _picture(
+    folder: epath.Path, name: Any, output: epath.PathLike, form: tuple[int, int]
+) -> dict[str, Any]:
+    """The picture called `name` in `folder`, if there is one, and where it is from `output`."""
+    path = _inside(folder, name)
+    return {
         "picture": path and _embed(path, form),
         "link": path and _link(path, output),
     }
@@ -164,18 +186,11 @@ def _read_toml(path: epath.Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: damaged; not a TOML document ({error})") from None
 
 
-def _numbered(folder: epath.Path, pattern: str) -> list[epath.Path]:
-    """Files by the number in their names: style-10 after style-9."""
-    found = folder.glob(pattern) if folder.is_dir() else ()
-    return sorted(found, key=lambda path: (len(path.name), path.name))
-
-
-def _spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of `items`, at even distances, the first and the last among them."""
-    count = len(items)
-    if count <= most:
-        return list(items)
-    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
+def _numbered(folder: epath.Path, inner: str, pattern: str) -> list[str]:
+    """Names in `folder` of files in its folder `inner`, by number: style-10 after style-9."""
+    found = (folder / inner).glob(pattern) if (folder / inner).is_dir() else ()
+    ordered = sorted(found, key=lambda path: (len(path.name), path.name))
+    return [f"{inner}/{path.name}" for path in ordered]
 
 
 def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:

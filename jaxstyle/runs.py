@@ -12,7 +12,6 @@ RUN/result.json      written last: a run that has one is finished
 import dataclasses
 import errno
 import io
-import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from jaxstyle import files, images
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.config import Config
 from jaxstyle.errors import RunError
-from jaxstyle.jsonl import to_json
+from jaxstyle.jsonl import parse, to_json
 from jaxstyle.loop import LoopState, Progress, begin, outcome
 from jaxstyle.metrics import read_metrics
 from jaxstyle.records import Record
@@ -145,7 +144,7 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What a finished run came to; None of one that is not finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return parse(files.read_bytes(path, RunError), path, RunError) if path.exists() else None
 
     @property
     def has_progress(self) -> bool:
@@ -346,8 +345,8 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     path = epath.Path(folder) / "config.toml"
     try:
         there = tomllib.loads(files.read_bytes(path, RunError).decode())
-        digests = there.pop("run")["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        digests = {role: list(given) for role, given in there.pop("run")["sha256"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RunError):
             raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
         raise RunError(f"{path}: damaged; name another folder") from None
@@ -358,7 +357,7 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
         if there.get(name) != here.get(name) and not (name == "init" and "init" in digests)
     }
     for role in {**digests, **identity.sha256}:
-        if list(digests.get(role, ())) != list(identity.sha256.get(role, ())):
+        if digests.get(role, []) != list(identity.sha256.get(role, ())):
             found[role] = f"{role} was another file"
     return found
 

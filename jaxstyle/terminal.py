@@ -28,7 +28,10 @@ def say(text: str, quiet: bool = False) -> None:
 
 def complain(text: str) -> None:
     """Print what went wrong."""
-    print(f"jaxstyle: {text}", file=sys.stderr)  # noqa: T201
+    try:
+        print(f"jaxstyle: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # a reader that has gone, as `say` has it; the exit code tells
+        sys.stderr = None
 
 
 @contextlib.contextmanager

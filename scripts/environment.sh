@@ -4,8 +4,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$root/.venv"
 
-if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  rm -rf "$venv"
+if ! "$venv/bin/python" -c "" >/dev/null 2>&1; then
+  rm -rf "$venv"  # none, or one whose Python has gone
   for python in python3.13 python3.12 python3.11 python3; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       break
@@ -17,6 +17,12 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "jaxstyle needs Python 3.11 or newer, with its venv module" >&2
     exit 1
   fi
+fi
+
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 \
+  && ! "$venv/bin/python" -m ensurepip >/dev/null 2>&1; then
+  echo "$venv has no pip: install it there, or remove that folder" >&2
+  exit 1
 fi
 
 # Installing again is only worth the wait when what is asked for has changed.

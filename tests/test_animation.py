@@ -45,6 +45,27 @@ def test_frames_are_the_snapshots_and_the_result(run: Path, suffix: str) -> None
     assert output.read_bytes() == first
 
 
+def test_as_many_frames_as_there_is_time_for(run: Path) -> None:
+    for number in range(200, 220):
+        Pil.fromarray(pattern(49, 65, number % 7)).save(run / "snapshots" / f"{number:06}.png")
+    output = run / "a.gif"
+    assert write_animation(run, output, seconds=0.2) == 11
+    with Pil.open(output) as opened:
+        durations = []
+        for index in range(opened.n_frames):
+            opened.seek(index)
+            durations.append(opened.info["duration"])
+    assert sum(durations[:-1]) == 200
+    assert durations[-1] == 1500
+    # 24 snapshots in 30 frames: some are shown for two of them.
+    assert write_animation(run, run / "b.mp4", seconds=1.0) == 25
+    import imageio_ffmpeg
+
+    reader = imageio_ffmpeg.read_frames(str(run / "b.mp4"))
+    assert next(reader)["duration"] == pytest.approx(2.5, abs=0.05)
+    reader.close()
+
+
 # The package does not close the pipes of the process that it reads from.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_video_plays_back(run: Path) -> None:

@@ -147,6 +147,26 @@ def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) ->
     assert Path("out.png").is_file()
 
 
+def test_an_interrupt_is_told_by_the_exit_code_even_if_nobody_reads() -> None:
+    code = """
+from jaxstyle import cli
+
+def run(argv):
+    cli.say("done")
+    cli.complain("interrupted")
+    return 130
+
+cli.run = run
+cli.main([])
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writing, stderr=writing, timeout=60, check=False)
+    os.close(writing)
+    assert done.returncode == 130
+
+
 @pytest.mark.parametrize("home", ["cache", "content.png"])
 def test_compiled_programs_are_kept_where_they_can_be(
     home: str, folder: Path, imagenet: Params
@@ -209,7 +229,7 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "folder.png"), "is a folder"),
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
         ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
-        ((*PAIR, "-o", "o.png", "--config", "none.toml"), "cannot read none.toml"),
+        ((*PAIR, "-o", "o.png", "--config", "none.toml"), "none.toml: no such file"),
         ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
         ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "none.safetensors: no such file"),

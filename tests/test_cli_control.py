@@ -13,6 +13,7 @@ from PIL import Image as Pil
 import jaxstyle
 from jaxstyle import Config, cli, load_image, save_image
 from jaxstyle.color import to_oklab
+from jaxstyle.config import to_toml
 from jaxstyle.presets import PRESETS
 from jaxstyle.process import EXIT_CELLS_FAILED
 from jaxstyle.types import Params
@@ -264,7 +265,19 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture) -> None:
         (("--scales=auto", "--start-size", "200"), {"scales": "auto", "start_size": 200}),
         (("--scales", "2"), {"scales": 2}),
         (("--config=auto.toml",), {"scales": "auto", "start_size": 96}),
-        (("--config=auto.toml", "--scales=3"), None),
+        (("--config=auto.toml", "--scales=3"), {"scales": 3}),
+        (
+            ("--config=whole.toml", "--style_layers", "relu1_1", "--style-layer-weights=2"),
+            {"style_layer_weights": [2.0], "optimizer": "adam"},
+        ),
+        (
+            ("--config=whole.toml", "--scales=3", "--coarse-evaluations", "10", "20"),
+            {"coarse_evaluations": [10, 20], "ema": 0.99},
+        ),
+        (
+            ("--config=whole.toml", "--optimizer=lbfgs"),
+            {"optimizer": "lbfgs", "coarse_evaluations": [1000] + [500] * 3},
+        ),
     ],
     ids=str,
 )
@@ -272,6 +285,7 @@ def test_what_a_preset_says_of_other_layers_and_scales_is_dropped(
     folder: Path, capsys: pytest.CaptureFixture, words: tuple[str, ...], kept: dict | None
 ) -> None:
     Path("auto.toml").write_text('scales = "auto"\nstart_size = 96\n')
+    Path("whole.toml").write_text(to_toml(PRESETS["crowson"]))
     code = stylize(*PAIR, *words, "--print-config")
     printed = capsys.readouterr()
     if kept is None:

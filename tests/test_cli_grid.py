@@ -141,6 +141,13 @@ def test_a_table_and_shards_and_collect(
     assert len(rows()) == 3
 
 
+def test_a_folder_is_no_setting() -> None:
+    words = ["--contents", "tv", "--styles", "init", "-o", "scales", "--style_layers", "relu2_1"]
+    command = parse(["grid", *words])
+    assert isinstance(command, RenderGrid)
+    assert command.asked == ("size", "style_layers")
+
+
 def test_what_was_asked_for_holds_for_every_preset(folder: Path, imagenet: Params) -> None:
     # 150 is what the default preset has, and gatys has not.
     asked = (*INPUTS, "--size", "24", "--evaluations", "150", "--tv-weight=5")
@@ -180,6 +187,8 @@ def test_failed_cells_are_counted_and_code_3(
         ((*INPUTS, "--shard", "0/2", "--collect"), "only one"),
         ((*INPUTS, "--collect"), "nothing to collect"),
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/"), "also an input"),
+        (("--contents", "photos", "--styles", "paintings", "-o", "x/../photos"), "also an input"),
+        ((*INPUTS, "--content-guides", "out"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
         ((*INPUTS, "--optimizer", "optax-lbfgs"), "baseline for single runs"),

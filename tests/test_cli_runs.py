@@ -63,6 +63,22 @@ def test_a_run_from_its_start_to_its_report(
     assert stylize(*flags, "-o", "copy.jpg") == 0
     with Pil.open("copy.jpg") as opened:
         assert json.loads(opened.getexif()[ExifTags.Base.ImageDescription]) == metadata
+    # What is there may be another's, and bits that the image does not have cannot be made up.
+    Path("out.png").write_bytes(b"mine")
+    assert stylize(*flags, "-o", "out.png") == 0
+    assert "out.png is left as it is" in capsys.readouterr().out
+    assert Path("out.png").read_bytes() == b"mine"
+    for words in (("-o", "deep.png", "--bits", "16"), ("-o", "deep.tif")):
+        assert stylize(*flags, *words) == 2
+        assert "RUN is finished, and its image has 8 bits" in capsys.readouterr().err
+        assert not Path(words[1]).exists()
+    # How it ended is told again.
+    Path("RUN/result.json").write_text(json.dumps(result | {"reason": "not finite"}))
+    assert stylize(*flags) == 1
+    Path("RUN/result.json").write_text("{")
+    assert stylize(*flags) == 2
+    assert "result.json: damaged" in capsys.readouterr().err
+    Path("RUN/result.json").write_text(json.dumps(result))
     # Another is refused, and a larger budget goes on from it.
     assert stylize("--workdir", "RUN", "--evaluations", "6", "--tv-weight", "0.5") == 2
     message = capsys.readouterr().err
@@ -163,6 +179,33 @@ def test_a_mistake_is_one_line_and_code_2(
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert not Path("RUN/config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report gs://none -o a.html",
+        "plot gs://none -o a.png",
+        "animate gs://none -o a.gif",
+        "weights fetch -o gs://none/a.safetensors",
+        "stylize content.png style.png -o a.png --config gs://none/config.toml",
+    ],
+)
+def test_a_bucket_without_its_package_is_told(
+    folder: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("gcsfs")
+
+    monkeypatch.setattr("etils.epath.gpath._GPath.exists", missing)
+    assert cli.run(command.split()) == 2
+    printed = capsys.readouterr()
+    assert "pip install 'jaxstyle[gcs]'" in printed.err
+    assert printed.err.count("\n") == 1
+    assert not Path("gs:").exists()
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"convolution": "winograd", "precision": "bfloat16"}, "winograd needs precision float32"),
         ({"coarse_evaluations": 0}, "coarse_evaluations must be at least 1"),
         ({"scale_factor": 1.0}, "scale_factor must be above 1"),
+        ({"scale_factor": 2.0}, "scale_factor has no meaning with scales 1"),
+        ({"coarse_evaluations": 9}, "coarse_evaluations has no meaning with scales 1"),
         ({"scales": "many"}, "scales must be an integer or 'auto', not 'many'"),
         ({"scales": 0}, "scales must be at least 1"),
         ({"scales": 2.0}, "scales must be an integer or 'auto', not 2.0"),

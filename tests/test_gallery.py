@@ -1,5 +1,6 @@
 """The documentation's pictures: made in small, and judged by numbers that mean something."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxstyle import Config, ConfigError, load_image, preset, save_image
+from jaxstyle import Config, ConfigError, ImageError, load_image, preset, save_image
 from jaxstyle.pyramid import levels
 from jaxstyle.types import Image, Params
 from tests.conftest import picture
@@ -146,6 +147,47 @@ def test_distances_are_0_for_the_same_and_grow_with_the_difference(imagenet: Par
     other = judge(imagenet, texture(64, 64, 2), content, style)
     assert other.style < 0.2
     assert other.color < 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("gallery options --only gramm", "no option 'gramm'"),
+        ("gallery presets none.jpg -o out --presets sede", "unknown preset 'sede'"),
+        ("gallery presets none.jpg -o out", "none.jpg: no such file"),
+        ("resolution scales none.jpg:none.jpg -o out", "none.jpg: no such file"),
+        ("resolution sizes none.jpg none.jpg -o out --preset sede", "unknown preset 'sede'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    imagenet: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    words: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = words.split()
+    assert importlib.import_module(f"{module}.__main__").main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_results_of_other_settings_are_made_again(tmp_path: Path) -> None:
+    from gallery.kept import settings_of
+
+    file = tmp_path / "a.png"
+    save_image(file, picture(8, 8, 0))
+    first = settings_of(Config(), [file], 200)
+    assert settings_of(Config(), [file], 200) == first
+    assert settings_of(Config(tv_weight=0.5), [file], 200) != first
+    assert settings_of(Config(), [file], 100) != first
+    save_image(file, picture(8, 8, 1))
+    assert settings_of(Config(), [file], 200) != first
+    with pytest.raises(ImageError, match="no such file"):
+        settings_of(Config(), [tmp_path / "b.png"])
 
 
 def test_patterns_are_pictures_that_are_the_same_every_time() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Pil
 
-from jaxstyle import Config, ConfigError, ImageError, load_image, save_image, stylize
+from jaxstyle import Config, ConfigError, ImageError, images, load_image, save_image, stylize
 from jaxstyle.batch import stylize_cells
 from jaxstyle.cells import GridCell, product
 from jaxstyle.grid import Entry, Grid, Summary
@@ -317,3 +317,32 @@ def test_mistakes_in_settings_are_told_at_once(
     grid = grid_of(cells_of(files, [QUICK.replace(optimizer="optax-lbfgs")]), tmp_path / "out")
     with pytest.raises(ConfigError, match="optax-lbfgs"):
         grid.run(small_params)
+
+
+def test_guides_are_read_once_and_have_sheets_of_their_own(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guides = []
+    for name, split in (("left", 12), ("right", 36)):
+        guide = np.zeros((32, 48, 3), np.float32)
+        guide[:, split:] = 1
+        guides.append(str(files / f"{name}.png"))
+        save_image(guides[-1], guide)
+    content, styles = str(files / "one.png"), (str(files / "stripes.png"), str(files / "waves.png"))
+    configs = [QUICK, QUICK.replace(style_weight=2.0)]
+    cells = [GridCell(content, styles, config, guide) for config in configs for guide in guides]
+    reads: list[str] = []
+    read_picture = images.read_picture
+
+    def counted(path: str, *arguments: object) -> images.Picture:
+        reads.append(path)
+        return read_picture(path, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(images, "read_picture", counted)
+    grid = grid_of(cells, tmp_path / "out")
+    assert len(grid.entries) == 4
+    assert sorted(reads) == sorted(guides)
+    captions = [page["caption"] for page in grid._pages(grid.rows())]
+    assert captions == [
+        f"style_weight = {weight}, guides {number}" for weight in (1.0, 2.0) for number in (1, 2)
+    ]

@@ -191,6 +191,27 @@ def test_an_unfinished_run_shows_its_newest_snapshot_and_ignores_a_torn_line(
     assert difference(data["image"], run / "snapshots" / "100000.png") < 15
 
 
+def test_pictures_of_a_run_are_only_those_in_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run)
+    save(tmp_path / "secret.png", seed=5)
+    for name in ("image.png", "inputs/content.jpg", "inputs/style-1.jpg", "snapshots/00005.png"):
+        (run / name).unlink()
+        (run / name).symlink_to(tmp_path / "secret.png")
+    _, data = report(run)
+    assert data["image"] is data["link"] is data["content"] is data["styles"][0] is None
+    assert data["snapshots"][0]["picture"] is None
+    assert data["snapshots"][1]["picture"] is not None
+
+
+def test_a_report_is_a_page(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    before = (tmp_path / "run" / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"name a \.html file"):
+        write_report(tmp_path / "run", tmp_path / "run" / "config.toml")
+    assert (tmp_path / "run" / "config.toml").read_bytes() == before
+
+
 def test_a_run_that_has_hardly_begun(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -242,6 +242,15 @@ def test_shapes_that_are_only_claimed_are_not_allocated(tmp_path: Path, tensors:
             weights.read(tmp_path / "a.npz")
 
 
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    kernel = np.zeros((3, 3, 512, 1100), np.float32)
+    np.savez_compressed(path, **{"conv5_4.kernel": kernel})
+    assert path.stat().st_size < kernel.nbytes / 100
+    with pytest.raises(WeightsError, match="more than any of VGG19's"):
+        weights.read(path)
+
+
 def test_data_kept_in_other_files_is_not_read(tmp_path: Path, tensors: Tensors) -> None:
     (tmp_path / "secret").write_bytes(bytes(4 * SMALL_CHANNELS[0]))
     path = write_keras(tmp_path / "a.h5", tensors)

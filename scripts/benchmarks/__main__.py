@@ -21,6 +21,8 @@ from benchmarks.tables import markdown
 from benchmarks.throughput import throughput
 from benchmarks.time_to_loss import time_to_loss
 from benchmarks.worker import BenchmarkError
+from jaxstyle import ConfigError, JaxstyleError
+from jaxstyle.files import write_atomically
 
 SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
     section.__name__: section
@@ -38,7 +40,18 @@ SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
 
 
 def main() -> int:
-    """Run the sections that were asked for and write what they found; 1 if one of them failed."""
+    """Run the sections that were asked for and write what they found.
+
+    1 if one of them failed, 2 for a mistake in the command line.
+    """
+    try:
+        return _measure()
+    except JaxstyleError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _measure() -> int:
     descriptions = {name: (section.__doc__ or "").strip() for name, section in SECTIONS.items()}
     settings = parse(sys.argv[1:], descriptions)
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -55,6 +68,9 @@ def main() -> int:
                 finding = SECTIONS[name](bench)
             except BenchmarkError as error:
                 failed = True
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+                if name in sections:  # from an earlier run
+                    continue
                 finding = Finding([], [], [f"Failed: {error}"])
             finally:
                 bench.close_workers()
@@ -91,12 +107,12 @@ def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:
         return {}
     report = json.loads(file.read_text(encoding="utf-8"))
     if report["machine"] != described:
-        sys.exit(f"{file} is from another machine, or other versions: name another folder")
+        raise ConfigError(f"{file} is from another machine, or other versions: name another folder")
     return report["sections"]
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode(), ConfigError)
 
 
 if __name__ == "__main__":

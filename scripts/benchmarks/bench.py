@@ -33,7 +33,7 @@ THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 
 
 OURS = "benchmarks.ours"
 TORCH = "benchmarks.pytorch"
-_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _GRADIENTS_APART = {"float32": 0.02, "tf32": 0.1, "bfloat16": 0.5}
 """Relative L2 distance up to which systems have the same objective: where maxima and ReLUs change
 sides, single components differ by all they are."""
@@ -92,7 +92,7 @@ class Bench:
         if module == TORCH:
             return Worker(module, **variables)
         ours = {
-            "JAX_PLATFORMS": _PLATFORMS[device],
+            "JAX_PLATFORMS": PLATFORMS[device],
             # As on the command line: LAPACK's threads and XLA's would wait for each other.
             "OPENBLAS_NUM_THREADS": "1",
             # The device's memory is shared with the peers' processes.
@@ -103,9 +103,13 @@ class Bench:
     def worker(self, module: str, device: str | None = None) -> Worker:
         """The section's worker on a device, the last one if not given."""
         key = module, device or self.devices[-1]
-        if key not in self._workers:
+        if key not in self._workers or self.has_ended(*key):
             self._workers[key] = self.fresh(*key)
         return self._workers[key]
+
+    def has_ended(self, module: str, device: str) -> bool:
+        """Whether the section's worker was ended by something else, as for its memory."""
+        return self._workers[module, device].has_ended
 
     def torch_device(self, device: str) -> str | None:
         """PyTorch's name of the device; None where it has none."""

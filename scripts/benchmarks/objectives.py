@@ -5,8 +5,7 @@ from jaxstyle import Config, preset
 
 def objective_config(name: str) -> Config:
     """`seed`, or `gatys-code` at one scale: the notebook's objective without its second pass."""
-    config = preset(name)
-    return config.replace(scales=1, coarse_evaluations=None)
+    return preset(name).vary({"scales": 1})
 
 
 OBJECTIVES = ("seed", "gatys-code")

@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.bench import Finding, Row, installed
+from jaxstyle.plot import DASHES, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
+# Okabe and Ito's colours, which the colour-blind tell apart; ours are blue.
 _COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#D55E00", "#000000")
-_DASHES = ("-", "--", "-.", ":")
-_STYLE: Any = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "jaxstyle",
-}
 
 NO_MATPLOTLIB = "matplotlib is not installed, so there are no plots: pip install '.[benchmark]'"
 
@@ -32,7 +25,7 @@ def write_plots(findings: dict[str, Finding], output: Path) -> dict[str, list[st
     import matplotlib as mpl
 
     names: dict[str, list[str]] = {}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for section, finding in findings.items():
             for objective in dict.fromkeys(run["objective"] for run in finding.curves):
                 runs = [run for run in finding.curves if run["objective"] == objective]
@@ -81,7 +74,7 @@ def _line(axes: "Axes", x: list[float], losses: list[float], number: int, label:
         label=label,
         linewidth=1.2,
         color=_COLORS[number % len(_COLORS)],
-        linestyle=_DASHES[number % len(_DASHES)],
+        linestyle=DASHES[number % len(DASHES)],
     )
 
 
@@ -107,7 +100,7 @@ def _lanes(rows: Sequence[Row]) -> Any:
             label=label,
             marker=None if level else ".",
             color=_COLORS[number % len(_COLORS)],
-            linestyle=_DASHES[number % len(_DASHES)],
+            linestyle=DASHES[number % len(DASHES)],
         )
     axes.set_xticks(sorted({row["lanes"] for row in rows}))
     axes.set_xlabel("lanes")

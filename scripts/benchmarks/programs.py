@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.bench import (
     NO_PASTICHE,
     OURS,
+    PLATFORMS,
     Bench,
     Finding,
     Row,
@@ -118,8 +119,7 @@ def _judged(bench: Bench, pair: tuple, size: int, pictures: Sequence[str]) -> li
 def _seconds(bench: Bench, command: Sequence[str], cache: str) -> float:
     variables = {"JAX_COMPILATION_CACHE_DIR": cache}
     if bench.settings.device:
-        platform = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[bench.devices[-1]]
-        variables["JAX_PLATFORMS"] = platform
+        variables["JAX_PLATFORMS"] = PLATFORMS[bench.devices[-1]]
     began = time.perf_counter()
     done = subprocess.run(
         command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

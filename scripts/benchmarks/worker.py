@@ -50,6 +50,11 @@ class Worker:
             raise BenchmarkError(found["error"])
         return found["value"]
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def close(self) -> None:
         """Let the process end."""
         self._process.communicate()

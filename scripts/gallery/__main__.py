@@ -1,18 +1,28 @@
 """Makes the documentation's pictures: `options`, one for each, or `presets`, side by side."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gallery.options import make_option_pictures
 from gallery.presets import compare_presets
-from jaxstyle import load_weights
+from jaxstyle import JaxstyleError, load_weights
 
 DOCS = Path(__file__).parents[2] / "docs" / "images"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and make what it names."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make what the command line names; 2 for a mistake in it."""
+    try:
+        _make(argv)
+    except JaxstyleError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="scripts/option_pictures", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     options = commands.add_parser("options", help="a picture for each option, of the cat Chelsea")
@@ -44,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,8 +8,19 @@ import numpy as np
 from PIL import Image as Pil, ImageDraw, ImageFont
 
 from gallery.judge import Judgement, judge
+from gallery.kept import settings_of
 from gallery.patterns import PATTERNS
-from jaxstyle import Config, load_image, pyramid, save_image, stylize
+from jaxstyle import (
+    Config,
+    ConfigError,
+    ImageError,
+    load_image,
+    pyramid,
+    save_image,
+    stylize,
+)
+from jaxstyle.files import write_atomically
+from jaxstyle.images import read_metadata
 from jaxstyle.presets import PRESETS
 from jaxstyle.resampling import fit_shape, resize_image, to_uint8
 from jaxstyle.types import Image, Params
@@ -45,12 +56,16 @@ def compare_presets(
 ) -> None:
     """Write every picture, a sheet of them for each content, and a table of judgements.
 
-    What is there already is not made again.
+    What is there already is not made again, unless it is of other settings or pictures.
     """
     output.mkdir(parents=True, exist_ok=True)
     names = list(presets or PRESETS)
+    unknown = sorted(set(names) - set(PRESETS))
+    if unknown:
+        raise ConfigError(f"unknown preset {unknown[0]!r}; there are {', '.join(PRESETS)}")
     pictures: dict[str, Image] = {path.stem: load_image(path) for path in styles}
     pictures |= {name: make() for name, make in PATTERNS.items()}
+    files = {path.stem: [path] for path in styles}
     judgements: dict[str, list[Judgement]] = {name: [] for name in names}
     for path in contents:
         content = load_image(path, size)
@@ -60,14 +75,16 @@ def compare_presets(
             row: list[Image] = []
             for name in names:
                 base = output / f"{path.stem}_{title}_{name}"
-                if not base.with_suffix(".json").exists():
-                    config = at_cost(PRESETS[name].replace(size=size), content.shape, evaluations)
+                made, judged = base.with_suffix(".png"), base.with_suffix(".json")
+                config = at_cost(PRESETS[name].replace(size=size), content.shape, evaluations)
+                what = settings_of(config, [path, *files.get(title, [])])
+                if not judged.exists() or read_metadata(made) != what:
                     result = stylize(content, style, config, params)
-                    save_image(base.with_suffix(".png"), result.image)
                     found = judge(params, result.image, content, fitted)
-                    base.with_suffix(".json").write_text(json.dumps(found._asdict()))
-                row.append(load_image(base.with_suffix(".png")))
-                found = Judgement(**json.loads(base.with_suffix(".json").read_text()))
+                    save_image(made, result.image, metadata=what)
+                    write_atomically(judged, json.dumps(found._asdict()).encode(), ImageError)
+                row.append(load_image(made))
+                found = Judgement(**json.loads(judged.read_text()))
                 judgements[name].append(found)
                 print(base.name, *(f"{value:.3f}" for value in found), flush=True)
             rows.append(row)
@@ -76,7 +93,7 @@ def compare_presets(
     for name, found in judgements.items():
         medians = np.median(np.array(found), axis=0)
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in medians) + " |")
-    (output / "table.md").write_text("\n".join(lines) + "\n")
+    write_atomically(output / "table.md", ("\n".join(lines) + "\n").encode(), ImageError)
 
 
 def picture_sheet(

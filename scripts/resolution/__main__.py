@@ -1,23 +1,46 @@
 """Measures what docs/resolution.md says: `scales`, `sizes`, `memory`, each a table in Markdown."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxstyle import load_weights, preset
+from jaxstyle import JaxstyleError, load_weights, preset
 from resolution.memory import memory_table
 from resolution.scales import scales_table
 from resolution.sizes import sizes_table
 
-SIZES = ["512x384", "1024x768", "2048x1536", "4096x3072"]
+SIZES = [(512, 384), (1024, 768), (2048, 1536), (4096, 3072)]
 SETTINGS = ["kept", "recomputed", "tiled 1024", "tiled 512"]
 
 
-def main() -> None:
-    """Parse the command line, measure and print."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print what the command line names; 2 for a mistake in it."""
+    try:
+        _measure(argv)
+    except JaxstyleError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _pair(text: str) -> tuple[Path, Path]:
+    content, colon, style = text.partition(":")
+    if not colon or not style:
+        raise argparse.ArgumentTypeError(f"{text!r} is not CONTENT:STYLE")
+    return Path(content), Path(style)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+def _measure(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="scripts/resolution_tables", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     scales = commands.add_parser("scales", help="what coarse to fine costs to a given loss")
-    scales.add_argument("pairs", nargs="+", metavar="CONTENT:STYLE")
+    scales.add_argument("pairs", nargs="+", type=_pair, metavar="CONTENT:STYLE")
     scales.add_argument("-o", "--output", type=Path, required=True, help="a folder for results")
     scales.add_argument("--preset", default="default")
     scales.add_argument("--size", type=int, default=384)
@@ -32,12 +55,11 @@ def main() -> None:
     sizes.add_argument("--evaluations", type=int, default=100, help="of the last scale")
     sizes.add_argument("--coarse", type=int, default=50, help="of each scale before the last")
     memory = commands.add_parser("memory", help="peak memory by size and activations (Linux)")
-    memory.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxHEIGHT")
+    memory.add_argument("--sizes", nargs="+", type=_size, default=SIZES, metavar="WIDTHxHEIGHT")
     memory.add_argument("--activations", nargs="+", default=SETTINGS, metavar="WAY")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     if given.command == "memory":
-        shapes = [(int(w), int(h)) for w, h in (size.split("x") for size in given.sizes)]
-        print(memory_table(shapes, given.activations))
+        print(memory_table(given.sizes, given.activations))
         return
     params = load_weights()
     if given.command == "sizes":
@@ -46,10 +68,9 @@ def main() -> None:
         )
         print(sizes_table(params, given.content, given.style, config, given.sizes, given.output))
         return
-    pairs = [(Path(c), Path(s)) for c, s in (pair.split(":") for pair in given.pairs)]
     config = preset(given.preset).replace(size=given.size)
-    print(scales_table(params, pairs, config, given.budget, given.coarse, given.output))
+    print(scales_table(params, given.pairs, config, given.budget, given.coarse, given.output))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,15 @@
 """Peak memory of one whole evaluation, by size and by how activations are held."""
 
 import json
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from benchmarks.resident import peak_resident
 from jaxstyle import Config, load_weights
 from jaxstyle.fitting import estimate
 from jaxstyle.loop import begin, proceed
@@ -50,7 +49,7 @@ def _measure(width: int, height: int, setting: str) -> dict[str, float]:
         tile=int(tile) if tile else None,
     )
     params = prepare_params(load_weights(), config)
-    rest = _peak()
+    rest = peak_resident()
     shape = height, width
     needed = estimate(config, shape, params)
     if needed > device_memory(jax.local_devices()[0]):
@@ -62,14 +61,7 @@ def _measure(width: int, height: int, setting: str) -> dict[str, float]:
     began = time.perf_counter()
     _, result = proceed(objective, begin(content, config), config, 1)
     seconds = time.perf_counter() - began - result.compile_seconds
-    return {"rest": rest, "peak": _peak(), "estimate": needed, "seconds": seconds}
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match is not None
-    return int(match[1]) * 1024
+    return {"rest": rest, "peak": peak_resident(), "estimate": needed, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxstyle import Config, load_image, pyramid, stylize
+from gallery.kept import settings_of
+from jaxstyle import Config, JaxstyleError, load_image, pyramid, stylize
+from jaxstyle.files import write_atomically
 from jaxstyle.records import Record
 from jaxstyle.types import Params
 
@@ -61,7 +63,10 @@ def scales_table(
     coarse: int,
     output: Path,
 ) -> str:
-    """Markdown of every pair, and the median; what is in `output` already is not run again."""
+    """Markdown of every pair, and the median; what is in `output` already is not run again.
+
+    Unless it is of other settings, or of other pictures.
+    """
     output.mkdir(parents=True, exist_ok=True)
     shares: list[float] = []
     lines = [
@@ -70,10 +75,13 @@ def scales_table(
     ]
     for content, style in pairs:
         stored = output / f"{content.stem}_{style.stem}_{coarse}.json"
-        if not stored.exists():
-            found = cost_of_scales(params, content, style, config, budget, coarse)
-            stored.write_text(json.dumps(found._asdict()))
-        saved = Saved(**json.loads(stored.read_text()))
+        what = settings_of(config, [content, style], budget, coarse)
+        row = json.loads(stored.read_text()) if stored.exists() else {}
+        if row.pop("settings", None) != what:
+            row = cost_of_scales(params, content, style, config, budget, coarse)._asdict()
+            text = json.dumps({**row, "settings": what})
+            write_atomically(stored, text.encode(), JaxstyleError)
+        saved = Saved(**row)
         shares.append(float("inf") if saved.cost is None else saved.cost / budget)
         cost = "not reached" if saved.cost is None else f"{saved.cost:.0f}"
         lines.append(f"| {content.stem}, {style.stem} | {cost} | {shares[-1]:.2f} | {saved.last} |")

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gallery.kept import settings_of
 from jaxstyle import Config, load_image, save_image, stylize
+from jaxstyle.images import read_metadata
 from jaxstyle.resampling import resize_image
 from jaxstyle.types import Image, Params
 
@@ -60,15 +62,18 @@ def sizes_table(
 ) -> str:
     """Stylize at every size, and compare each with the first, in Markdown.
 
-    The pictures are written to `output`, and used from there where they are already.
+    The pictures are written to `output`, and used from there where they are already, unless they
+    are of other settings, or of other pictures.
     """
     output.mkdir(parents=True, exist_ok=True)
     pictures = load_image(str(content)), load_image(str(style))
     results: list[Image] = []
     for size in sizes:
         stored = output / f"{content.stem}_{style.stem}_{size}.png"
-        if not stored.exists():
-            save_image(stored, stylize(*pictures, config.replace(size=size), params).image)
+        sized = config.replace(size=size)
+        what = settings_of(sized, [content, style])
+        if not stored.exists() or read_metadata(stored) != what:
+            save_image(stored, stylize(*pictures, sized, params).image, metadata=what)
         results.append(load_image(str(stored)))
     lines: list[str] = []
     for size, result in zip(sizes[1:], results[1:], strict=True):

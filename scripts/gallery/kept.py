@@ -1,0 +1,19 @@
+"""What a result that is kept was made of, so that it is not taken for another."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxstyle import Config, ImageError
+from jaxstyle.files import read_bytes
+
+
+def settings_of(config: Config, pictures: Sequence[Path], *others: object) -> str:
+    """A text that is the same for the same settings, what is in the files, and `others`.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    digests = [hashlib.sha256(read_bytes(path, ImageError)).hexdigest() for path in pictures]
+    return repr((sorted(dataclasses.asdict(config).items()), digests, others))
