@@ -50,6 +50,10 @@ from jaxstyle.weights import load_weights
 _CONTENTS_KEPT = 8
 """Contents that are kept at a time: a grid's cells come content by content."""
 
+_STYLES_KEPT, _FEW_STYLES_KEPT = 256, 8
+"""Targets of styles, at one scale each: megabytes. Few where they are as large as the image, or of
+one content's colours alone."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
@@ -105,8 +109,7 @@ def stylize_batch(
     """`stylize` for many at once: lanes of one program that share what they can.
 
     Contents, styles, configs and guides belong together by position; a single one of them serves
-    all.
-    What differs between configs by value (weights, seed, init, budgets) shares a program, what
+    all. What differs between configs by value (weights, seed, init, budgets) shares a program, what
     differs by structure (size, layers, pooling, optimizer …) is grouped.
 
     Args:
@@ -126,7 +129,9 @@ def stylize_batch(
 
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
+        JaxstyleError: memory ran out for one of them, even alone.
     """
+    devices = _checked(devices, lanes, space)
     sources: dict[int, Source] = {}
 
     def source(picture: Image) -> Source:
@@ -150,11 +155,16 @@ def stylize_batch(
         pictures = [style.load() for style in several]
         plan(content.load(), pictures, setting, here)
         sourced = [
-            guide_sources.setdefault(id(guide), GuideSource(functools.partial(_same, guide)))
+            guide_sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
             for guide in (() if here is None else (here.content, *here.styles))
         ]
-        cells.append(Cell(content, several, setting, *_split(sourced)))
+        content_guide = sourced[0] if sourced else None
+        cells.append(Cell(content, several, setting, content_guide, tuple(sourced[1:])))
     params = load_weights() if params is None else params
+    for setting, shape in {
+        (cell.config, fitted_shape(cell.content.shape, cell.config)) for cell in cells
+    }:
+        fit(setting if space == 1 else spreadable(setting), shape, params, sharing(shape[0], space))
     results: dict[int, Result] = {}
     for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices, space=space):
         if isinstance(outcome, JaxstyleError):
@@ -163,18 +173,19 @@ def stylize_batch(
     return [results[i] for i in range(count)]
 
 
-def _same(guide: Guide) -> Guide:
-    return guide
-
-
-def _split(guides: list[GuideSource]) -> tuple[GuideSource | None, tuple[GuideSource, ...]]:
-    return (guides[0], tuple(guides[1:])) if guides else (None, ())
-
-
 def _several(given: Any) -> Sequence[Any]:
     if isinstance(given, (jax.Array, np.ndarray)) and given.ndim == 3:
         return (given,)
     return tuple(given)
+
+
+def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if lanes is not None and lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {lanes}")
+    return devices
 
 
 def program_of(config: Config) -> Config:
@@ -211,7 +222,7 @@ def stylize_cells(
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
     space: int = 1,
-    progress: Callable[[int], None] | None = None,
+    on_evaluations: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Stylize every cell; yields its position and its result, or what is wrong with it.
 
@@ -223,18 +234,14 @@ def stylize_cells(
         lanes: see `optimize_lanes`.
         devices: see `optimize_lanes`.
         space: see `stylize_batch`.
-        progress: see `optimize_lanes`.
+        on_evaluations: see `optimize_lanes`.
 
     Raises:
         ConfigError: see `check_batch`; lanes or space that are none.
     """
     for cell in cells:
         check_batch(cell.config, len(cell.styles))
-    devices = tuple(jax.local_devices() if devices is None else devices)
-    if not 1 <= space <= len(devices):
-        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
-    if lanes is not None and lanes < 1:
-        raise ConfigError(f"lanes must be at least 1, not {lanes}")
+    devices = _checked(devices, lanes, space)
     targets: _Targets | None = None
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
@@ -252,7 +259,7 @@ def stylize_cells(
     for (program, shape, _), members in groups.items():
         # With one scale every cell waits in one queue; with several, a round goes through all
         # scales before the next, so that cells are finished all along.
-        most = lanes or paying_lanes(shape, devices)
+        most = lanes or paying_lanes(shape, devices, sharing(shape[0], space))
         levels = pyramid.levels(program, shape)
         step = most * (len(devices) // space) if len(levels) > 1 else len(members)
         for start in range(0, len(members), step):
@@ -277,7 +284,7 @@ def stylize_cells(
                     devices=devices,
                     space=sharing(rows, space),
                     balance=len(chunk),
-                    progress=progress,
+                    on_evaluations=on_evaluations,
                 )
                 for position, outcome in outcomes:
                     index = order[position]
@@ -312,7 +319,8 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
         styles = [_style_at(style, colors, cell.config, ratio) for style in first]
         image = initial_image(content, styles, cell.config)
     parts: list[StylePart] = []
-    for region in cell.regions():
+    guides = cell.guides()
+    for region in regions.assign(guides, style_shares(len(cell.styles), cell.config)):
         everywhere = region.color is None
         found = [
             targets.of_style(
@@ -325,7 +333,7 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
             )
             for i, _ in region.styles
         ]
-        here = guided_content(cell.guides(), region, content.shape, cell.config)
+        here = guided_content(guides, region, content.shape, cell.config)
         parts.append(style_part(region, here, found, cell.config))
     objective = assemble_objective(
         targets.params,
@@ -356,7 +364,9 @@ class _Targets:
         self.params = prepare_params(params, program)
         self.replicated = replicate(self.params, devices)
         self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
-        self.of_style = functools.lru_cache(None)(self._of_style)
+        few = "sliced" in program.style_statistics or program.preserve_color != "none"
+        kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
+        self.of_style = functools.lru_cache(kept)(self._of_style)
 
     def _of_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
         whole = source.load()

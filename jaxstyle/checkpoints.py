@@ -112,13 +112,17 @@ class Checkpoints:
                 "name another folder"
             ) from None
 
-    def best_image(self) -> Float[np.ndarray, "h w 3"] | None:
-        """The best image of the newest progress, of whatever shape; None if there is none.
+    def image(self) -> Float[np.ndarray, "h w 3"] | None:
+        """What the newest progress comes to, of whatever shape; None if there is none.
 
         Raises:
             RunError: it is damaged, or of another version.
         """
-        return None if self.newest is None else self._read(self.newest)[0]["best_image"]
+        if self.newest is None:
+            return None
+        arrays, _ = self._read(self.newest)
+        means = [array for name, array in arrays.items() if name.split(".")[-1] == "average"]
+        return means[0] if means else arrays["best_image"]
 
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with self._explained("read"):
@@ -231,7 +235,7 @@ def _from_arrays(
         before = tuple(record for record in records if record.scale < meta["scale"])
         earlier = Result(**meta["earlier"] | {"image": arrays["earlier"], "history": before})
     # Through the structure of `like`: what is on disk has none.
-    restored = [jax.numpy.asarray(arrays[name]) for name in _named(state)]
+    restored = [arrays[name] for name in _named(state)]
     return Progress(
         jax.tree.unflatten(jax.tree.structure(state), restored),
         tuple(record for record in records if record.scale == meta["scale"]),

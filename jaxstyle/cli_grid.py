@@ -57,7 +57,7 @@ def render_grid(command: RenderGrid) -> int:
                 lanes=command.lanes,
                 space=command.space,
                 on_cell=on_cell,
-                progress=on_evaluations,
+                on_evaluations=on_evaluations,
                 rows=rows,
             )
     rows = whole.rows()

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 from jaxstyle.errors import WeightsError
-from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
+from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS, block
 
 Tensors = dict[str, np.ndarray]
 """`conv1_1.kernel` (HWIO) and `conv1_1.bias` for every convolution."""
@@ -56,7 +56,7 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     inputs = 3
     for conv in CONVOLUTIONS:
-        outputs = CHANNELS[int(conv[4]) - 1]
+        outputs = CHANNELS[block(conv) - 1]
         shapes[f"{conv}.kernel"] = (3, 3, inputs, outputs)
         shapes[f"{conv}.bias"] = (outputs,)
         inputs = outputs
@@ -188,9 +188,9 @@ _LARGEST_BYTES = 8 * _LARGEST + 4096
 def _torchvision_indices() -> dict[str, str]:
     """Torchvision's number of each convolution in `features`: conv, ReLU, …, pool."""
     names, position = {}, 0
-    for block, count in enumerate(BLOCKS, 1):
+    for number, count in enumerate(BLOCKS, 1):
         for index in range(1, count + 1):
-            names[str(position)] = f"conv{block}_{index}"
+            names[str(position)] = f"conv{number}_{index}"
             position += 2
         position += 1
     return names

@@ -157,7 +157,7 @@ def _activations(config: Config, shape: tuple[int, ...], channels: tuple[int, ..
 
 
 def _floats(layer: str, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
-    width = channels[int(vgg.canonical_layer(layer)[4]) - 1]
+    width = channels[vgg.block(layer) - 1]
     return width * math.prod(vgg.layer_shape(shape, layer))
 
 

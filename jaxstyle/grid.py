@@ -155,7 +155,7 @@ class Grid:
         devices: Sequence[Device] | None = None,
         space: int = 1,
         on_cell: OnCell = lambda *_: None,
-        progress: Callable[[int], None] | None = None,
+        on_evaluations: Callable[[int], None] | None = None,
         rows: Rows | None = None,
     ) -> None:
         """Do the cells of this shard that are not done.
@@ -168,7 +168,7 @@ class Grid:
             devices: see `optimize_lanes`.
             space: see `stylize_batch`.
             on_cell: see `OnCell`.
-            progress: see `optimize_lanes`.
+            on_evaluations: see `optimize_lanes`.
             rows: of the shard's cells, if they were read.
 
         Raises:
@@ -206,7 +206,7 @@ class Grid:
                 lanes=lanes,
                 devices=devices,
                 space=space,
-                progress=progress,
+                on_evaluations=on_evaluations,
             )
             for index, outcome in outcomes:
                 writing.append(writer.submit(self._finish, todo[index], outcome, on_cell))

@@ -164,10 +164,12 @@ def fitting_program(
         assert usage is not None
         need = usage.argument_size_in_bytes + usage.output_size_in_bytes
         need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
+        fixed = min(shared, usage.argument_size_in_bytes)
+        if lanes > 1:  # where one is filled anew, a second batch is there for a moment
+            need += usage.argument_size_in_bytes - fixed
         if not check or lanes == 1 or need <= room:
             seconds = time.perf_counter() - started
             return Program(lanes, mesh, optimizer, params, seconds, compiled)
-        fixed = min(shared, usage.argument_size_in_bytes)
         lanes = max(1, min(lanes - 1, int(lanes * (room - fixed) / (need - fixed))))
 
 

@@ -52,7 +52,7 @@ def optimize_lanes(
     devices: Sequence[Device] | None = None,
     space: int = 1,
     balance: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_evaluations: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Run every job and yield its position and its result when it ends.
 
@@ -62,13 +62,14 @@ def optimize_lanes(
             differs is data. One that raises a `JaxstyleError` has that for a result.
         config: names the optimizer, `lbfgs` or `adam`; with a schedule of its learning rate, jobs
             have equal budgets.
-        lanes: jobs at a time on each device; if not given, as many as memory has room for, but
-            no more than pay. Where memory runs out all the same they are halved, down to one.
+        lanes: jobs at a time on each device, or on each `space` devices; if not given, as many as
+            memory has room for, but no more than pay. Where memory runs out all the same they are
+            halved, down to one.
         devices: of this host; all if not given.
         space: devices that share the rows of each image, which they must divide evenly.
         balance: how many jobs to share out evenly, if not these: what a run that goes on where
             another was cut off had, so that it gets the same program.
-        progress: called with the number of evaluations read since the last call.
+        on_evaluations: called with the number of evaluations read since the last call.
     """
     total = balance or len(jobs)
     # A device without a job would keep those of a CPU from working.
@@ -83,16 +84,18 @@ def optimize_lanes(
             first = work.look()
             if first is None:
                 break
-            most_here = most or paying_lanes(first.image.shape, devices)
+            most_here = most or paying_lanes(first.image.shape, devices, space)
             wanted = _evenly(most_here, total, mesh.shape[AXIS])
             optimizer = make_optimizer(config, first.budget)
             program = fitting_program(params, first, optimizer, wanted, mesh, most is None)
             wanted = program.lanes
-            yield from _lockstep(work, program, progress)
+            yield from _lockstep(work, program, on_evaluations)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if wanted == 1:
+            if work.making and work.active:  # it may do alone, before the others
+                work.first_alone()
+            elif wanted == 1:
                 work.give_up(JaxstyleError("out of memory; try a smaller size"))
             else:
                 most = wanted // 2
@@ -110,18 +113,23 @@ class _Work:
     def __init__(self, jobs: Sequence[Callable[[], Job]]) -> None:
         self.queue = collections.deque(enumerate(jobs))
         self.active: dict[int, _Lane] = {}
+        self.making = False
+        """Whether it was while a job was made that something was raised."""
         self.done: collections.deque[tuple[int, Result | JaxstyleError]] = collections.deque()
 
     def take(self) -> _Lane | None:
         """The next job that can be made."""
         while self.queue:
             index, make = self.queue[0]
+            self.making = True
             try:
                 job = make()
             except JaxstyleError as error:
+                self.making = False
                 self.done.append((index, error))
                 self.queue.popleft()
                 continue
+            self.making = False
             self.queue.popleft()
             return _Lane(index, job)
         return None
@@ -140,6 +148,12 @@ class _Work:
         self.queue.extendleft(reversed(again))
         self.active.clear()
 
+    def first_alone(self) -> None:
+        """Let the job whose turn it is be made before those under way are begun again."""
+        first = self.queue.popleft()
+        self.put_back()
+        self.queue.appendleft(first)
+
     def give_up(self, error: JaxstyleError) -> None:
         """End the jobs under way, or the one whose turn it is, with `error`."""
         indices = [lane.index for lane in self.active.values()] or [self.queue.popleft()[0]]
@@ -152,10 +166,11 @@ class _Work:
 
 
 def _lockstep(
-    work: _Work, program: Program, progress: Callable[[int], None] | None
+    work: _Work, program: Program, on_evaluations: Callable[[int], None] | None
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Work the queue off with one program."""
     batch: Batch | None = None
+    begun = False
     pending: collections.deque[tuple[UpdateInfo, dict[int, _Lane]]] = collections.deque()
     active = work.active
     while True:
@@ -172,14 +187,16 @@ def _lockstep(
             if lane is not None:
                 active[slot] = fresh[slot] = lane
         if fresh:
-            seconds = program.compile_seconds if batch is None else 0.0
+            seconds = 0.0 if begun else program.compile_seconds
+            begun = True
+            if len(fresh) == len(active):  # nothing of the old one is needed: make room
+                batch = None
             batch = filled(program, batch, {slot: lane.job for slot, lane in fresh.items()})
             for lane in fresh.values():
                 lane.journal.start(compile_seconds=seconds)
         if active:
             assert batch is not None
-            state, info = program.update(batch.objectives, program.params, batch.state)
-            batch = batch._replace(state=state)
+            batch, info = _updated(program, batch)
             pending.append((info, dict(active)))
             for lane in active.values():
                 lane.dispatched += 1
@@ -195,13 +212,18 @@ def _lockstep(
             running = {slot: lane for slot, lane in lanes.items() if not lane.ended}
             for slot, lane in running.items():
                 lane.journal.read(jax.tree.map(lambda values, slot=slot: values[slot], host))
-            if progress is not None:
-                progress(len(running))
+            if on_evaluations is not None:
+                on_evaluations(len(running))
 
 
-def paying_lanes(shape: tuple[int, ...], devices: Sequence[Device]) -> int:
-    """Lanes a device, above which more do not pay, for images of `shape`."""
-    pixels = _PIXELS.get(devices[0].platform, _PIXELS_ELSEWHERE)
+def _updated(program: Program, batch: Batch) -> tuple[Batch, UpdateInfo]:
+    state, info = program.update(batch.objectives, program.params, batch.state)
+    return batch._replace(state=state), info
+
+
+def paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int = 1) -> int:
+    """Lanes of `space` devices, above which more do not pay, for images of `shape`."""
+    pixels = space * _PIXELS.get(devices[0].platform, _PIXELS_ELSEWHERE)
     return max(1, pixels // (shape[0] * shape[1]))
 
 

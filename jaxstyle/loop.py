@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -190,14 +191,25 @@ def _compiled(
 ) -> Callable[[Objective, LoopState], tuple[LoopState, UpdateInfo]]:
     where = None
     if mesh is not None:
-        state = jax.eval_shape(init_state, optimizer, jax.ShapeDtypeStruct(shape, jnp.float32))
-        where = space.shardings(state, shape, mesh), NamedSharding(mesh, PartitionSpec())
+        where = _places(optimizer, shape, mesh), NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         functools.partial(baseline_update if baseline else update, optimizer),
         donate_argnums=1,
         compiler_options=thrifty_options() if thrifty else None,
         out_shardings=where,
     )
+
+
+def _places(
+    optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...], mesh: Mesh
+) -> LoopState:
+    """How the state for images of `shape` lies on `mesh`."""
+    return space.shardings(_shapes(optimizer, shape), shape, mesh)
+
+
+def _shapes(optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...]) -> LoopState:
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(functools.partial(init_state, optimizer), image)
 
 
 def optimize(
@@ -223,15 +235,30 @@ def optimize(
 
 def state_like(shape: tuple[int, ...], config: Config) -> LoopState:
     """Structure, shapes and types of the state for float32 images of `shape`; no arrays."""
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(functools.partial(init_state, make_optimizer(config)), image)
+    return _shapes(make_optimizer(config), shape)
 
 
-def begin(image: Image, config: Config, earlier: Result | None = None) -> Progress:
-    """A scale before its first evaluation, from `image`, after the scales `earlier`."""
-    start = jnp.asarray(image)
-    start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
-    return Progress(init_state(make_optimizer(config), start), earlier=earlier)
+def begin(
+    image: Image, config: Config, earlier: Result | None = None, mesh: Mesh | None = None
+) -> Progress:
+    """A scale before its first evaluation.
+
+    Args:
+        image: where it starts.
+        config: names the optimizer.
+        earlier: the scales before.
+        mesh: see `proceed`; no device then ever has more of the state than its part.
+    """
+    optimizer = make_optimizer(config)
+    if mesh is None:
+        start = jnp.asarray(image)
+        start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
+        return Progress(init_state(optimizer, start), earlier=earlier)
+    shape = tuple(image.shape)
+    start = space.spread(np.asarray(image, np.float32), shape, mesh)
+    where = _places(optimizer, shape, mesh)
+    state = jax.jit(functools.partial(init_state, optimizer), out_shardings=where)(start)
+    return Progress(state, earlier=earlier)
 
 
 def proceed(
@@ -267,8 +294,12 @@ def proceed(
     baseline = config.optimizer == "optax-lbfgs"
     state = progress.state
     shape = state.image.shape
-    compiled = _compiled(optimizer, baseline, objective.activations != "kept", shape, mesh)
-    if mesh is not None:
+    thrifty = objective.activations != "kept"
+    # The shape is only asked for by what lies on several devices.
+    compiled = _compiled(optimizer, baseline, thrifty, () if mesh is None else shape, mesh)
+    if mesh is None:
+        state = jax.tree.map(jnp.asarray, state)
+    else:
         objective, state = (space.spread(each, shape, mesh) for each in (objective, state))
     in_flight = 0 if baseline else IN_FLIGHT
     earlier = progress.earlier
@@ -312,7 +343,7 @@ def proceed(
     # optimizer's end does not move it.
     while pending and journal.status == lbfgs.RUNNING:
         journal.read(jax.device_get(pending.popleft()))
-    reason = REASONS.get(journal.status, "stopped" if stopped else "budget")
+    reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
     result = journal.result(space.fetch(outcome(state)), objective, reason)
     if not result.terms:
         terms = objective(state.best_image)[1]

@@ -31,7 +31,7 @@ class StylePart:
     """A region of the image, or all of it, and what is matched there."""
 
     guides: dict[str, Float[Array, "_h _w"]] | None
-    """By layer, for `statistics.measure`; None: everywhere."""
+    """By layer, for `statistics.gathered`; None: everywhere."""
     targets: tuple[StyleTargets, ...]
     shares: dict[str, Float[Array, " s"]]
     """What each of `targets` counts at a layer, the region's area included."""

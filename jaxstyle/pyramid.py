@@ -23,7 +23,7 @@ class Level(NamedTuple):
 
 def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
     """The scales of `config` for a result of `shape`, coarsest first; the last has ratio 1."""
-    scales = _fitting(config, shape) if config.scales == "auto" else config.scales
+    scales = _automatic(config, shape) if config.scales == "auto" else config.scales
     coarse = config.coarse_evaluations or config.evaluations
     if not isinstance(coarse, tuple):
         coarse = (coarse,) * (scales - 1)
@@ -38,7 +38,7 @@ def _factor(config: Config) -> float:
     return config.scale_factor or FACTOR
 
 
-def _fitting(config: Config, shape: tuple[int, ...]) -> int:
+def _automatic(config: Config, shape: tuple[int, ...]) -> int:
     scales, start = 1, config.start_size or START_SIZE
     while True:
         coarser = level_shape(shape, _factor(config) ** -scales)

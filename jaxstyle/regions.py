@@ -164,7 +164,7 @@ def layer_guides(
     layers: Sequence[str],
     name: str,
 ) -> tuple[dict[str, Float[np.ndarray, "_h _w"]], dict[str, bool]]:
-    """How much each position of each layer belongs to a region, for `statistics.measure`.
+    """How much each position of each layer belongs to a region, for `statistics.gathered`.
 
     Args:
         guide: the content's or a style's.

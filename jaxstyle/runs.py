@@ -127,6 +127,7 @@ class Run:
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
+        self._kept = 0
         self._checkpoints = Checkpoints(self.folder / "checkpoint")
 
     def __enter__(self) -> Self:
@@ -201,6 +202,7 @@ class Run:
         rows = read_metrics(self.folder) if path.exists() else []
         there = {row["evaluation"]: to_json(row) + "\n" for row in rows}
         self._lines, self._last = [], None
+        self._kept = records[-1].evaluation if records else 0
         for record in records:
             line = there.get(record.evaluation) or _line(record, self._last, None)
             self._lines.append(line)
@@ -249,13 +251,16 @@ class Run:
             RunError: the disk is full.
         """
         evaluation = progress.evaluations
-        if self._snapshot_schedule.has(evaluation):
+        # An update of several evaluations may have passed those that were wanted.
+        passed = range(self._kept + 1, evaluation + 1)
+        self._kept = evaluation
+        if any(map(self._snapshot_schedule.has, passed)):
             image = self._finish(np.asarray(outcome(progress.state)))
             folder = files.make_folder(self.folder / "snapshots", RunError)
             images.save_image(folder / f"{evaluation:06}.png", image)
             if self.board is not None:
                 self.board.picture(evaluation, image)
-        if self._checkpoint_schedule.has(evaluation):
+        if any(map(self._checkpoint_schedule.has, passed)):
             self._save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -264,6 +269,7 @@ class Run:
         Raises:
             RunError: the disk is full.
         """
+        self._kept = progress.evaluations
         self._save(progress)
         self._checkpoints.wait()
         if not progress.history:
@@ -311,7 +317,7 @@ def fork(
         folder: of the run to start from; it may be under way.
         identity: of the new run. If it differs in nothing but budgets, and no schedule knows
             their end, all of the state counts, its history included, whatever of them is spent;
-            otherwise only the best image, which the optimizer, knowing nothing of the new
+            otherwise only the image it comes to, which the optimizer, knowing nothing of the new
             objective's curvature, starts from.
         like: the structure and shapes that a scale's state has to have.
         shapes: of the images of the new run, by scale.
@@ -328,7 +334,7 @@ def fork(
             progress = checkpoints.restore(like)
             if progress is not None:
                 return progress
-        image = checkpoints.best_image()
+        image = checkpoints.image()
     finally:
         checkpoints.close()
     if image is None:

@@ -89,9 +89,15 @@ def shardings(tree: Any, image: tuple[int, ...], mesh: Mesh, *lead: str) -> Any:
 
 
 def spread(tree: Any, image: tuple[int, ...], mesh: Mesh) -> Any:
-    """A state or an objective as `shardings` wants it."""
-    # Through the host: a process may hold what is going to be spread over several.
-    return jax.device_put(jax.tree.map(np.asarray, tree), shardings(tree, image, mesh))
+    """A state, an objective or an image as `shardings` wants it."""
+
+    def placed(leaf: Any, where: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
+            return leaf
+        # Through the host: a process may hold what is going to be spread over several.
+        return jax.device_put(np.asarray(leaf), where)
+
+    return jax.tree.map(placed, tree, shardings(tree, image, mesh))
 
 
 def fetch(array: jax.Array) -> np.ndarray:

@@ -25,6 +25,8 @@ _DIRECTIONS = 64
 _RIDGE = 1e-3
 """Of the target's largest variance: what float32 can tell from 0 in a product of covariances."""
 _TINY = 1e-6
+# Of covariances: what accelerators do by themselves would turn small eigenvalues negative.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _ITERATIONS = 22
 
 
@@ -182,7 +184,7 @@ def prepared(kind: str, target: Measure) -> Measure:
     values, vectors = jnp.linalg.eigh(covariance)
     values = jnp.maximum(values, 0)
     ridge = _RIDGE * values[-1] + _TINY
-    root = (vectors * jnp.sqrt(values + ridge)) @ vectors.T
+    root = _product(vectors * jnp.sqrt(values + ridge), vectors.T)
     return mean, root, ridge, jnp.sum(values)
 
 
@@ -214,7 +216,8 @@ def distance(
         )
     (mean, covariance), (target_mean, root, ridge, target_trace) = measured, target
     ridges = ridge * jnp.eye(len(mean), dtype=mean.dtype)
-    overlap = _trace_of_root(root @ (covariance + ridges) @ root, jnp.square(ridge))
+    between = _product(_product(root, covariance + ridges), root)
+    overlap = _trace_of_root(between, jnp.square(ridge))
     traces = jnp.trace(covariance) + target_trace + 2 * len(mean) * ridge
     return jnp.mean(jnp.square(mean - target_mean)) + (traces - 2 * overlap) / len(mean)
 
@@ -253,7 +256,7 @@ def root_by_eigenvectors(
     """Trace of the square root, and the inverse square root, of a symmetric matrix."""
     values, vectors = jnp.linalg.eigh(matrix)
     roots = jnp.sqrt(jnp.maximum(values, least))
-    return jnp.sum(roots), (vectors / roots) @ vectors.T
+    return jnp.sum(roots), _product(vectors / roots, vectors.T)
 
 
 def root_by_iteration(
@@ -266,12 +269,11 @@ def root_by_iteration(
     del least
     size = jnp.linalg.norm(matrix)
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
     def refine(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
         root, inverse = pair
-        factor = 1.5 * identity - 0.5 * product(inverse, root)
-        return product(root, factor), product(factor, inverse)
+        factor = 1.5 * identity - 0.5 * _product(inverse, root)
+        return _product(root, factor), _product(factor, inverse)
 
     root, inverse = jax.lax.fori_loop(0, _ITERATIONS, refine, (matrix / size, identity))
     return jnp.trace(root) * jnp.sqrt(size), inverse / jnp.sqrt(size)

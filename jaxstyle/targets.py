@@ -211,7 +211,7 @@ def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]
     found: dict[str, Float[Array, "_c d"]] = {}
     for layer in config.style_layers:
         name = vgg.canonical_layer(layer)
-        channels = network.channels[int(name[4]) - 1]
+        channels = network.channels[vgg.block(name) - 1]
         found[layer] = statistics.directions(vgg.LAYERS.index(name), channels, config.seed)
     return found
 
@@ -344,7 +344,8 @@ def build_objective(
     several = as_styles(content, styles)
     check_inputs(content, several, config)
     params = prepare_params(params, config)
-    dtype = jnp.promote_types(content.dtype, jnp.float32)
+    # Of NumPy's float64, what JAX makes of it.
+    dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
     parts: list[StylePart] = []
     for region in regions.assign(guides, style_shares(len(several), config)):
         targets = [

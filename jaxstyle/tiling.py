@@ -23,7 +23,8 @@ from jaxstyle.types import Features, Params
 T = TypeVar("T")
 
 SIDE = 512
-"""Of a tile where none is given: two fifths of what is computed are surroundings then."""
+"""Of a tile where neither settings nor what fits say: two fifths of what is computed are
+surroundings then."""
 
 
 class Tiling(NamedTuple):
@@ -49,7 +50,7 @@ def tile(shape: tuple[int, ...], side: int, layers: Iterable[str]) -> Tiling:
     """
     align, reach = 1, 0
     for conv in vgg.CONVOLUTIONS[: vgg.depth(layers)]:
-        align = 2 ** (int(conv[4]) - 1)
+        align = 2 ** (vgg.block(conv) - 1)
         reach += align
     halo = _rounded_up(reach, align)
     rows, columns = (_along(size, side, halo, align) for size in shape[:2])
@@ -90,7 +91,7 @@ class Place(NamedTuple):
 
     def own(self, layer: str, features: Float[Array, "h w c"]) -> Float[Array, "h w"]:
         """1 at the positions of the window that are the tile's own, 0 in its surroundings."""
-        halvings = _halvings(layer)
+        halvings = vgg.block(layer) - 1
         inside = []
         for axis in range(2):
             first, end = self.tile[2 * axis] >> halvings, self.tile[2 * axis + 1] >> halvings
@@ -111,11 +112,7 @@ class Place(NamedTuple):
         return jax.lax.dynamic_update_slice(whole, written, self._corner(layer, whole))
 
     def _corner(self, layer: str, whole: Array) -> list[Array]:
-        return [*(self.start >> _halvings(layer)), *[jnp.int32(0)] * (whole.ndim - 2)]
-
-
-def _halvings(layer: str) -> int:
-    return int(vgg.canonical_layer(layer)[4]) - 1
+        return [*(self.start >> (vgg.block(layer) - 1)), *[jnp.int32(0)] * (whole.ndim - 2)]
 
 
 def fold(

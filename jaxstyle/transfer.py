@@ -153,9 +153,6 @@ def stylize(
         ConfigError, ImageError, WeightsError: before anything is computed.
     """
     scales = plan(content, styles, config, guides)
-    if progress is None:
-        image = initial_image(scales[0].content, scales[0].styles, config)
-        progress = begin(resize_image(image, scales[0].content.shape), config)
     if params is None:
         params = load_weights()
     config = spreadable(config) if len(devices) > 1 else config
@@ -168,6 +165,9 @@ def stylize(
         fit(config, scale.content.shape, params, mesh.size if mesh else 1)
         for scale, mesh in reversed(list(zip(scales, meshes, strict=True)))
     ][::-1]
+    if progress is None:
+        image = initial_image(scales[0].content, scales[0].styles, config)
+        progress = begin(image, config, mesh=meshes[0])
     for position in range(progress.scale, len(scales)):
         scale = scales[position]
         if progress.history == () and progress.earlier is not None and keeper is not None:
@@ -192,7 +192,7 @@ def stylize(
             image = resize_image(result.image, shape)
             return result._replace(image=finished_image(image, content, config))
         image = resize_image(result.image, scales[position + 1].content.shape)
-        progress = begin(image, config, result)
+        progress = begin(image, config, result, meshes[position + 1])
     raise AssertionError("a run has more scales than its settings")
 
 

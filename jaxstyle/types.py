@@ -14,7 +14,8 @@ Features = dict[str, Float[Array, "_h _w _c"]]
 """Activations `[height, width, channels]` by layer name."""
 
 Params = Mapping[str, Any]
-"""VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO) and `bias`."""
+"""VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO, or one that
+`convolution.transform` has prepared for Winograd's algorithm) and `bias`."""
 
 Scalar = Float[Array, ""]
 

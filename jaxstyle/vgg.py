@@ -71,12 +71,17 @@ def depth(layers: Iterable[str]) -> int:
     return max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
 
 
+def block(layer: str) -> int:
+    """Which of the five blocks `layer` is in, from 1 on."""
+    return int(canonical_layer(layer)[4])
+
+
 def check_size(
     shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
 ) -> None:
     """Raise `ImageError` if an image of `shape` = `(h, w, …)` has no pixel left at a layer."""
     for layer in layers:
-        halvings = int(canonical_layer(layer)[4]) - 1
+        halvings = block(layer) - 1
         smallest = 2**halvings * (2 if padding == "reflect" else 1)
         if min(shape[:2]) < smallest:
             raise ImageError(
@@ -87,7 +92,7 @@ def check_size(
 
 def layer_shape(shape: tuple[int, ...], layer: str) -> tuple[int, int]:
     """`(height, width)` of the activations at `layer` of an image of `shape`."""
-    halvings = int(canonical_layer(layer)[4]) - 1
+    halvings = block(layer) - 1
     return shape[0] >> halvings, shape[1] >> halvings
 
 
@@ -162,8 +167,8 @@ class VGG19(nn.Module):
         convolutions = CONVOLUTIONS[: depth(self.layers)]
         x, activations = image - mean, {}
         through = nn.remat(_through, static_argnums=(2,)) if self.recompute else _through
-        for block in range(1, len(BLOCKS) + 1):
-            x, found = through(self, x, tuple(c for c in convolutions if int(c[4]) == block))
+        for number in range(1, len(BLOCKS) + 1):
+            x, found = through(self, x, tuple(c for c in convolutions if block(c) == number))
             activations |= found
         return {layer: activations[canonical_layer(layer)] for layer in self.layers}
 
@@ -175,14 +180,14 @@ def _through(
     wanted = {canonical_layer(layer) for layer in module.layers}
     found: Features = {}
     for conv in convolutions:
-        block, index = int(conv[4]), int(conv[6])
-        if block > 1 and index == 1:
+        number, index = block(conv), int(conv[6])
+        if number > 1 and index == 1:
             x = _pool(x, module.pooling)
         mode = _pad_mode(module.padding, conv)
         if mode is not None:
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
         x = _Convolution(
-            module.channels[block - 1],
+            module.channels[number - 1],
             "SAME" if mode is None else "VALID",
             conv in module.winograd,
             module.precision,

@@ -1,5 +1,6 @@
 """Lanes and batches: what comes out is what `stylize` makes, whatever else is in the batch."""
 
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from jaxstyle import (
     Result,
     batch,
     lane_program,
+    lanes,
     stylize,
     stylize_batch,
 )
 from jaxstyle.batch import Cell, Source, stylize_cells
+from jaxstyle.lane_program import Job
 from jaxstyle.types import Image, Params
 from tests.conftest import SHALLOW, picture
 
@@ -302,9 +305,41 @@ def test_memory_running_out_for_a_content_loses_no_other(
 
     monkeypatch.setattr(batch, "content_targets", failing_once)
     contents = [picture(32, 48, seed) for seed in range(4)]
-    with pytest.warns(UserWarning, match="going on with 1"):
-        found = stylize_batch(contents, STYLE, QUICK.replace(evaluations=2), small_params, lanes=2)
-    assert len(found) == 4
+    config = QUICK.replace(evaluations=2)
+    found = stylize_batch(contents, STYLE, config, small_params, lanes=2)
+    for result, content in zip(found, contents, strict=True):
+        assert_same_runs(result, stylize(content, STYLE, config, small_params))
+
+
+def test_memory_running_out_for_a_content_beside_others_ends_none(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even with one lane a device: what is made beside those under way is then made alone."""
+    work = lanes._Work([])
+    made: list[str] = []
+    job = Job(None, CONTENT, 1)  # pyright: ignore[reportArgumentType]
+
+    def maker(name: str) -> Job:
+        if name == "large" and work.active:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        made.append(name)
+        return job
+
+    names = ["a", "b", "large", "c"]
+    work.queue.extend((i, functools.partial(maker, name)) for i, name in enumerate(names))
+    for slot in range(2):
+        lane = work.take()
+        assert lane is not None
+        work.active[slot] = lane
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        work.take()
+    assert work.making
+    work.first_alone()
+    assert not work.active
+    assert [index for index, _ in work.queue] == [2, 0, 1, 3]
+    assert work.look() is job
+    assert not work.making
+    assert made == ["a", "b", "large"]
 
 
 def test_double_precision_elsewhere_changes_nothing(small_params: Params) -> None:

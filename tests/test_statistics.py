@@ -173,6 +173,22 @@ def test_roots_by_iteration_are_those_by_eigenvectors(spread: float) -> None:
     assert_allclose(found[1], exact[1], atol=0.02 * float(jnp.abs(exact[1]).max()))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
+    """They have quicker and coarser products, which covariances' small eigenvalues drown in."""
+
+    def compare(array: Any, style: Any) -> Any:
+        goal = statistics.prepared(kind, measured(kind, style))
+        return statistics.distance(kind, measured(kind, array), goal, "mean")
+
+    array = jnp.asarray(features(), jnp.float32)
+    traced = jax.jit(jax.grad(compare)).trace(array, array)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products or kind == "moments"
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_directions_are_seeded_unit_vectors() -> None:
     first = statistics.directions(4, CHANNELS, 0)
     assert_allclose(jnp.linalg.norm(first, axis=0), 1, rtol=1e-6)

@@ -12,13 +12,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import (
     Config,
+    ConfigError,
     ImageError,
     build_objective,
+    fitting,
     load_image,
     optimize,
     preset,
     save_image,
     stylize,
+    transfer,
 )
 from jaxstyle.loop import baseline_update, init_state, update
 from jaxstyle.optimizers import make_optimizer
@@ -278,6 +281,28 @@ def test_a_run_stopped_in_a_coarse_pass_still_has_the_full_size(small_params: Pa
     result = stylize(CONTENT, STYLE, config, small_params, lambda record: True)
     assert result.image.shape == CONTENT.shape
     assert {record.scale for record in result.history} == {0}
+
+
+def test_a_stop_is_a_stop_even_where_the_scale_ends(small_params: Params) -> None:
+    """The evaluation under way when the callback stops a coarse scale may be its last."""
+    config = QUICK.replace(scales=2, scale_factor=1.3, optimizer="adam", learning_rate=1e20)
+    result = stylize(CONTENT, STYLE, config, small_params, lambda record: True)
+    assert result.reason == "stopped"
+    assert {record.scale for record in result.history} == {0}
+
+
+def test_double_precision_pictures_are_taken_without_a_warning(small_params: Params) -> None:
+    objective = build_objective(small_params, np.float64(CONTENT), np.float64(STYLE), QUICK)
+    assert objective.tv_weight.dtype == np.float32
+
+
+def test_nothing_is_allocated_for_what_does_not_fit(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "device_memory", lambda device: 1000)
+    monkeypatch.setattr(transfer, "begin", lambda *_, **__: pytest.fail("too early"))
+    with pytest.raises(ConfigError, match="no size would fit"):
+        stylize(CONTENT, STYLE, QUICK, small_params)
 
 
 def test_lanes_of_one_update_equal_single_runs(small_params: Params) -> None:
