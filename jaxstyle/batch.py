@@ -22,9 +22,10 @@ from jaxstyle.space import sharing
 from jaxstyle.targets import (
     Guided,
     StylePart,
+    as_styles,
     assemble_objective,
-    check_inputs,
     check_layers,
+    check_shapes,
     content_targets,
     depends_on_shape,
     guided_content,
@@ -36,11 +37,11 @@ from jaxstyle.targets import (
 from jaxstyle.transfer import (
     ENDS,
     at_scale,
+    check_scales,
     finished_image,
     fitted_shape,
     initial_image,
     join_scales,
-    plan,
     style_at_scale,
 )
 from jaxstyle.types import Device, Image, Params
@@ -152,8 +153,8 @@ def stylize_batch(
     guide_sources: dict[int, GuideSource] = {}
     for i in range(count):
         content, several, setting, here = (items[i % len(items)] for items in given.values())
-        pictures = [style.load() for style in several]
-        plan(content.load(), pictures, setting, here)
+        as_styles(content.load(), [style.load() for style in several])
+        check_scales(content.shape, [style.shape for style in several], setting, here)
         sourced = [
             guide_sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
             for guide in (() if here is None else (here.content, *here.styles))
@@ -373,7 +374,7 @@ class _Targets:
         if whole.shape[:2] != tuple(source.shape[:2]):
             raise ImageError("the picture has changed its shape since it was looked at")
         content = at_scale(whole, self.program, ratio)
-        check_inputs(content, (), self.program)
+        check_shapes(content.shape, (), self.program)
         content = colored_content(content, self.program)
         fitted = fit_targets(self.program, content.shape, self.params)
         return content, jax.device_get(content_targets(self.params, content, fitted))

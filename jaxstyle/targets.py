@@ -123,18 +123,20 @@ def style_shares(count: int, config: Config) -> tuple[float, ...]:
     return tuple(weight / largest / total for weight in weights)
 
 
-def check_inputs(content: Image, styles: Sequence[Image], config: Config) -> None:
-    """Raise what `build_objective` would, without computing anything.
+def check_shapes(
+    content: tuple[int, ...], styles: Sequence[tuple[int, ...]], config: Config
+) -> None:
+    """Raise what `build_objective` would for pictures of these shapes.
 
     Raises:
         ConfigError: an unknown layer, or one named twice.
         ImageError: a picture is too small for its deepest layer.
     """
     check_layers(config)
-    vgg.check_size(content.shape, config.layers, config.padding, "content")
+    vgg.check_size(content, config.layers, config.padding, "content")
     if config.style_shape == "own":
         for style in styles:
-            vgg.check_size(style.shape, config.style_layers, config.padding, "style")
+            vgg.check_size(style, config.style_layers, config.padding, "style")
 
 
 def _check_image(image: object, name: str) -> None:
@@ -342,7 +344,7 @@ def build_objective(
             that do not go with the pictures.
     """
     several = as_styles(content, styles)
-    check_inputs(content, several, config)
+    check_shapes(content.shape, [style.shape for style in several], config)
     params = prepare_params(params, config)
     # Of NumPy's float64, what JAX makes of it.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
@@ -401,17 +403,22 @@ def _guided_style(
     return Guided(*regions.layer_guides(guide, region.color, shape, config.style_layers, "style"))
 
 
-def check_guides(content: Image, styles: Sequence[Image], config: Config, guides: Guides) -> None:
-    """Raise what `build_objective` would because of the guides, without computing anything.
+def check_guides(
+    content: tuple[int, ...],
+    styles: Sequence[tuple[int, ...]],
+    config: Config,
+    guides: Guides,
+) -> None:
+    """Raise what `build_objective` would because of the guides, for pictures of these shapes.
 
     Raises:
         ImageError: guides and pictures do not go together, or a region is too small.
     """
-    regions.check_shape(guides.content, content.shape, "content")
+    regions.check_shape(guides.content, content, "content")
     for guide, style in zip(guides.styles, styles, strict=False):
-        regions.check_shape(guide, style.shape, "style")
+        regions.check_shape(guide, style, "style")
     for region in regions.assign(guides, style_shares(len(styles), config)):
-        guided_content(guides, region, content.shape, config)
+        guided_content(guides, region, content, config)
         for i, _ in region.styles:
             guide = style_guide(guides, i)
-            _guided_style(styles[i].shape, config, content.shape, guide, region)
+            _guided_style(styles[i], config, content, guide, region)

@@ -20,7 +20,7 @@ from jaxstyle.targets import (
     as_styles,
     build_objective,
     check_guides,
-    check_inputs,
+    check_shapes,
     hold,
     prepare_params,
     style_shares,
@@ -52,7 +52,7 @@ def plan(
         ConfigError, ImageError: see `build_objective`.
     """
     several = as_styles(content, styles)
-    style_shares(len(several), config)
+    check_scales(content.shape, [style.shape for style in several], config, guides)
     scales: list[Scale] = []
     for level in pyramid.levels(config, fitted_shape(content.shape, config)):
         content_here = at_scale(content, config, level.ratio)
@@ -60,12 +60,30 @@ def plan(
             color.colored_style(style_at_scale(style, config, level.ratio), content_here, config)
             for style in several
         )
-        check_inputs(content_here, styles_here, config)
-        if guides is not None:
-            check_guides(content_here, styles_here, config, guides)
         content_here = color.colored_content(content_here, config)
         scales.append(Scale(content_here, styles_here, level.evaluations))
     return tuple(scales)
+
+
+def check_scales(
+    content: tuple[int, ...],
+    styles: Sequence[tuple[int, ...]],
+    config: Config,
+    guides: Guides | None = None,
+) -> None:
+    """Raise what `plan` would for pictures of these shapes, without making any.
+
+    Raises:
+        ConfigError, ImageError: see `build_objective`.
+    """
+    style_shares(len(styles), config)
+    fitted = fitted_shape(content, config)
+    for ratio, _ in pyramid.levels(config, fitted):
+        here = pyramid.level_shape(fitted, ratio)
+        styles_here = [_style_shape(style, config, ratio) for style in styles]
+        check_shapes(here, styles_here, config)
+        if guides is not None:
+            check_guides(here, styles_here, config, guides)
 
 
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
@@ -86,11 +104,17 @@ def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
 
     As it is where it is going to be stretched to the content's shape anyway.
     """
+    shape = _style_shape(style.shape, config, ratio)
+    if config.style_shape == "own":
+        style = resize_image(style, fitted_style_shape(style.shape, config))
+    return resize_image(style, shape)
+
+
+def _style_shape(shape: tuple[int, ...], config: Config, ratio: float) -> tuple[int, int]:
     if config.style_shape == "content":
-        return style
-    style = resize_image(style, fitted_style_shape(style.shape, config))
-    ratio = max(ratio, min(1, pyramid.SHORTEST / min(style.shape[:2])))
-    return resize_image(style, pyramid.level_shape(style.shape, ratio))
+        return shape[0], shape[1]
+    fitted = fitted_style_shape(shape, config)
+    return pyramid.level_shape(fitted, max(ratio, min(1, pyramid.SHORTEST / min(fitted))))
 
 
 def fitted_style_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:

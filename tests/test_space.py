@@ -80,9 +80,9 @@ def test_lanes_and_rows(tmp_path: Path) -> None:
     code = """
 import sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
-from jaxstyle import Config, lanes, stylize_batch
-from tests.conftest import picture, random_params
-config = Config(convolution="direct", evaluations=4, style_statistics=("gram", "wasserstein"))
+from jaxstyle import lanes, stylize_batch
+from tests.conftest import SHALLOW, picture, random_params
+config = SHALLOW.replace(evaluations=4, style_statistics=("gram", "wasserstein"))
 configs = [config.replace(style_weight=weight) for weight in (10.0, 100.0, 1000.0)]
 arguments = picture(96, 80, 0), picture(64, 72, 1), configs, random_params()
 one = stylize_batch(*arguments, devices=jax.devices()[:1], lanes=1)
