@@ -51,7 +51,7 @@ from jaxstyle.weights import load_weights
 _CONTENTS_KEPT = 8
 """Contents that are kept at a time: a grid's cells come content by content."""
 
-_STYLES_KEPT, _FEW_STYLES_KEPT = 256, 8
+_STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
 """Targets of styles, at one scale each: megabytes. Few where they are as large as the image, or of
 one content's colours alone."""
 
@@ -162,10 +162,11 @@ def stylize_batch(
         content_guide = sourced[0] if sourced else None
         cells.append(Cell(content, several, setting, content_guide, tuple(sourced[1:])))
     params = load_weights() if params is None else params
-    for setting, shape in {
-        (cell.config, fitted_shape(cell.content.shape, cell.config)) for cell in cells
+    for program, shape in {
+        (program_of(cell.config), fitted_shape(cell.content.shape, cell.config)) for cell in cells
     }:
-        fit(setting if space == 1 else spreadable(setting), shape, params, sharing(shape[0], space))
+        chosen = program if space == 1 else spreadable(program)
+        fit(chosen, shape, prepare_params(params, chosen), sharing(shape[0], space))
     results: dict[int, Result] = {}
     for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices, space=space):
         if isinstance(outcome, JaxstyleError):

@@ -2,7 +2,7 @@
 
 import re
 
-from jaxstyle import cells
+from jaxstyle import cells, files
 from jaxstyle.commands import RenderGrid
 from jaxstyle.errors import ConfigError
 from jaxstyle.process import EXIT_CELLS_FAILED, keep_compiled_programs, share_out_cpu
@@ -24,13 +24,13 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
     if command.space < 1:
         raise ConfigError(f"space must be at least 1, not {command.space}")
-    wanted = grid_cells(command)
-    from jaxstyle import batch, files, fitting, grid, hosts, weights
-
     inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
     for path in (path for paths in inputs for path in paths):
         if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
+    wanted = grid_cells(command)
+    from jaxstyle import batch, fitting, grid, hosts, weights
+
     if command.collect and not files.is_folder(output, ConfigError):
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:

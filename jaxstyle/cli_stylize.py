@@ -64,8 +64,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     devices = space.pick_devices(everyone if command.space is None else command.space)
     if len(devices) > 1:
         fitting.spreadable(config)
-    # Of several processes the first alone writes.
-    inputs = _read_inputs(command, output if jax.process_index() == 0 else None)
+    inputs = _read_inputs(command, output)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
     inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
@@ -241,10 +240,11 @@ def _say_finished(command: Stylize, run: "runs.Run") -> int:
     elif output is not None:
         data = files.read_bytes(result, ImageError)
         suffix = Path(output).suffix.lower()
-        if suffix in (".tif", ".tiff") or command.bits > images.png_bits(data):
+        bits = images.png_bits(data, result)
+        if suffix in (".tif", ".tiff") or command.bits > bits:
             raise ConfigError(
-                f"{command.workdir} is finished, and its image has {images.png_bits(data)} bits: "
-                f"copy that to an 8-bit file, or run it again in another folder"
+                f"{command.workdir} is finished, with {bits} bits a channel: "
+                "copy it to .png, .jpg or .webp, or run it again in another folder"
             )
         if suffix == ".png":
             files.write_atomically(output, data, ImageError)

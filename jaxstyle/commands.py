@@ -71,8 +71,8 @@ class Stylize:
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
     """Save the best image so far every N evaluations, or at those given, in RUN."""
     fork_from: Annotated[str | None, arg(metavar="RUN")] = None
-    """Start from the state of another run: all of it where only budgets differ, else from its
-    best image."""
+    """Start from the state of another run: all of it where only budgets differ, else from the
+    image it has come to."""
     tensorboard: Annotated[str | None, arg(metavar="DIR")] = None
     """Show metrics and snapshots in TensorBoard as well (pip install 'jaxstyle[tensorboard]')."""
     print_config: bool = False

@@ -1,5 +1,6 @@
 """Settings: one frozen, hashable dataclass, its checks, TOML in and out."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -228,6 +229,8 @@ class Config:
                 more is then not an error either.
         """
         if over:
+            with contextlib.suppress(ConfigError):
+                return self.vary({**changes, **over})
             try:
                 under = self.vary(changes)
             except ConfigError:  # unless something that `changes` leaves open makes it right

@@ -328,9 +328,11 @@ class Grid:
             while key in places.setdefault((entry.cell.config, number), {}):
                 number += 1
             places[entry.cell.config, number][key] = self._shown(rows[entry.name])
-        guided = max((number for _, number in places), default=1) > 1
+        guided = {config for config, number in places if number > 1}
         for (config, number), cells in places.items():
-            caption = [_differences(config, settings), f"guides {number}" if guided else ""]
+            caption = [_differences(config, settings)]
+            if config in guided:
+                caption.append(f"guides {number}")
             contents = list(dict.fromkeys(content for content, _ in cells))
             styles = list(dict.fromkeys(styles for _, styles in cells))
             for top in range(0, len(contents), _ON_A_SHEET):

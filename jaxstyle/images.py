@@ -138,8 +138,14 @@ def read_metadata(path: epath.PathLike) -> str | None:
         return opened.info.get("jaxstyle")
 
 
-def png_bits(data: bytes) -> int:
-    """Bits a channel of the PNG file in `data`, by its header."""
+def png_bits(data: bytes, path: epath.PathLike) -> int:
+    """Bits a channel of the PNG in `data`, the file at `path`.
+
+    Raises:
+        ImageError: it is none.
+    """
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ImageError(f"{path}: not a PNG")
     return data[24]
 
 

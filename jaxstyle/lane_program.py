@@ -165,7 +165,8 @@ def fitting_program(
         need = usage.argument_size_in_bytes + usage.output_size_in_bytes
         need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
         fixed = min(shared, usage.argument_size_in_bytes)
-        if lanes > 1:  # where one is filled anew, a second batch is there for a moment
+        # For a moment, while one of several is filled anew, there is a second batch.
+        if lanes * mesh.shape[AXIS] > 1:
             need += usage.argument_size_in_bytes - fixed
         if not check or lanes == 1 or need <= room:
             seconds = time.perf_counter() - started

@@ -77,7 +77,7 @@ def optimize_lanes(
     mesh = lane_mesh(devices, space)
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     work = _Work(jobs)
-    most = lanes
+    most, crowded = lanes, False
     while work.queue:
         wanted = 1
         try:
@@ -93,8 +93,14 @@ def optimize_lanes(
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if work.making and work.active:  # it may do alone, before the others
+            # What there is no room for beside others may do before them. Once, unless fewer lanes
+            # are no way out: those under way begin anew.
+            if work.making and work.active and (wanted == 1 or not crowded):
+                crowded = True
                 work.first_alone()
+            elif work.active and wanted == 1 and not crowded:
+                crowded = True
+                work.put_back()
             elif wanted == 1:
                 work.give_up(JaxstyleError("out of memory; try a smaller size"))
             else:
@@ -181,6 +187,8 @@ def _lockstep(
             for slot, lane in ended.items():
                 work.done.append((lane.index, lane.result(images[slot].copy())))
                 del active[slot]
+            if not active:  # make room, for what jobs are made of as well
+                batch = None
         fresh: dict[int, _Lane] = {}
         for slot in range(program.slots):
             lane = None if slot in active else work.take()
@@ -189,7 +197,7 @@ def _lockstep(
         if fresh:
             seconds = 0.0 if begun else program.compile_seconds
             begun = True
-            if len(fresh) == len(active):  # nothing of the old one is needed: make room
+            if len(fresh) == len(active):
                 batch = None
             batch = filled(program, batch, {slot: lane.job for slot, lane in fresh.items()})
             for lane in fresh.values():

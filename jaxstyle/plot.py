@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".png", ".pdf", ".svg")
+_DRAWN = {"scale": int, "seconds": (int, float)}
+"""What a line of metrics has to have to be drawn; a loss may be none."""
 # Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -41,7 +43,7 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
     if suffix not in _SUFFIXES:
         raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
     files.check_writable(output, ConfigError)
-    curves = {name: read_metrics(run) for name, run in _names(runs).items()}
+    curves = {name: read_metrics(run, also=_DRAWN) for name, run in _names(runs).items()}
     try:
         import matplotlib as mpl
     except ImportError:

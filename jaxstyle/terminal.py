@@ -1,6 +1,7 @@
 """What the command line shows: results on stdout, complaints and progress bars on stderr."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def complain(text: str) -> None:
     try:
         print(f"jaxstyle: {text}", file=sys.stderr, flush=True)  # noqa: T201
     except OSError:  # a reader that has gone, as `say` has it; the exit code tells
-        sys.stderr = None
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 @contextlib.contextmanager

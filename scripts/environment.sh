@@ -17,9 +17,7 @@ if ! "$venv/bin/python" -c "" >/dev/null 2>&1; then
     echo "jaxstyle needs Python 3.11 or newer, with its venv module" >&2
     exit 1
   fi
-fi
-
-if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 \
+elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 \
   && ! "$venv/bin/python" -m ensurepip >/dev/null 2>&1; then
   echo "$venv has no pip: install it there, or remove that folder" >&2
   exit 1

@@ -90,7 +90,7 @@ def progress_of(config: Config, params: Params) -> Progress:
 
 
 def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
-    config = CONFIG.replace(scales=1, coarse_evaluations=None)
+    config = CONFIG.vary({"scales": 1})
     checkpoints = Checkpoints(tmp_path / "run", keep=2)
     assert checkpoints.restore(lambda scale: like(config, scale)) is None
     for evaluations in (2, 3, 4):
@@ -105,7 +105,7 @@ def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
 def test_another_shape_or_format_is_refused(
     small_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = CONFIG.replace(scales=1, coarse_evaluations=None, evaluations=1)
+    config = CONFIG.vary({"scales": 1, "evaluations": 1})
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(progress_of(config, small_params))
     checkpoints.close()

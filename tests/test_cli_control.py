@@ -268,7 +268,11 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture) -> None:
         (("--config=auto.toml", "--scales=3"), {"scales": 3}),
         (
             ("--config=whole.toml", "--style_layers", "relu1_1", "--style-layer-weights=2"),
-            {"style_layer_weights": [2.0], "optimizer": "adam"},
+            {"style_layer_weights": [2.0], "coarse_evaluations": [1000] + [500] * 3},
+        ),
+        (
+            ("--config=layers.toml", "--style-layers", "relu1_1", "relu2_1"),
+            {"style_layer_weights": [2.0, 1.0]},
         ),
         (
             ("--config=whole.toml", "--scales=3", "--coarse-evaluations", "10", "20"),
@@ -285,6 +289,7 @@ def test_what_a_preset_says_of_other_layers_and_scales_is_dropped(
     folder: Path, capsys: pytest.CaptureFixture, words: tuple[str, ...], kept: dict | None
 ) -> None:
     Path("auto.toml").write_text('scales = "auto"\nstart_size = 96\n')
+    Path("layers.toml").write_text("style_layer_weights = [2, 1]\n")
     Path("whole.toml").write_text(to_toml(PRESETS["crowson"]))
     code = stylize(*PAIR, *words, "--print-config")
     printed = capsys.readouterr()

@@ -70,7 +70,7 @@ def test_a_run_from_its_start_to_its_report(
     assert Path("out.png").read_bytes() == b"mine"
     for words in (("-o", "deep.png", "--bits", "16"), ("-o", "deep.tif")):
         assert stylize(*flags, *words) == 2
-        assert "RUN is finished, and its image has 8 bits" in capsys.readouterr().err
+        assert "RUN is finished, with 8 bits a channel" in capsys.readouterr().err
         assert not Path(words[1]).exists()
     # How it ended is told again.
     Path("RUN/result.json").write_text(json.dumps(result | {"reason": "not finite"}))

@@ -234,6 +234,7 @@ def test_an_update_of_several_evaluations_passes_no_snapshot(
         run.identify(identity)
         run.resume(lambda scale: state_like(CONTENT.shape, identity.config))
         result = stylize(CONTENT, STYLE, identity.config, small_params, run.record, keeper=run)
+    assert result.reason == "budget"
     ends = [record.evaluation for record in result.history]
     assert len(ends) < 30  # some updates take several
     taken = [int(path.stem) for path in sorted((tmp_path / "snapshots").iterdir())]

@@ -78,7 +78,7 @@ def compare_presets(
                 made, judged = base.with_suffix(".png"), base.with_suffix(".json")
                 config = at_cost(PRESETS[name].replace(size=size), content.shape, evaluations)
                 what = settings_of(config, [path, *files.get(title, [])])
-                if not judged.exists() or read_metadata(made) != what:
+                if not (made.exists() and judged.exists()) or read_metadata(made) != what:
                     result = stylize(content, style, config, params)
                     found = judge(params, result.image, content, fitted)
                     save_image(made, result.image, metadata=what)
