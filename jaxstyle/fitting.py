@@ -131,8 +131,8 @@ def _fit(
         f"{shape[1]}×{shape[0]} pixels with activations {choices[-1].activations} need about "
         f"{gigabytes:.1f} GB and the device has {memory / 1e9:.1f} GB; "
         + (f"size {fitting} would fit" if fitting >= 16 else "no size would fit")
-        + ("" if len(choices) > 1 else ", or leave activations and tile to auto")
-        + (", or less history_size" if config.optimizer == "lbfgs" else "")
+        + ("" if len(choices) > 1 else "; or leave activations and tile to auto")
+        + ("; or take a smaller history_size" if config.optimizer == "lbfgs" else "")
     )
 
 

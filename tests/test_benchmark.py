@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,47 @@ def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None
     again, table = run(tmp_path, *NARROW, "--sections", "programs")
     assert list(again) == list(ALL)  # what was there stays
     assert "## Memory" in table
-    file = tmp_path / "benchmark.json"
-    file.write_text(file.read_text().replace('"cores": ', '"cores": 9'))
-    command = [sys.executable, "-m", "benchmarks", "-o", str(tmp_path), *NARROW]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "another machine" in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_a_report_from_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from benchmarks import __main__, machine
+
+    monkeypatch.setattr(__main__, "Bench", lambda *_: types.SimpleNamespace(accelerator=None))
+    elsewhere = {"machine": machine.describe(None) | {"cores": 999}, "sections": {}}
+    report = tmp_path / "benchmark.json"
+    report.write_text(json.dumps(elsewhere))
+    monkeypatch.setattr(sys, "argv", ["benchmark", "-o", str(tmp_path)])
+    assert __main__.main() == 2
+    printed = capsys.readouterr().err
+    assert "another machine" in printed
+    assert printed.count("\n") == 1
+    assert json.loads(report.read_text()) == elsewhere
+
+
+def test_a_section_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from benchmarks import __main__
+    from benchmarks.bench import Bench, Finding
+    from benchmarks.worker import BenchmarkError
+
+    made = types.SimpleNamespace(accelerator=None, close_workers=lambda: None)
+    monkeypatch.setattr(__main__, "Bench", lambda *_: made)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "-o", str(tmp_path), "--sections", "memory"])
+    sections = {"memory": lambda bench: Finding([{"ratio": 0.5}], [])}
+    monkeypatch.setattr(__main__, "SECTIONS", sections)
+    assert __main__.main() == 0
+
+    def failing(bench: Bench) -> Finding:
+        raise BenchmarkError("a worker ended with code -9")
+
+    sections["memory"] = failing
+    assert __main__.main() == 1
+    assert "memory: a worker ended with code -9" in capsys.readouterr().err
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert report["sections"]["memory"]["ratios"] == [{"ratio": 0.5}]
 
 
 def test_a_missing_peer_is_named_and_left_out(

@@ -14,11 +14,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from jaxstyle import cli, load_image, preset
+from jaxstyle import cli, load_image, preset, transfer
 from jaxstyle.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.presets import PRESETS
@@ -128,10 +129,26 @@ def test_nothing_is_written_where_nothing_was_finite(
     assert not Path("out.png").exists()
 
 
-def test_running_out_of_memory_is_one_line(
+def test_a_history_that_cannot_fit_is_told_before_anything_is_computed(
     folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
 ) -> None:
-    assert stylize(*QUICK, "-o", "out.png", "--history-size", "100000000") == 1
+    assert stylize(*QUICK, "-o", "out.png", "--history-size", "100000000") == 2
+    printed = capsys.readouterr().err
+    assert "no size would fit; or take a smaller history_size" in printed
+    assert printed.count("\n") == 1
+
+
+def test_running_out_of_memory_is_one_line(
+    folder: Path,
+    imagenet: Params,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(transfer, "proceed", fail)
+    assert stylize(*QUICK, "-o", "out.png") == 1
     assert capsys.readouterr().err == (
         "jaxstyle: out of memory; try a smaller --size or --history-size\n"
     )

@@ -40,9 +40,10 @@ def grid(*arguments: str) -> int:
 
 
 INPUTS = ("--contents", "photos", "--styles", "paintings", "-o", "out")
-# Direct, because it compiles in a third of the time.
+# Direct and shallow, because that compiles in a fraction of the time.
 QUICK = (*INPUTS, "--size", "32", "--evaluations", "2", "--convolution=direct")
-QUICK += ("--style-statistics=gram",)
+QUICK += ("--style-statistics=gram", "--content-layers=relu2_1")
+QUICK += ("--style-layers", "relu1_1", "relu2_1")
 
 
 def rows() -> list[dict]:

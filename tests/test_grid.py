@@ -16,9 +16,9 @@ from jaxstyle.batch import stylize_cells
 from jaxstyle.cells import GridCell, product
 from jaxstyle.grid import Entry, Grid, Summary
 from jaxstyle.types import Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
-QUICK = Config(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
+QUICK = SHALLOW.replace(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def ran(grid: Grid, params: Params, **settings: object) -> list[str]:
 
 
 def test_a_cell_is_what_stylize_makes(files: Path, tmp_path: Path, small_params: Params) -> None:
-    configs = [QUICK, QUICK.replace(init="noise", seed=4, style_weight=3.0)]
+    whole = Config(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
+    configs = [whole, whole.replace(init="noise", seed=4, style_weight=3.0)]
     grid = grid_of(cells_of(files, configs), tmp_path / "out")
     assert len(ran(grid, small_params)) == 8
     assert grid.summary() == Summary(done=8, failed=0, missing=0)

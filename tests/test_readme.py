@@ -31,6 +31,9 @@ LINES = [
     line for block in blocks("sh") for line in block.splitlines() if line.startswith("jaxstyle ")
 ]
 ON_RUNS = [line for line in LINES if "RUN" in line.split()]
+# Direct and shallow, because that compiles in a fraction of the time.
+SHALLOW = ["--convolution", "direct", "--content-layers", "relu2_1"]
+SHALLOW += ["--style-layers", "relu1_1", "relu2_1"]
 COMMANDS = [line for line in LINES if line not in ON_RUNS]
 
 
@@ -62,8 +65,7 @@ def test_commands_run_on_small_pictures(
     if "--collect" in words:
         (tmp_path / "out").mkdir()
     small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
-    # Direct, because it compiles in a third of the time.
-    assert cli.run([*words, *small, "--convolution", "direct", "--quiet"]) == 0
+    assert cli.run([*words, *small, *SHALLOW, "--quiet"]) == 0
     assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
 
 
@@ -81,7 +83,7 @@ def test_commands_on_runs_go_together(
     }
     for line in ON_RUNS:
         words = [replaced.get(word, word) for word in shlex.split(line, comments=True)[1:]]
-        small = ["--size", "32", "--convolution", "direct"] if "stylize" in words else []
+        small = ["--size", "32", *SHALLOW] if "stylize" in words else []
         assert cli.run([*words, *small]) == 0
     for name in ("out.png", "report.html", "film.webp", "loss.pdf", "LONGER/image.png"):
         assert (tmp_path / name).stat().st_size > 0
