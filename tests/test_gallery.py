@@ -185,6 +185,17 @@ def test_a_mistake_is_one_line_and_code_2(
     assert printed.count("\n") == 1
 
 
+def test_names_are_under_the_pictures_whatever_their_shapes() -> None:
+    from gallery.presets import picture_sheet
+
+    dark = [np.zeros(shape, np.float32) for shape in ((20, 60, 3), (50, 30, 3))]
+    sheet = picture_sheet([[dark[0], dark[1]]], ["s"], ["a", "b"])
+    assert np.all(sheet[4:24, 4:64] == 0)
+    assert np.all(sheet[4:54, 68:98] == 0)
+    assert np.all(sheet[54 - 30 : 54, 4:64] == 1)
+    assert np.any(sheet[54:, 4:64] < 1)
+
+
 def test_results_of_other_settings_are_made_again(tmp_path: Path) -> None:
     from gallery.kept import settings_of
 

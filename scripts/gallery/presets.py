@@ -100,7 +100,7 @@ def picture_sheet(
     rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]
 ) -> Image:
     """A row a style, a column a preset, each picture with both names under it."""
-    height, width = rows[0][0].shape[:2]
+    height, width = (max(image.shape[axis] for row in rows for image in row) for axis in (0, 1))
     across, down = width + _GAP, height + _TEXT + 2 * _GAP
     page = Pil.new("RGB", (across * len(presets) + _GAP, down * len(rows) + _GAP), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
