@@ -84,7 +84,7 @@ def test_three_contents_in_four_styles(tmp_path: Path, imagenet: Params) -> None
     ]
     # Plain settings, whose loss falls far because style counts for nearly all of it; direct,
     # because that compiles in a third of the time.
-    plain = Config(size=64, evaluations=30, convolution="direct")
+    plain = Config(size=64, evaluations=15, convolution="direct")
     (tmp_path / "plain.toml").write_text(to_toml(plain))
     arguments += ["-o", str(output), "--config", str(tmp_path / "plain.toml"), "--quiet"]
     assert grid(*arguments) == 0

@@ -83,7 +83,7 @@ def _measure() -> int:
             }
             sections = {each: sections[each] for each in SECTIONS if each in sections}
             report = {"machine": described, "sections": sections}
-            _write(file, json.dumps(report, indent=1, default=str) + "\n")
+            _write(file, json.dumps(report, default=str) + "\n")
     findings = {
         name: Finding(**{field: section[field] for field in _FIELDS})
         for name, section in sections.items()

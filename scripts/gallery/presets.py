@@ -100,13 +100,14 @@ def picture_sheet(
     rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]
 ) -> Image:
     """A row a style, a column a preset, each picture with both names under it."""
-    height, width = (max(image.shape[axis] for row in rows for image in row) for axis in (0, 1))
-    across, down = width + _GAP, height + _TEXT + 2 * _GAP
-    page = Pil.new("RGB", (across * len(presets) + _GAP, down * len(rows) + _GAP), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
-    for i, (style, row) in enumerate(zip(styles, rows, strict=True)):
-        for j, (name, image) in enumerate(zip(presets, row, strict=True)):
-            page.paste(Pil.fromarray(to_uint8(image)), (_GAP + j * across, _GAP + i * down))
-            text = _GAP + j * across, _GAP + i * down + height
-            draw.text(text, f"{style}, {name}", "black", font)
+    heights = [max(len(image) for image in row) + _TEXT + 2 * _GAP for row in rows]
+    across = max(image.shape[1] for row in rows for image in row) + _GAP
+    page = Pil.new("RGB", (across * len(presets) + _GAP, sum(heights) + _GAP), "white")
+    draw, font, top = ImageDraw.Draw(page), ImageFont.load_default(_TEXT), _GAP
+    for style, row, height in zip(styles, rows, heights, strict=True):
+        for column, (name, image) in enumerate(zip(presets, row, strict=True)):
+            left = _GAP + column * across
+            page.paste(Pil.fromarray(to_uint8(image)), (left, top))
+            draw.text((left, top + height - _TEXT - 2 * _GAP), f"{style}, {name}", "black", font)
+        top += height
     return np.asarray(page, np.float32) / 255
