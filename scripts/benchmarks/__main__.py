@@ -21,7 +21,8 @@ from benchmarks.tables import markdown
 from benchmarks.throughput import throughput
 from benchmarks.time_to_loss import time_to_loss
 from benchmarks.worker import BenchmarkError
-from jaxstyle import ConfigError, JaxstyleError
+from gallery.mistakes import exit_code
+from jaxstyle import ConfigError
 from jaxstyle.files import write_atomically
 
 SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
@@ -44,11 +45,7 @@ def main() -> int:
 
     1 if one of them failed, 2 for a mistake in the command line.
     """
-    try:
-        return _measure()
-    except JaxstyleError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(_measure)
 
 
 def _measure() -> int:

@@ -5,21 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gallery.mistakes import exit_code
 from gallery.options import make_option_pictures
 from gallery.presets import compare_presets
-from jaxstyle import JaxstyleError, load_weights
+from jaxstyle import load_weights
 
 DOCS = Path(__file__).parents[2] / "docs" / "images"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what the command line names; 2 for a mistake in it."""
-    try:
-        _make(argv)
-    except JaxstyleError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _make(argv))
 
 
 def _make(argv: Sequence[str] | None) -> None:

@@ -12,7 +12,6 @@ from gallery.kept import settings_of
 from gallery.patterns import PATTERNS
 from jaxstyle import (
     Config,
-    ConfigError,
     ImageError,
     load_image,
     pyramid,
@@ -21,7 +20,7 @@ from jaxstyle import (
 )
 from jaxstyle.files import write_atomically
 from jaxstyle.images import read_metadata
-from jaxstyle.presets import PRESETS
+from jaxstyle.presets import PRESETS, preset
 from jaxstyle.resampling import fit_shape, resize_image, to_uint8
 from jaxstyle.types import Image, Params
 
@@ -60,9 +59,8 @@ def compare_presets(
     """
     output.mkdir(parents=True, exist_ok=True)
     names = list(presets or PRESETS)
-    unknown = sorted(set(names) - set(PRESETS))
-    if unknown:
-        raise ConfigError(f"unknown preset {unknown[0]!r}; there are {', '.join(PRESETS)}")
+    for name in names:
+        preset(name)  # an unknown one is told before anything is made
     pictures: dict[str, Image] = {path.stem: load_image(path) for path in styles}
     pictures |= {name: make() for name, make in PATTERNS.items()}
     files = {path.stem: [path] for path in styles}

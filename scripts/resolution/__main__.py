@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxstyle import JaxstyleError, load_weights, preset
+from gallery.mistakes import exit_code
+from jaxstyle import load_weights, preset
 from resolution.memory import memory_table
 from resolution.scales import scales_table
 from resolution.sizes import sizes_table
@@ -16,12 +17,7 @@ SETTINGS = ["kept", "recomputed", "tiled 1024", "tiled 512"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print what the command line names; 2 for a mistake in it."""
-    try:
-        _measure(argv)
-    except JaxstyleError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _measure(argv))
 
 
 def _pair(text: str) -> tuple[Path, Path]:
