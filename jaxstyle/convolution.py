@@ -7,14 +7,16 @@ which they are fused into each other and computed many times over.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jax.lax import optimization_barrier
 from jaxtyping import Float
 
@@ -80,9 +82,8 @@ def convolve(
     Differentiable in both, and batched by `jax.vmap` without transposing anything.
     """
     if isinstance(kernel, WinogradKernel):
-        y = _winograd(x[None], kernel, 1 if padding == "SAME" else 0, precision)
-        assert isinstance(y, Array)
-        return y[0]
+        pad = 1 if padding == "SAME" else 0
+        return _winograd.bind(x[None], *kernel, pad=pad, precision=precision)[0]
     return jax.lax.conv_general_dilated(
         x[None],
         kernel,
@@ -93,68 +94,80 @@ def convolve(
     )[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _winograd(
-    x: Float[Array, "b h w c"],
-    kernel: WinogradKernel,
+_winograd = Primitive("winograd")
+"""`[b, h, w, c]`, a transformed kernel and the one turned around to `[b, h2, w2, k]`.
+
+A primitive, as it is bilinear: derivatives in either mode, to any order, and transposes are again
+Winograd convolutions, and lanes that share a kernel are folded into the batch.
+"""
+
+
+def _winograd_shape(
+    x: ShapedArray, forward: ShapedArray, backward: ShapedArray, **params: Any
+) -> ShapedArray:
+    y = jax.eval_shape(functools.partial(_compute, **params), x, forward, backward)
+    return ShapedArray(y.shape, y.dtype)
+
+
+def _compute(
+    x: Array, forward: Array, backward: Array, *, pad: int, precision: jax.lax.Precision | None
+) -> Array:
+    del backward
+    return _tiled(x, forward, pad, precision)
+
+
+def _winograd_jvp(
+    primals: Sequence[Array], tangents: Sequence[Any], **params: Any
+) -> tuple[Array, Array]:
+    x, forward, backward = primals
+    x_tangent, *kernel_tangents = tangents
+    terms: list[Array] = []
+    if not isinstance(x_tangent, ad.Zero):
+        terms.append(_winograd.bind(x_tangent, forward, backward, **params))
+    if not all(isinstance(tangent, ad.Zero) for tangent in kernel_tangents):
+        terms.append(_winograd.bind(x, *map(ad.instantiate_zeros, kernel_tangents), **params))
+    return _winograd.bind(x, forward, backward, **params), functools.reduce(jnp.add, terms)
+
+
+def _winograd_transpose(
+    cotangent: Any,
+    x: Any,
+    forward: Any,
+    backward: Any,
+    *,
     pad: int,
     precision: jax.lax.Precision | None,
-) -> Float[Array, "b h2 w2 k"]:
-    return _laned(pad, precision)(x, kernel.forward)
+) -> tuple[Any, Any, Any]:
+    if isinstance(cotangent, ad.Zero):
+        return None, None, None
+    if ad.is_undefined_primal(x):
+        turned = _winograd.bind(cotangent, backward, forward, pad=2 - pad, precision=precision)
+        return turned, None, None
+    convolved = functools.partial(_tiled, x, pad=pad, precision=precision)
+    (kernel,) = jax.linear_transpose(convolved, forward.aval)(cotangent)
+    return None, kernel, None
 
 
-def _winograd_forward(
-    x: CustomVJPPrimal,
-    kernel: Any,
-    pad: int,
-    precision: jax.lax.Precision | None,
-) -> tuple[Float[Array, "b h2 w2 k"], tuple[WinogradKernel, Array | None]]:
-    values = jax.tree.map(lambda leaf: leaf.value, kernel)
-    # What the gradient of the weights needs is kept, and traced, only if someone asks for it.
-    kept = x.value if kernel.forward.perturbed else None
-    return _winograd(x.value, values, pad, precision), (values, kept)
+def _winograd_batch(
+    arguments: Sequence[Array], axes: Sequence[int | None], **params: Any
+) -> tuple[Array, int]:
+    x_axis, *kernel_axes = axes
+    if any(axis is not None for axis in kernel_axes):
+        function = functools.partial(_compute, **params)
+        return jax.vmap(function, in_axes=tuple(axes))(*arguments), 0
+    x, forward, backward = arguments
+    assert x_axis is not None
+    x = jnp.moveaxis(x, x_axis, 0)
+    y = _winograd.bind(x.reshape(-1, *x.shape[2:]), forward, backward, **params)
+    return y.reshape(x.shape[0], -1, *y.shape[1:]), 0
 
 
-def _winograd_backward(
-    pad: int,
-    precision: jax.lax.Precision | None,
-    residuals: tuple[WinogradKernel, Array | None],
-    cotangent: Float[Array, "b h2 w2 k"] | SymbolicZero,
-) -> tuple[Float[Array, "b h w c"], WinogradKernel | None]:
-    kernel, x = residuals
-    if isinstance(cotangent, SymbolicZero):
-        cotangent = jnp.zeros(cotangent.shape, kernel.backward.dtype)
-    x_cotangent = _laned(2 - pad, precision)(cotangent, kernel.backward)
-    if x is None:
-        return x_cotangent, None
-    _, pull = jax.vjp(lambda forward: _tiled(x, forward, pad, precision), kernel.forward)
-    (forward,) = pull(cotangent)
-    return x_cotangent, WinogradKernel(forward, jnp.zeros_like(kernel.backward))
-
-
-_winograd.defvjp(_winograd_forward, _winograd_backward, symbolic_zeros=True)
-
-
-@functools.cache
-def _laned(pad: int, precision: jax.lax.Precision | None) -> Callable[[Array, Array], Array]:
-    """`_tiled` with lanes that share a kernel folded into its batch."""
-
-    @jax.custom_batching.custom_vmap
-    def tiled(x: Array, kernel: Array) -> Array:
-        return _tiled(x, kernel, pad, precision)
-
-    @tiled.def_vmap
-    def _(size: int, batched: Sequence[bool], x: Array, kernel: Array) -> tuple[Array, bool]:
-        x_batched, kernel_batched = batched
-        if kernel_batched:
-            each = jax.vmap(
-                lambda a, b: _tiled(a, b, pad, precision), (0 if x_batched else None, 0)
-            )
-            return each(x, kernel), True
-        y = tiled(x.reshape(-1, *x.shape[2:]), kernel)
-        return y.reshape(size, -1, *y.shape[1:]), True
-
-    return tiled
+_winograd.def_impl(jax.jit(_compute, static_argnames=("pad", "precision")))
+_winograd.def_abstract_eval(_winograd_shape)
+ad.primitive_jvps[_winograd] = _winograd_jvp
+ad.primitive_transposes[_winograd] = _winograd_transpose
+batching.primitive_batchers[_winograd] = _winograd_batch
+mlir.register_lowering(_winograd, mlir.lower_fun(_compute, multiple_results=False))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

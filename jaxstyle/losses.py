@@ -24,27 +24,28 @@ def _absolute(x: Array) -> Array:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _self_product(flat: Float[Array, "m c"], precision: jax.lax.Precision) -> Float[Array, "c c"]:
-    dtype = jnp.promote_types(flat.dtype, jnp.float32)
-    return jnp.matmul(flat.T, flat, precision=precision, preferred_element_type=dtype)
+    return _accumulated_product(flat.T, flat, precision)
 
 
-def _self_product_forward(
-    flat: Float[Array, "m c"], precision: jax.lax.Precision
-) -> tuple[Float[Array, "c c"], Float[Array, "m c"]]:
-    return _self_product(flat, precision), flat
+@_self_product.defjvp
+def _(
+    precision: jax.lax.Precision,
+    primals: tuple[Float[Array, "m c"]],
+    tangents: tuple[Float[Array, "m c"]],
+) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
+    (flat,), (tangent,) = primals, tangents
+    # Transposed, one product with the symmetric part, where each factor on its own takes two.
+    half = _accumulated_product(flat.T, tangent, precision)
+    return _self_product(flat, precision), half + half.T
 
 
-def _self_product_backward(
-    precision: jax.lax.Precision, flat: Float[Array, "m c"], cotangent: Float[Array, "c c"]
-) -> tuple[Float[Array, "m c"]]:
-    # One product with the symmetric part, where transposing both factors takes two.
-    symmetric = (cotangent + cotangent.T).astype(flat.dtype)
-    return (jnp.matmul(flat, symmetric, precision=precision),)
-
-
-_self_product.defvjp(_self_product_forward, _self_product_backward)
+def _accumulated_product(
+    left: Float[Array, "c m"], right: Float[Array, "m c"], precision: jax.lax.Precision
+) -> Float[Array, "c c"]:
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.matmul(left, right, precision=precision, preferred_element_type=dtype)
 
 
 @functools.partial(jax.jit, static_argnames="precision")
