@@ -6,6 +6,7 @@ back along the same one, so no loop surrounds the objective: every lane of a `vm
 same work, and the network runs at the top level of one program.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxstyle.types import Scalar
@@ -34,13 +34,30 @@ class History(NamedTuple):
     Scaling both of a pair alike leaves the inverse Hessian as it is and keeps products of
     pairs far from float32's limits whatever the unit of the loss. Of the preconditioner K the
     formulas only need Ky, which is stored instead of y, and yᵀKy.
+
+    R, the products sᵢ·yⱼ of pairs with those that are not older, is upper triangular and 1 on its
+    diagonal. Its inverse is kept instead: a new pair adds a column, and the inverse without the
+    oldest pair is the one without its row and column. So no system is ever solved, and the order
+    of rows makes no difference.
     """
 
     s: PyTree[Float[Array, "m+1 _n"]]
     ky: PyTree[Float[Array, "m+1 _n"]]
-    sy: Float[Array, "m+1 m+1"]
+    inverse: Float[Array, "m+1 m+1"]
+    """Of R; rows and columns of other than the last `m` pairs mean nothing."""
     yky: Float[Array, "m+1 m+1"]
     pairs: Int[Array, ""]
+
+    @property
+    def ages(self) -> Int[Array, " _rows"]:
+        """How many pairs are newer than the one in each row."""
+        rows = len(self.yky)
+        return (self.pairs - 1 - jnp.arange(rows)) % rows
+
+    @property
+    def valid(self) -> Bool[Array, " _rows"]:
+        """Rows that hold one of the last `m` pairs."""
+        return self.ages < jnp.minimum(self.pairs, len(self.yky) - 1)
 
 
 class LBFGSState(NamedTuple):
@@ -268,49 +285,46 @@ def _remember(
     floor = jnp.finfo(curvature.dtype).tiny
     keep = wanted & (curvature > _CURVATURE * norms) & (curvature > floor)
     scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
-    slot = history.pairs % history.sy.shape[0]
+    slot = history.pairs % len(history.yky)
 
     def put(rows: Array, row: Array) -> Array:
         flat = row.ravel() * scale
         return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0).astype(rows.dtype))
 
     all_s, all_ky = jax.tree.map(put, history.s, s), jax.tree.map(put, history.ky, ky)
-    sy, yky = _products(all_s, y) * scale, _products(all_ky, y) * scale
+    older = history.valid
+    sy = jnp.where(older, _products(all_s, y) * scale, 0.0)
+    column = -jnp.matmul(_among(older, history.inverse), sy, precision="highest")
+    yky = _products(all_ky, y) * scale
     return History(
         s=all_s,
         ky=all_ky,
-        sy=history.sy.at[:, slot].set(sy),
+        inverse=history.inverse.at[:, slot].set(column).at[slot].set(0.0).at[slot, slot].set(1.0),
         yky=history.yky.at[:, slot].set(yky).at[slot, :].set(yky),
         pairs=history.pairs + keep,
     )
+
+
+def _among(rows: Bool[Array, " m"], matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    return jnp.where(rows[:, None] & rows[None, :], matrix, 0.0)
 
 
 def _direction(
     history: History, grad: PyTree[Array], preconditioned: PyTree[Array]
 ) -> PyTree[Array]:
     """−H·grad by the compact form; −K·grad where the history is empty."""
-    rows = history.sy.shape[0]
-    size = rows - 1
-    age = jnp.arange(size)
-    # Oldest first. Rows not yet filled come first and are masked out.
-    order = (history.pairs - size + age) % rows
-    valid = age >= size - history.pairs
-    both = valid[:, None] & valid[None, :]
-    upper = jnp.triu(jnp.where(both, history.sy[order][:, order], 0.0))
-    r = jnp.where(jnp.eye(size, dtype=bool), 1.0, upper)
-    yky = jnp.where(both, history.yky[order][:, order], 0.0)
-    newest = yky[-1, -1]
+    valid = history.valid
+    inverse, yky = (_among(valid, matrix) for matrix in (history.inverse, history.yky))
+    newest = jnp.sum(jnp.where(history.ages == 0, jnp.diagonal(yky), 0.0))
     gamma = jnp.where(newest > 0, 1.0 / jnp.where(newest > 0, newest, 1.0), 1.0)
-    s_grad = jnp.where(valid, _products(history.s, grad)[order], 0.0)
-    ky_grad = jnp.where(valid, _products(history.ky, grad)[order], 0.0)
-    u = solve_triangular(r, s_grad)
-    along_s = solve_triangular(
-        r, u + gamma * jnp.matmul(yky, u, precision="highest") - gamma * ky_grad, trans=1
-    )
-    unordered = jnp.zeros((2, rows), u.dtype).at[:, order].set(jnp.stack([along_s, -gamma * u]))
+    s_grad = jnp.where(valid, _products(history.s, grad), 0.0)
+    ky_grad = jnp.where(valid, _products(history.ky, grad), 0.0)
+    product = functools.partial(jnp.matmul, precision="highest")
+    u = product(inverse, s_grad)
+    along_s = product(inverse.T, u + gamma * product(yky, u) - gamma * ky_grad)
 
     def combine(kg: Array, s: Array, ky: Array) -> Array:
-        total = _combination(unordered[0], s) + _combination(unordered[1], ky)
+        total = _combination(along_s, s) + _combination(-gamma * u, ky)
         return -(gamma * kg + total.reshape(kg.shape))
 
     return jax.tree.map(combine, preconditioned, history.s, history.ky)
