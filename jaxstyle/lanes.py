@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxstyle import lbfgs
@@ -20,6 +19,7 @@ from jaxstyle.loop import IN_FLIGHT, outcome
 from jaxstyle.optimizers import make_optimizer
 from jaxstyle.records import REASONS, Journal, Result, UpdateInfo
 from jaxstyle.types import Device, Image, Params
+from jaxstyle.waiting import Reader
 
 _PIXELS = {"cpu": 2**17}
 _PIXELS_ELSEWHERE = 2**23
@@ -176,14 +176,14 @@ def _lockstep(
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Work the queue off with one program."""
     batch: Batch | None = None
-    begun = False
+    begun, reader = False, Reader()
     pending: collections.deque[tuple[UpdateInfo, dict[int, _Lane]]] = collections.deque()
     active = work.active
     while True:
         ended = {slot: lane for slot, lane in active.items() if lane.ended}
         if ended:
             assert batch is not None
-            images = np.asarray(outcome(batch.state))
+            images = reader.get(outcome(batch.state), "finished images")
             for slot, lane in ended.items():
                 work.done.append((lane.index, lane.result(images[slot].copy())))
                 del active[slot]
@@ -216,7 +216,7 @@ def _lockstep(
         due = any(lane.dispatched == lane.job.budget for lane in active.values())
         while len(pending) > (0 if due else IN_FLIGHT):
             info, lanes = pending.popleft()
-            host = jax.device_get(info)
+            host = reader.get(info, "an evaluation of a batch")
             running = {slot: lane for slot, lane in lanes.items() if not lane.ended}
             for slot, lane in running.items():
                 lane.journal.read(jax.tree.map(lambda values, slot=slot: values[slot], host))

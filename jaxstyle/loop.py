@@ -21,6 +21,7 @@ from jaxstyle.objective import Objective
 from jaxstyle.optimizers import make_optimizer
 from jaxstyle.records import REASONS, Callback, Journal, Record, Result, UpdateInfo
 from jaxstyle.types import Image, Scalar
+from jaxstyle.waiting import Reader
 
 IN_FLIGHT = 1
 """Evaluations the device may be ahead of the host, so that reading never stalls it."""
@@ -308,6 +309,7 @@ def proceed(
     spent = earlier.evaluations if earlier else 0
     compile_seconds = progress.compile_seconds
     pending: collections.deque[UpdateInfo] = collections.deque()
+    reader = Reader()
     dispatched, stopped, first = journal.evaluations, False, True
     kept = spent + dispatched
 
@@ -328,7 +330,9 @@ def proceed(
         wanted = keeper is not None and not baseline and keeper.wants(spent + dispatched)
         most = 0 if wanted or dispatched >= budget else in_flight
         while len(pending) > most and journal.status == lbfgs.RUNNING:
-            journal.read(jax.device_get(pending.popleft()))
+            journal.read(
+                reader.get(pending.popleft(), f"evaluation {spent + journal.evaluations + 1}")
+            )
             stopped |= bool(callback is not None and callback(journal.history[-1]))
         if baseline:
             dispatched = journal.evaluations
@@ -342,7 +346,7 @@ def proceed(
     # What was under way when the run was stopped belongs to the state; what comes after the
     # optimizer's end does not move it.
     while pending and journal.status == lbfgs.RUNNING:
-        journal.read(jax.device_get(pending.popleft()))
+        journal.read(reader.get(pending.popleft(), "the last evaluation"))
     reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
     result = journal.result(space.fetch(outcome(state)), objective, reason)
     if not result.terms:

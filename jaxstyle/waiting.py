@@ -1,0 +1,58 @@
+"""Reading from devices, with a warning where one does not answer."""
+
+import threading
+import time
+import warnings
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+_LEAST_SECONDS = 300.0
+_TIMES_LONGEST = 20
+"""Of the longest wait so far, before a device is said not to answer."""
+
+
+class Reader:
+    """Copies values of one run from its devices to the host.
+
+    Warns once if that takes far longer than it ever did in this run, and at least minutes, which
+    a device that is stuck does; then goes on waiting.
+    """
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._warned = False
+
+    def get(self, tree: T, meaning: str) -> T:
+        """`tree` with NumPy arrays for its arrays.
+
+        Args:
+            tree: of arrays.
+            meaning: what they are, for the warning.
+        """
+        if self._warned or all(map(_is_ready, jax.tree.leaves(tree))):
+            return jax.device_get(tree)
+        limit = max(_LEAST_SECONDS, _TIMES_LONGEST * self._longest)
+        timer = threading.Timer(limit, self._warn, (limit, meaning))
+        timer.daemon = True
+        started = time.monotonic()
+        timer.start()
+        try:
+            return jax.device_get(tree)
+        finally:
+            timer.cancel()
+            self._longest = max(self._longest, time.monotonic() - started)
+
+    def _warn(self, seconds: float, meaning: str) -> None:
+        self._warned = True
+        warnings.warn(
+            f"no answer from the device for {seconds / 60:.0f} minutes; "
+            f"still waiting for {meaning}",
+            stacklevel=2,
+        )
+
+
+def _is_ready(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
