@@ -24,10 +24,12 @@ from jaxstyle.targets import (
     StylePart,
     as_styles,
     assemble_objective,
+    blend,
     check_layers,
     check_shapes,
     content_targets,
     depends_on_shape,
+    everywhere_there,
     guided_content,
     guided_targets,
     prepare_params,
@@ -46,6 +48,7 @@ from jaxstyle.transfer import (
 )
 from jaxstyle.types import Device, Image, Params
 from jaxstyle.vgg import check_size
+from jaxstyle.waiting import Reader
 from jaxstyle.weights import load_weights
 
 _CONTENTS_KEPT = 8
@@ -323,20 +326,22 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
     parts: list[StylePart] = []
     guides = cell.guides()
     for region in regions.assign(guides, style_shares(len(cell.styles), cell.config)):
-        everywhere = region.color is None
-        found = [
-            targets.of_style(
+        whole = region.color is None or not cell.style_guides
+        styles = tuple(
+            _StyleTarget(
                 cell.styles[i],
                 ratio,
                 content.shape if depends_on_shape(cell.config) else None,
                 colors,
-                None if everywhere or not cell.style_guides else cell.style_guides[i],
+                None if whole else cell.style_guides[i],
                 region._replace(area=0.0, styles=()),
             )
             for i, _ in region.styles
-        ]
+        )
+        blended = len(styles) > 1 and cell.config.style_blend == "statistics"
+        shares = tuple(share for _, share in region.styles) if blended else None
         here = guided_content(guides, region, content.shape, cell.config)
-        parts.append(style_part(region, here, found, cell.config))
+        parts.append(style_part(region, here, targets.of_styles(styles, shares), cell.config))
     objective = assemble_objective(
         targets.params,
         content.shape,
@@ -356,19 +361,35 @@ def _style_at(source: Source, colors: Source | None, config: Config, ratio: floa
     return colored_style(style, at_scale(colors.load(), config, ratio), config)
 
 
+class _StyleTarget(NamedTuple):
+    """What the statistics of a style depend on."""
+
+    source: Source
+    ratio: float
+    """Of the scale."""
+    like: tuple[int, ...] | None
+    """Shape of the images, if they depend on it."""
+    colors: Source | None
+    """The content, if they depend on its colours."""
+    guide: GuideSource | None
+    region: Region
+    """Where in the style, whatever it counts."""
+
+
 class _Targets:
     """What the cells of a program share, each computed once; targets wait on the host."""
 
     def __init__(
         self, params: Params, program: Config, devices: Sequence[Device], space: int
     ) -> None:
-        self.program, self.space = program, space
+        self.program, self.space, self._reader = program, space, Reader()
         self.params = prepare_params(params, program)
         self.replicated = replicate(self.params, devices)
         self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
         few = "sliced" in program.style_statistics or program.preserve_color != "none"
         kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
         self.of_style = functools.lru_cache(kept)(self._of_style)
+        self.of_styles = functools.lru_cache(kept)(self._of_styles)
 
     def _of_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
         whole = source.load()
@@ -378,27 +399,23 @@ class _Targets:
         check_shapes(content.shape, (), self.program)
         content = colored_content(content, self.program)
         fitted = fit_targets(self.program, content.shape, self.params)
-        return content, jax.device_get(content_targets(self.params, content, fitted))
+        targets = content_targets(self.params, content, fitted)
+        return content, self._reader.get(targets, "a content's features")
 
-    def _of_style(
-        self,
-        source: Source,
-        ratio: float,
-        like: tuple[int, ...] | None,
-        colors: Source | None,
-        guide: GuideSource | None,
-        region: Region,
+    def _of_styles(
+        self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
     ) -> Guided:
-        """The targets of a style, or of a region in it, whatever that counts.
+        """The targets of styles, blended; `shares` only where they make a difference."""
+        # One style alone is kept as it is blended.
+        of_style = self._of_style if len(styles) == 1 else self.of_style
+        found = [of_style(style) for style in styles]
+        values = [style.value for style in found]
+        shares = shares or (1.0,) * len(styles)
+        return Guided(blend(values, shares, self.program), everywhere_there(found))
 
-        Args:
-            source: the style.
-            ratio: of the scale.
-            like: the shape of the images, if the targets depend on it.
-            colors: the content, if they depend on its colours.
-            guide: of the style, if it has one.
-            region: where in the style.
-        """
+    def _of_style(self, wanted: _StyleTarget) -> Guided:
+        """The statistics of a style, or of a region in it, whatever that counts."""
+        source, ratio, like, colors, guide, region = wanted
         style = _style_at(source, colors, self.program, ratio)
         if self.program.style_shape == "own":
             check_size(style.shape, self.program.style_layers, self.program.padding, "style")
@@ -407,4 +424,4 @@ class _Targets:
         looked_at = shape if self.program.style_shape == "content" else style.shape
         fitted = fit_targets(self.program, looked_at, self.params)
         found = guided_targets(self.params, style, fitted, shape, loaded, region)
-        return found._replace(value=jax.device_get(found.value))
+        return found._replace(value=self._reader.get(found.value, "a style's statistics"))

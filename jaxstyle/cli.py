@@ -42,8 +42,6 @@ from jaxstyle.terminal import complain, say
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
-    # Read when JAX is imported: threads of LAPACK's and of XLA's would wait for each other.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, which Python's own exit would crash into.

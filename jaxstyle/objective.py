@@ -1,5 +1,6 @@
 """The objective as a pytree: targets computed once, then image → (loss, terms)."""
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -92,10 +93,11 @@ class Objective:
     def _look_at(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
         """Each content layer's loss, and of each part what its layers' positions contribute."""
         if self.tiles is None:
-            return self._seen(vgg.apply(self.network, self.params, image), None)
+            features = vgg.apply(self.network, self.params, image)
+            return self._seen(features, None, whole=True)
 
         def visit(carry: Any, features: Features, place: tiling.Place) -> Any:
-            contents, measures = self._seen(features, place)
+            contents, measures = self._seen(features, place, whole=False)
             return (
                 jax.tree.map(operator.add, carry[0], contents),
                 [merged(*pair) for pair in zip(carry[1], measures, strict=True)],
@@ -108,20 +110,21 @@ class Objective:
     def _nothing(self, image: Float[Array, "h w 3"]) -> Any:
         """What no tile at all would contribute."""
         features = jax.eval_shape(vgg.apply, self.network, self.params, image)
-        return zeros(jax.eval_shape(lambda features: self._seen(features, None), features))
+        seen = functools.partial(self._seen, place=None, whole=False)
+        return zeros(jax.eval_shape(seen, features))
 
     def _seen(
-        self, features: Features, place: tiling.Place | None
+        self, features: Features, place: tiling.Place | None, *, whole: bool
     ) -> tuple[dict[str, Scalar], list[Gathered]]:
         contents = {
             layer: _content_loss(layer, features[layer], target, self.content_normalization, place)
             for layer, target in self.content_targets.items()
         }
         kinds, layers = tuple(self.statistics_weights), tuple(self.style_weights)
-        measures = [
-            gathered_of(kinds, layers, features, p.guides, self.network.precision, self.axes, place)
-            for p in self.parts
-        ]
+        gather = functools.partial(
+            gathered_of, kinds, layers, features, precision=self.network.precision, axes=self.axes
+        )
+        measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
         return contents, measures
 
     def _style_loss(
@@ -172,6 +175,8 @@ def gathered_of(
     precision: Precision,
     axes: dict[str, Float[Array, "_c d"]],
     place: tiling.Place | None,
+    *,
+    whole: bool,
 ) -> Gathered:
     """What positions contribute to statistics: all of them or, at a `place`, a tile's own."""
     found: Gathered = {}
@@ -182,7 +187,9 @@ def gathered_of(
             own = place.own(layer, here)
             guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), here)
         found[layer] = {
-            kind: statistics.gathered(kind, here, guide, vgg.PRECISIONS[precision], axes.get(layer))
+            kind: statistics.gathered(
+                kind, here, guide, vgg.PRECISIONS[precision], axes.get(layer), whole=whole
+            )
             for kind in kinds
         }
     return found

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxstyle import wasserstein
 from jaxstyle.losses import gram_matrix, style_loss
 from jaxstyle.types import Scalar
 
@@ -22,12 +23,7 @@ Measure = Any
 """A pytree of arrays, of a structure of each statistic's own."""
 
 _DIRECTIONS = 64
-_RIDGE = 1e-3
-"""Of the target's largest variance: what float32 can tell from 0 in a product of covariances."""
 _TINY = 1e-6
-# Of covariances: what accelerators do by themselves would turn small eigenvalues negative.
-_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-_ITERATIONS = 22
 
 
 def directions(layer: int, channels: int, seed: int) -> Float[Array, "c d"]:
@@ -54,7 +50,8 @@ def measure(
       as otherwise the distance would jump where two positions change their order;
     - `moments`: mean and standard deviation of each channel.
     """
-    return finished(kind, gathered(kind, features, guide, precision, axes), divisor)
+    whole = gathered(kind, features, guide, precision, axes, whole=True)
+    return finished(kind, whole, divisor)
 
 
 class Spread(NamedTuple):
@@ -73,8 +70,14 @@ def gathered(
     guide: Float[Array, "h w"] | None,
     precision: jax.lax.Precision,
     axes: Float[Array, "c d"] | None,
+    *,
+    whole: bool,
 ) -> Any:
-    """What the positions of a layer, or of a part of it, contribute to a measure."""
+    """What the positions of a layer, or of a part of it, contribute to a measure.
+
+    Of a `whole` layer of fewer positions than channels, `wasserstein` has the positions
+    themselves, which is less to compute with; parts have to be of one form to be merged.
+    """
     if kind == "gram":
         return gram_matrix(_guided(features, guide), precision)
     if kind == "sliced":
@@ -93,6 +96,9 @@ def gathered(
     centred = wide - mean
     if kind == "moments":
         return Spread(mass, mean, jnp.sum(jnp.square(_guided(centred, guide)), axis=(0, 1)))
+    if kind == "wasserstein" and whole and centred[..., 0].size < centred.shape[2]:
+        rows = _guided(centred, guide).reshape(-1, centred.shape[2])
+        return wasserstein.Sample(mean, rows / jnp.sqrt(_at_least_tiny(mass)))
     products = gram_matrix(_guided(centred.astype(features.dtype), guide), precision)
     return Spread(mass, mean, products)
 
@@ -114,13 +120,15 @@ def finished(kind: str, whole: Any, divisor: float) -> Measure:
     """The measure of what all positions of a layer contribute; see `measure`."""
     if kind == "gram":
         return whole / divisor
-    if kind == "sliced":
+    if kind == "sliced" or isinstance(whole, wasserstein.Sample):
         return whole
     assert isinstance(whole, Spread)
     if kind == "covariance":
         return whole.scatter / divisor
     variance = whole.scatter / _at_least_tiny(whole.mass)
-    return whole.mean, jnp.sqrt(variance + _TINY) if kind == "moments" else variance
+    if kind == "moments":
+        return whole.mean, jnp.sqrt(variance + _TINY)
+    return wasserstein.Gaussian(whole.mean, variance)
 
 
 def _at_least_tiny(mass: Scalar) -> Scalar:
@@ -142,10 +150,13 @@ def _guided(features: Float[Array, "h w c"], guide: Float[Array, "h w"] | None) 
 
 
 def as_target(kind: str, measured: Measure, positions: int) -> Measure:
-    """`measured` of a style as it is kept: of `sliced`, quantiles.
+    """`measured` of a style as it is kept.
 
-    One for the middle of each of `positions` equal parts, in each direction.
+    Of `wasserstein`, mean and covariance; of `sliced`, quantiles: one for the middle of each of
+    `positions` equal parts, in each direction.
     """
+    if kind == "wasserstein":
+        return wasserstein.gaussian(measured)
     if kind != "sliced":
         return measured
     projected, shares = measured
@@ -177,15 +188,8 @@ def _sorted(
 
 
 def prepared(kind: str, target: Measure) -> Measure:
-    """`target` with what of its distances does not depend on the image."""
-    if kind != "wasserstein":
-        return target
-    mean, covariance = target
-    values, vectors = jnp.linalg.eigh(covariance)
-    values = jnp.maximum(values, 0)
-    ridge = _RIDGE * values[-1] + _TINY
-    root = _product(vectors * jnp.sqrt(values + ridge), vectors.T)
-    return mean, root, ridge, jnp.sum(values)
+    """`target` with what of its distances does not depend on the image; not to be traced."""
+    return wasserstein.prepare(target) if kind == "wasserstein" else target
 
 
 def distance(
@@ -197,9 +201,7 @@ def distance(
     """How far a measure of the image is from a target.
 
     - `gram`, `covariance`: see `losses.style_loss`;
-    - `wasserstein`: the squared 2-Wasserstein distance of the Gaussians, a channel's share of
-      it: (‖μ−μ'‖² + tr(Σ + Σ' − 2(Σ'^½ Σ Σ'^½)^½)) / N (Dowson and Landau 1982), with a
-      thousandth of the target's largest variance added to both covariances;
+    - `wasserstein`: see `wasserstein.distance`;
     - `sliced`: the mean over directions of the squared 2-Wasserstein distance of the
       projections (Heitz et al. 2021, eq. 3);
     - `moments`: the mean over channels of (μ−μ')² + (σ−σ')² (Li et al. 2017, eq. 13).
@@ -214,69 +216,7 @@ def distance(
         return jnp.mean(jnp.square(mean - target_mean)) + jnp.mean(
             jnp.square(spread - target_spread)
         )
-    (mean, covariance), (target_mean, root, ridge, target_trace) = measured, target
-    ridges = ridge * jnp.eye(len(mean), dtype=mean.dtype)
-    between = _product(_product(root, covariance + ridges), root)
-    overlap = _trace_of_root(between, jnp.square(ridge))
-    traces = jnp.trace(covariance) + target_trace + 2 * len(mean) * ridge
-    return jnp.mean(jnp.square(mean - target_mean)) + (traces - 2 * overlap) / len(mean)
-
-
-@jax.custom_vjp
-def _trace_of_root(matrix: Float[Array, "c c"], least: Scalar) -> Scalar:
-    """Trace of the square root of a symmetric matrix with eigenvalues of `least` or more.
-
-    The derivative is half its inverse root; through the eigenvectors, as automatic
-    differentiation goes, equal eigenvalues would divide by 0.
-    """
-    return _trace_of_root_forward(matrix, least)[0]
-
-
-def _trace_of_root_forward(
-    matrix: Float[Array, "c c"], least: Scalar
-) -> tuple[Scalar, Float[Array, "c c"]]:
-    # Accelerators take a hundred times longer for eigenvectors than for a few products.
-    return jax.lax.platform_dependent(
-        matrix, least, cpu=root_by_eigenvectors, default=root_by_iteration
-    )
-
-
-def _trace_of_root_backward(
-    inverse_root: Float[Array, "c c"], cotangent: Scalar
-) -> tuple[Float[Array, "c c"], Scalar]:
-    return cotangent / 2 * inverse_root, jnp.zeros_like(cotangent)
-
-
-_trace_of_root.defvjp(_trace_of_root_forward, _trace_of_root_backward)
-
-
-def root_by_eigenvectors(
-    matrix: Float[Array, "c c"], least: Scalar
-) -> tuple[Scalar, Float[Array, "c c"]]:
-    """Trace of the square root, and the inverse square root, of a symmetric matrix."""
-    values, vectors = jnp.linalg.eigh(matrix)
-    roots = jnp.sqrt(jnp.maximum(values, least))
-    return jnp.sum(roots), _product(vectors / roots, vectors.T)
-
-
-def root_by_iteration(
-    matrix: Float[Array, "c c"], least: Scalar
-) -> tuple[Scalar, Float[Array, "c c"]]:
-    """`root_by_eigenvectors` by the coupled Newton-Schulz iteration (Higham 2008, eq. 6.35).
-
-    It reaches eigenvalues down to a millionth of the largest, which the ridges see to.
-    """
-    del least
-    size = jnp.linalg.norm(matrix)
-    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-
-    def refine(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        root, inverse = pair
-        factor = 1.5 * identity - 0.5 * _product(inverse, root)
-        return _product(root, factor), _product(factor, inverse)
-
-    root, inverse = jax.lax.fori_loop(0, _ITERATIONS, refine, (matrix / size, identity))
-    return jnp.trace(root) * jnp.sqrt(size), inverse / jnp.sqrt(size)
+    return wasserstein.distance(measured, target)
 
 
 def _sliced_distance(

@@ -29,6 +29,7 @@ from jaxstyle.objective import (
 from jaxstyle.regions import Guide, Guides, Region
 from jaxstyle.resampling import resize_image
 from jaxstyle.types import Features, Image, Params, Scalar
+from jaxstyle.waiting import Reader
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -63,7 +64,9 @@ def _statistics(
     layers = network.layers
 
     def gathered(features: Features, place: tiling.Place | None) -> Gathered:
-        return gathered_of(kinds, layers, features, guides, network.precision, axes, place)
+        return gathered_of(
+            kinds, layers, features, guides, network.precision, axes, place, whole=tiles is None
+        )
 
     def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
         return merged(carry, gathered(features, place))
@@ -231,34 +234,62 @@ class Guided(NamedTuple):
     """Layers at which the region has not vanished."""
 
 
-def style_part(
-    region: Region,
-    guides: Guided,
-    targets: Sequence[Guided],
-    config: Config,
-    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
-) -> StylePart:
-    """The targets of the styles of one region, blended as `config` says."""
-    shares = [share for _, share in region.styles]
-    values = tuple(target.value for target in targets)
+def blend(
+    targets: Sequence[StyleTargets], shares: Sequence[float], config: Config
+) -> tuple[StyleTargets, ...]:
+    """What an objective has of styles: one average of their statistics, or each for itself.
+
+    Prepared for `statistics.distance`, which takes the host a second or two: once for a style.
+
+    Args:
+        targets: of each style, from `style_targets`.
+        shares: of each style, which sum to 1.
+        config: says which, as `style_blend`.
+    """
     if config.style_blend == "statistics":
         shared = [
-            jax.tree.map(functools.partial(operator.mul, share), value)
-            for share, value in zip(shares, values, strict=True)
+            jax.tree.map(functools.partial(operator.mul, share), each)
+            for share, each in zip(shares, targets, strict=True)
         ]
-        values, shares = (functools.reduce(optax.tree.add, shared),), [1.0]
-    counts: dict[str, Array] = {}
-    for layer in config.style_layers:
-        there = all(guided.there.get(layer, True) for guided in (guides, *targets))
-        counts[layer] = jnp.asarray([share * region.area * there for share in shares], dtype)
-    finished = [
+        targets = (functools.reduce(optax.tree.add, shared),)
+    return tuple(
         {
             layer: {kind: statistics.prepared(kind, value) for kind, value in kinds.items()}
             for layer, kinds in layers.items()
         }
-        for layers in values
-    ]
-    return StylePart(guides.value, tuple(finished), counts)
+        for layers in targets
+    )
+
+
+def style_part(
+    region: Region,
+    guides: Guided,
+    styles: Guided,
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> StylePart:
+    """What is matched in a region, and how much it counts there.
+
+    Args:
+        region: with the shares of its styles.
+        guides: of the content.
+        styles: from `blend`.
+        config: names the layers.
+        dtype: of what is counted.
+    """
+    blended = config.style_blend == "statistics"
+    shares = [1.0] if blended else [share for _, share in region.styles]
+    counts: dict[str, Array] = {}
+    for layer in config.style_layers:
+        there = guides.there.get(layer, True) and styles.there.get(layer, True)
+        counts[layer] = jnp.asarray([share * region.area * there for share in shares], dtype)
+    return StylePart(guides.value, styles.value, counts)
+
+
+def everywhere_there(guided: Sequence[Guided]) -> dict[str, bool]:
+    """Layers at which no one of several regions has vanished."""
+    layers = {layer for each in guided for layer in each.there}
+    return {layer: all(each.there.get(layer, True) for each in guided) for layer in layers}
 
 
 EVERYWHERE = Guided(None, {})
@@ -349,6 +380,7 @@ def build_objective(
     # Of NumPy's float64, what JAX makes of it.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
     parts: list[StylePart] = []
+    reader = Reader()
     for region in regions.assign(guides, style_shares(len(several), config)):
         targets = [
             guided_targets(
@@ -356,10 +388,20 @@ def build_objective(
             )
             for i, _ in region.styles
         ]
-        here = guided_content(guides, region, content.shape, config)
-        parts.append(style_part(region, here, targets, config, dtype))
+        shares = [share for _, share in region.styles]
+        values = [reader.get(target.value, "a style's statistics") for target in targets]
+        blended = blend(values, shares, config)
+        parts.append(
+            style_part(
+                region,
+                guided_content(guides, region, content.shape, config),
+                Guided(blended, everywhere_there(targets)),
+                config,
+                dtype,
+            )
+        )
     found = content_targets(params, content, config)
-    return assemble_objective(params, content.shape, found, parts, config, dtype)
+    return assemble_objective(params, content.shape, found, jax.device_put(parts), config, dtype)
 
 
 def style_guide(guides: Guides | None, position: int) -> Guide | None:

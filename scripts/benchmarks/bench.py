@@ -93,8 +93,6 @@ class Bench:
             return Worker(module, **variables)
         ours = {
             "JAX_PLATFORMS": PLATFORMS[device],
-            # As on the command line: LAPACK's threads and XLA's would wait for each other.
-            "OPENBLAS_NUM_THREADS": "1",
             # The device's memory is shared with the peers' processes.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
