@@ -10,14 +10,20 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import Config, load_weights
-from jaxstyle.types import Params
-from jaxstyle.vgg import CONVOLUTIONS
+from jaxstyle.network.arrays import Params
+from jaxstyle.network.vgg import CONVOLUTIONS
 
 # Here and in the processes that tests start: what is compiled once is not compiled again.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Compilation is what the suite waits for, and LLVM's optimization is half of it. The slow tests
+# start processes without this flag: they run what users run.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = " ".join(
+        [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    ).strip()
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update(
     "jax_persistent_cache_min_compile_time_secs",

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxstyle import Config, files, stylize
-from jaxstyle.checkpoints import Checkpoints
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.loop import Progress, state_like
-from jaxstyle.records import Record
-from jaxstyle.runs import Identity, Run, Schedule
-from jaxstyle.transfer import plan
+from jaxstyle import Config, stylize
+from jaxstyle.config.errors import JaxstyleError
+from jaxstyle.engine.loop import Progress, state_like
+from jaxstyle.engine.records import Record
+from jaxstyle.engine.transfer import plan
+from jaxstyle.imaging import files
+from jaxstyle.storage.checkpoints import Checkpoints
+from jaxstyle.storage.runs import Identity, Run, Schedule
 from tests.conftest import picture, random_params
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)

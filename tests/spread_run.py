@@ -11,8 +11,9 @@ import sys
 import jax
 import numpy as np
 
-from jaxstyle import Config, Guides, hosts, stylize
-from jaxstyle.space import pick_devices
+from jaxstyle import Config, Guides, stylize
+from jaxstyle.engine.sharding import pick_devices
+from jaxstyle.storage import hosts
 from tests.conftest import picture, random_params
 
 

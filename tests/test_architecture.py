@@ -1,91 +1,73 @@
-"""Data flows one way: a module imports only from those above it."""
+"""Nine packages; data flows one way, through public names."""
 
 import ast
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxstyle
 
-ORDER = [
-    "types",
-    "errors",
-    "waiting",
-    "memory",
-    "space",
-    "files",
-    "jsonl",
+ORDER = (
     "config",
-    "presets",
-    "cells",
-    "resampling",
-    "images",
-    "color",
-    "convolution",
-    "vgg",
-    "conversion",
-    "weights",
-    "losses",
-    "wasserstein",
-    "statistics",
-    "regions",
-    "tiling",
+    "imaging",
+    "network",
+    "optim",
     "objective",
-    "targets",
-    "lbfgs",
-    "preconditioner",
-    "optimizers",
-    "records",
-    "loop",
-    "fitting",
-    "pyramid",
-    "transfer",
-    "checkpoints",
-    "metrics",
-    "runs",
-    "tensorboard",
-    "lane_program",
-    "lanes",
-    "batch",
-    "sheet",
-    "pictures",
-    "grid",
-    "hosts",
-    "animation",
-    "plot",
-    "report",
-    "commands",
-    "process",
-    "terminal",
-    "cli_stylize",
-    "cli_grid",
+    "engine",
+    "storage",
+    "reporting",
     "cli",
-]
-PACKAGE = Path(jaxstyle.__file__).parent
+)
+ROOT = Path(jaxstyle.__file__).parent
 
 
-def imported(path: Path) -> set[str]:
-    """Names of jaxstyle's modules that the module at `path` imports, wherever it does so."""
-    names: set[str] = set()
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """Modules of jaxstyle and the names that the file imports of them, wherever it does so."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "jaxstyle":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxstyle."):
-            names.add(str(node.module).split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxstyle":
+            for alias in node.names:
+                yield str(node.module), alias.name
         elif isinstance(node, ast.Import):
-            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("jaxstyle.")}
-    return names
+            for alias in node.names:
+                assert alias.name.split(".")[0] != "jaxstyle", f"{path}: import names of packages"
 
 
-def test_every_module_is_in_the_order() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
+def test_there_are_nine_packages() -> None:
+    assert {path.name for path in ROOT.iterdir() if path.name != "__pycache__"} == {
+        "__init__.py",
+        "__init__.pyi",
+        "py.typed",
+        *ORDER,
+    }
 
 
-def test_modules_import_only_from_above() -> None:
-    for position, name in enumerate(ORDER):
-        below = imported(PACKAGE / f"{name}.py") - set(ORDER[:position])
-        assert not below, f"{name} imports {below}"
+def test_packages_import_public_names_from_above_only() -> None:
+    for position, package in enumerate(ORDER):
+        for path in (ROOT / package).glob("*.py"):
+            for module, name in imported(path):
+                top, _, rest = module.partition(".")
+                home, _, inner = rest.partition(".")
+                assert home, f"{path} imports {name} from {top}: name its package"
+                if home == package:
+                    continue
+                assert home in ORDER[:position], f"{path} imports from {module}"
+                assert not inner, f"{path} imports from {module}, not from the package"
+                assert name in importlib.import_module(module).__all__, f"{path}: {module}.{name}"
+
+
+def test_no_module_is_named_like_one_of_the_standard_library() -> None:
+    names = {path.stem for path in ROOT.glob("*/*.py")} - {"__init__", "__main__"}
+    assert not names & sys.stdlib_module_names
+
+
+def test_packages_say_what_they_are_for() -> None:
+    for package in ORDER:
+        assert len(importlib.import_module(f"jaxstyle.{package}").__doc__ or "") > 60
 
 
 def test_public_names_are_there() -> None:
-    for name in jaxstyle.__all__:
-        assert getattr(jaxstyle, name) is not None
+    for package in ("", *(f".{name}" for name in ORDER)):
+        module = importlib.import_module(f"jaxstyle{package}")
+        for name in module.__all__:
+            assert getattr(module, name) is not None

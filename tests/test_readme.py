@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import cli, save_image
-from jaxstyle.types import Params
+from jaxstyle.network.arrays import Params
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from benchmarks.time_to_loss import time_to_loss
 from benchmarks.worker import BenchmarkError
 from gallery.mistakes import exit_code
 from jaxstyle import ConfigError
-from jaxstyle.files import write_atomically
+from jaxstyle.imaging.files import write_atomically
 
 SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
     section.__name__: section

@@ -25,9 +25,9 @@ from benchmarks.problems import (
 )
 from benchmarks.settings import Settings
 from benchmarks.worker import BenchmarkError, Worker
-from jaxstyle.resampling import resize_image
-from jaxstyle.types import Image
-from jaxstyle.vgg import CHANNELS
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import resize_image
+from jaxstyle.network.vgg import CHANNELS
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -24,9 +24,10 @@ from jaxstyle import (
     stylize,
     stylize_batch,
 )
-from jaxstyle.pyramid import levels
-from jaxstyle.types import Image, Params
-from jaxstyle.vgg import PRECISIONS
+from jaxstyle.engine.pyramid import levels
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.network.arrays import Params
+from jaxstyle.network.vgg import PRECISIONS
 
 
 class Problem(NamedTuple):

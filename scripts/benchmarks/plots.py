@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.bench import Finding, Row, installed
-from jaxstyle.plot import DASHES, STYLE
+from jaxstyle.reporting.plot import DASHES, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

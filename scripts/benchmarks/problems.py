@@ -7,9 +7,9 @@ import numpy as np
 
 from gallery.patterns import PATTERNS
 from jaxstyle import load_image, load_weights
-from jaxstyle.resampling import fit_shape, resize_image
-from jaxstyle.types import Image
-from jaxstyle.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import fit_shape, resize_image
+from jaxstyle.network.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 CONTENTS = (str(IMAGES / "chelsea.jpg"),)

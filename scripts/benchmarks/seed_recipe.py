@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxstyle.types import Image
+from jaxstyle.imaging.arrays import Image
 
 _CALL = 20
 _GREY_LEVELS = 255.0

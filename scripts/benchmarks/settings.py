@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.objectives import OBJECTIVES
 from benchmarks.problems import CONTENTS, STYLES
-from jaxstyle.vgg import CHANNELS
+from jaxstyle.network.vgg import CHANNELS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstyle import extract_features, preset, statistics
-from jaxstyle.color import to_oklab
-from jaxstyle.losses import gram_matrix, style_loss
-from jaxstyle.types import Image, Params
+from jaxstyle import extract_features, preset
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.color import to_oklab
+from jaxstyle.network.arrays import Params
+from jaxstyle.objective import style_statistics as statistics
+from jaxstyle.objective.losses import gram_matrix, style_loss
 
 STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_4")
 CONTENT_LAYER = "relu4_3"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxstyle import Config, ImageError
-from jaxstyle.files import read_bytes
+from jaxstyle.imaging.files import read_bytes
 
 
 def settings_of(config: Config, pictures: Sequence[Path], *others: object) -> str:

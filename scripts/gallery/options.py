@@ -11,8 +11,9 @@ import numpy as np
 
 from gallery.patterns import glass
 from jaxstyle import ConfigError, Guides, load_image, preset, save_image, stylize
-from jaxstyle.resampling import resize_image
-from jaxstyle.types import Image, Params
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import resize_image
+from jaxstyle.network.arrays import Params
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 

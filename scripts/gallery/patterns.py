@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxstyle.types import Image
+from jaxstyle.imaging.arrays import Image
 
 
 def glass(size: int = 512, panes: int = 140) -> Image:

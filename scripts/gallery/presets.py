@@ -10,19 +10,14 @@ from PIL import Image as Pil, ImageDraw, ImageFont
 from gallery.judge import Judgement, judge
 from gallery.kept import settings_of
 from gallery.patterns import PATTERNS
-from jaxstyle import (
-    Config,
-    ImageError,
-    load_image,
-    pyramid,
-    save_image,
-    stylize,
-)
-from jaxstyle.files import write_atomically
-from jaxstyle.images import read_metadata
-from jaxstyle.presets import PRESETS, preset
-from jaxstyle.resampling import fit_shape, resize_image, to_uint8
-from jaxstyle.types import Image, Params
+from jaxstyle import Config, ImageError, load_image, save_image, stylize
+from jaxstyle.config.presets import PRESETS, preset
+from jaxstyle.engine import pyramid
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.files import write_atomically
+from jaxstyle.imaging.images import read_metadata
+from jaxstyle.imaging.resampling import fit_shape, resize_image, to_uint8
+from jaxstyle.network.arrays import Params
 
 _GAP, _TEXT = 4, 12
 

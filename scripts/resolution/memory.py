@@ -11,11 +11,11 @@ import numpy as np
 
 from benchmarks.resident import peak_resident
 from jaxstyle import Config, load_weights
-from jaxstyle.fitting import estimate
-from jaxstyle.loop import begin, proceed
-from jaxstyle.memory import device_memory
-from jaxstyle.resampling import resize_image
-from jaxstyle.targets import build_objective, prepare_params
+from jaxstyle.engine.fitting import estimate
+from jaxstyle.engine.loop import begin, proceed
+from jaxstyle.engine.memory import device_memory
+from jaxstyle.imaging.resampling import resize_image
+from jaxstyle.objective.targets import build_objective, prepare_params
 
 
 def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gallery.kept import settings_of
-from jaxstyle import Config, JaxstyleError, load_image, pyramid, stylize
-from jaxstyle.files import write_atomically
-from jaxstyle.records import Record
-from jaxstyle.types import Params
+from jaxstyle import Config, JaxstyleError, load_image, stylize
+from jaxstyle.engine import pyramid
+from jaxstyle.engine.records import Record
+from jaxstyle.imaging.files import write_atomically
+from jaxstyle.network.arrays import Params
 
 
 class Saved(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 
 from gallery.kept import settings_of
 from jaxstyle import Config, load_image, save_image, stylize
-from jaxstyle.images import read_metadata
-from jaxstyle.resampling import resize_image
-from jaxstyle.types import Image, Params
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.images import read_metadata
+from jaxstyle.imaging.resampling import resize_image
+from jaxstyle.network.arrays import Params
 
 _COARSEST = 8
 

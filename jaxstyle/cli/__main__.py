@@ -1,0 +1,5 @@
+"""`python -m jaxstyle.cli`."""
+
+from jaxstyle.cli.app import main
+
+main()

@@ -1,0 +1,128 @@
+"""The command line: parse, wire, exit codes.
+
+0: done. 1: the loss was no longer finite, or memory ran out. 2: a mistake of the user's.
+3: some cells of a grid failed. 130: interrupted. 143: terminated.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from jaxstyle.cli.commands import (
+    Animate,
+    Convert,
+    Fetch,
+    Plot,
+    Presets,
+    RenderGrid,
+    Report,
+    Stylize,
+    Verify,
+    Weights,
+    parse,
+)
+from jaxstyle.cli.grid import render_grid
+from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
+from jaxstyle.cli.stylize import stylize
+from jaxstyle.cli.terminal import complain, say
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, preset, to_toml
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+    code = run(sys.argv[1:] if argv is None else argv)
+    if code > EXIT_SIGNAL:
+        # XLA may be in the middle of a computation, which Python's own exit would crash into.
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # its reader is still there
+                with contextlib.suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line in this process and return the exit code."""
+    command, interrupted = None, Interrupt()
+    try:
+        with interruptible(interrupted):
+            command = parse(list(argv))
+            if isinstance(command, Stylize):
+                return stylize(command, interrupted)
+            if isinstance(command, RenderGrid):
+                return render_grid(command)
+            if isinstance(command, Weights):
+                return _weights(command)
+            if isinstance(command, Presets):
+                return _presets(command)
+            return _look_back(command)
+    except JaxstyleError as error:
+        complain(str(error))
+        return EXIT_MISTAKE
+    except MemoryError:
+        complain("out of memory; try a smaller --size or --history-size")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        resumable = isinstance(command, RenderGrid) or (
+            isinstance(command, Stylize) and command.workdir is not None
+        )
+        kept = "the same command goes on" if resumable else "nothing was written"
+        complain(f"{interrupted.word}; {kept}")
+        return EXIT_SIGNAL + interrupted.signal
+
+
+def _look_back(command: Animate | Report | Plot) -> int:
+    if isinstance(command, Animate):
+        from jaxstyle.reporting import write_animation
+
+        frames = write_animation(command.run, command.output, seconds=command.seconds)
+        say(f"{command.output}: {frames} frames")
+        return 0
+    if isinstance(command, Report):
+        from jaxstyle.reporting import write_report
+
+        write_report(command.source, command.output)
+    else:
+        from jaxstyle.reporting import plot_runs
+
+        plot_runs(command.runs, command.output)
+    say(command.output)
+    return 0
+
+
+def _presets(command: Presets) -> int:
+    if command.print_config is not None:
+        say(to_toml(preset(command.print_config)).rstrip())
+        return 0
+    default = dataclasses.asdict(PRESETS["default"])
+    for name, config in PRESETS.items():
+        say(f"{name}: {SUMMARIES[name]}")
+        apart = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+        for setting, value in apart.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            say(f"    {setting} = {shown}")
+    return 0
+
+
+def _weights(command: Weights) -> int:
+    from jaxstyle.imaging import files
+    from jaxstyle.network import weights
+
+    action = command.action
+    if isinstance(action, Fetch):
+        target = action.output or weights.default_path()
+        if not files.exists(target, WeightsError):
+            weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
+        say(weights.verify(target), action.quiet)
+    elif isinstance(action, Convert):
+        weights.convert(action.source, action.output, action.dtype, action.preprocessing)
+        say(weights.verify(action.output))
+    elif isinstance(action, Verify):
+        say(weights.verify(action.path or weights.chosen_path()))
+    else:
+        say(str(weights.chosen_path()))
+    return 0

@@ -1,0 +1,298 @@
+"""What the command line takes: a dataclass for each command, and how flags become one."""
+
+import argparse
+import contextlib
+import dataclasses
+import re
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
+
+from jaxstyle.config import PRESETS, Config, ConfigError, parse_toml, preset
+from jaxstyle.imaging import read_bytes
+from jaxstyle.storage import parse_value
+
+CLI_SIZE = 512
+"""Long side where nothing names one: a camera's picture at full size would run for hours."""
+
+
+_PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
+
+_OPTION = re.compile(r"^--[^=]+")
+
+_DECIDING = (
+    "activations",
+    "optimizer",
+    "preserve_color",
+    "scales",
+    "content_layers",
+    "style_layers",
+    "style_statistics",
+)
+"""Settings that decide whether others may be given, or how many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stylize:
+    """Render CONTENT in the style of STYLE.
+
+    Settings come from the preset, over it from --config, over both from the flags.
+    """
+
+    content: Annotated[str, arg(metavar="CONTENT"), Positional]
+    """The picture to render."""
+    style: Annotated[tuple[str, ...], arg(metavar="STYLE [STYLE ...]"), Positional]
+    """The picture whose style to take, or several; a folder stands for the pictures in it."""
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """Where to write the result: .png, .jpg, .webp or .tif."""
+    content_guide: Annotated[str | None, arg(metavar="FILE")] = None
+    """A picture of flat colours, a region each, of the content's shape. The regions get the styles
+    in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
+    style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
+    """For each style a picture that says by its colours which part of it goes to which region;
+    regions whose colour no style has are kept as they are."""
+    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    config: Annotated[str | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's."""
+    workdir: Annotated[str | None, arg(metavar="RUN")] = None
+    """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
+    command again goes on where it was cut off; a finished run is left as it is."""
+    space: Annotated[int | None, arg(metavar="N")] = None
+    """Devices that share the rows of the image, where one has too little memory or time."""
+    distributed: bool = False
+    """Share the rows with the devices of the other hosts of a TPU slice or cluster running this
+    command; the first of them writes the result. A signal ends it without one."""
+    checkpoints: Annotated[int | None, arg(metavar="N")] = None
+    """Evaluations from one checkpoint to the next, in RUN."""
+    snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
+    """Save the best image so far every N evaluations, or at those given, in RUN."""
+    fork_from: Annotated[str | None, arg(metavar="RUN")] = None
+    """Start from the state of another run: all of it where only budgets differ, else from the
+    image it has come to."""
+    tensorboard: Annotated[str | None, arg(metavar="DIR")] = None
+    """Show metrics and snapshots in TensorBoard as well (pip install 'jaxstyle[tensorboard]')."""
+    print_config: bool = False
+    """Show the settings that would run, as TOML, and stop."""
+    bits: Literal[8, 16] = 8
+    """Bits per channel of a PNG (TIFF always has 16)."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderGrid:
+    """Render every content in every style, under every setting of a sweep.
+
+    Every cell's image is in OUTDIR/cells; contact sheets and grid.jsonl, a row a cell, beside
+    it. The same command again does what is missing. Exit code 3: some cells failed.
+    """
+
+    contents: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Pictures to render, or folders of pictures."""
+    styles: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Pictures whose styles to take, or folders of pictures."""
+    cells: Annotated[str | None, arg(metavar="FILE")] = None
+    """Instead of both: a CSV file with a row a cell: content, style, any settings."""
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="OUTDIR")] = None
+    """The folder to write to; gs:// works too."""
+    sweep: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME=VALUE,...")] = ()
+    """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
+    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    asked: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The settings named by flags or the TOML file, which hold whatever preset is swept."""
+    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    config: Annotated[str | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's."""
+    content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
+    have the columns content_guide and style_guide."""
+    style_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
+    """Likewise for the styles."""
+    aspect: Literal["nearest", "own"] = "nearest"
+    """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
+    few programs have to be compiled, or keep their own, as with --size original."""
+    lanes: Annotated[int | None, arg(metavar="N")] = None
+    """Images at a time on each device; if not given, as many as fit its memory and pay."""
+    space: Annotated[int, arg(metavar="N")] = 1
+    """Devices that share the rows of each image; the others work at other images."""
+    shard: Annotated[str | None, arg(metavar="I/N")] = None
+    """Do part I, from 0, of N: for tasks that know nothing of each other."""
+    distributed: bool = False
+    """Share the cells with the other hosts of a TPU slice or cluster running this command."""
+    collect: bool = False
+    """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Presets:
+    """List the presets, with what each sets apart from the default."""
+
+    print_config: Annotated[str | None, arg(metavar="NAME")] = None
+    """Show all settings of one, as TOML for --config."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Animate:
+    """Make an animation of a run's snapshots: RUN's folder to .webp, .gif or .mp4."""
+
+    run: Annotated[str, arg(metavar="RUN"), Positional]
+    """The run's folder, with snapshots in it."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """Where to write it; mp4 needs pip install 'jaxstyle[video]'."""
+    seconds: float = 6.0
+    """How long it takes, the result at its end not counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Make one HTML file of a run or a grid, that opens from disk without a network."""
+
+    source: Annotated[str, arg(metavar="RUN_OR_GRID"), Positional]
+    """The folder of a run or of a grid."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """The .html file to write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Plot the loss of runs against evaluations and seconds, for a paper."""
+
+    runs: Annotated[tuple[str, ...], arg(metavar="RUN [RUN ...]"), Positional]
+    """The runs' folders."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """A .png, .pdf or .svg file (needs pip install 'jaxstyle[plots]')."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+    """Fetch the ImageNet weights and check them; nothing to do if they are here."""
+
+    output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert VGG19 weights to safetensors that carry their preprocessing and provenance."""
+
+    source: Annotated[str, arg(metavar="SOURCE"), Positional]
+    """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
+    """The .safetensors file to write."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type to store the weights in."""
+    preprocessing: Literal["caffe", "torch"] | None = None
+    """What the network expects, if not what its tensors' names suggest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a weights file and say what it is."""
+
+    path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
+    """The file; if not given, the one that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Locate:
+    """Print the path of the weights file that would be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Fetch, convert, verify or locate the network's weights."""
+
+    action: (
+        Annotated[Fetch, subcommand("fetch")]
+        | Annotated[Convert, subcommand("convert")]
+        | Annotated[Verify, subcommand("verify")]
+        | Annotated[Locate, subcommand("path")]
+    )
+
+
+Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
+
+
+def parse(argv: list[str]) -> Command:
+    """The command that `argv` asks for; what cannot be parsed ends the program.
+
+    Raises:
+        ConfigError: settings that cannot be.
+    """
+    # As tyro has them: an option's name has hyphens for the underscores that it may be given with.
+    argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
+    settings, in_file = _base_settings(argv)
+    options = {name[0] for name in map(_OPTION.match, argv) if name}
+    flags = {name.removeprefix("--").replace("-", "_") for name in options}
+    asked = [f.name for f in dataclasses.fields(Config) if f.name in flags | in_file | {"size"}]
+    grid = RenderGrid(settings=settings, asked=tuple(asked))
+    stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
+    command = tyro.cli(
+        Annotated[Stylize, subcommand("stylize", default=stylize)]
+        | Annotated[RenderGrid, subcommand("grid", default=grid)]
+        | Annotated[Presets, subcommand("presets")]
+        | Annotated[Animate, subcommand("animate")]
+        | Annotated[Report, subcommand("report")]
+        | Annotated[Plot, subcommand("plot")]
+        | Annotated[Weights, subcommand("weights")],
+        prog="jaxstyle",
+        args=argv,
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+    )
+    assert isinstance(command, Command)
+    return command
+
+
+def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
+    """What the flags override: the preset, and over it the TOML file; and what that one sets."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--config")
+    hints = get_type_hints(Config)
+    for name in _DECIDING:
+        several = "*" if get_origin(hints[name]) is tuple else None
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=several)
+    try:
+        chosen, _ = parser.parse_known_args(argv)
+    except argparse.ArgumentError:  # an option without its value, which tyro explains
+        return Config(size=CLI_SIZE), set()
+    settings = preset(chosen.preset).replace(size=CLI_SIZE)
+    # What the other settings may be depends on these, so they count before the file is judged.
+    forced: dict[str, Any] = {}
+    for name in _DECIDING:
+        given = getattr(chosen, name)
+        if given is not None:
+            value = parse_value(name, given) if isinstance(given, str) else given
+            with contextlib.suppress(ConfigError):  # which tyro explains, by the flag's name
+                forced[name] = getattr(Config().replace(**{name: value}), name)
+    if chosen.config is None:
+        return settings.vary(forced), set()
+    try:
+        text = read_bytes(chosen.config, ConfigError).decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{chosen.config}: not a text file") from None
+    try:
+        changes = parse_toml(text)
+        return settings.vary(changes, over=forced), set(changes)
+    except ConfigError as error:
+        raise ConfigError(f"{chosen.config}: {error}") from None

@@ -1,0 +1,109 @@
+"""`jaxstyle grid`: which cells, done by which process, and what came of them."""
+
+import re
+
+from jaxstyle.cli.commands import RenderGrid
+from jaxstyle.cli.process import EXIT_CELLS_FAILED, keep_compiled_programs, share_out_cpu
+from jaxstyle.cli.terminal import cells_progress, say
+from jaxstyle.config import ConfigError
+from jaxstyle.imaging import files
+from jaxstyle.storage import cells
+
+
+def render_grid(command: RenderGrid) -> int:
+    """Do what the command line asks for; returns the exit code.
+
+    Raises:
+        JaxstyleError: a mistake of the user's.
+    """
+    output, shard = command.output, _shard(command.shard)
+    if output is None:
+        raise ConfigError("name the folder to write to: -o OUTDIR")
+    if command.distributed + command.collect + (command.shard is not None) > 1:
+        raise ConfigError("of --distributed, --shard and --collect only one has a meaning")
+    if command.lanes is not None and command.lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
+    if command.space < 1:
+        raise ConfigError(f"space must be at least 1, not {command.space}")
+    inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
+    for path in (path for paths in inputs for path in paths):
+        if files.same(path, output):
+            raise ConfigError(f"{output} is also an input; name another folder to write to")
+    wanted = grid_cells(command)
+    from jaxstyle.engine import batch, fitting
+    from jaxstyle.network import weights
+    from jaxstyle.storage import grid, hosts
+
+    if command.collect and not files.is_folder(output, ConfigError):
+        raise ConfigError(f"{output}: no such folder; nothing to collect")
+    for cell in wanted:
+        batch.check_batch(cell.config, len(cell.styles))
+        if command.space > 1:
+            fitting.spreadable(cell.config)
+    keep_compiled_programs()
+    share_out_cpu()
+    if command.distributed:
+        shard = hosts.join_cluster()
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    whole = grid.Grid(wanted, output, weights_sha256=checkpoint.sha256, aspect=command.aspect)
+    if command.distributed:
+        hosts.agree([entry.name for entry in whole.entries])
+    if not command.collect:
+        files.make_folder(output, ConfigError)
+        rows = whole.rows(whole.share(shard))
+        todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]
+        with cells_progress(todo, command.quiet) as (on_cell, on_evaluations):
+            whole.run(
+                weights.to_params(checkpoint),
+                shard=shard,
+                lanes=command.lanes,
+                space=command.space,
+                on_cell=on_cell,
+                on_evaluations=on_evaluations,
+                rows=rows,
+            )
+    rows = whole.rows()
+    summary = whole.summary(rows)
+    missing = f", {summary.missing} not there yet" if summary.missing else ""
+    say(f"{output}: {summary.done} cells done, {summary.failed} failed{missing}", command.quiet)
+    if command.collect or not summary.missing:
+        sheets = ", ".join(map(str, whole.collect(rows)))
+        say(f"contact sheets: {sheets}", command.quiet)
+    mine = [rows[entry.name] for entry in whole.share(shard)]
+    failed = [row for row in mine if row is not None and row["status"] == "failed"]
+    return EXIT_CELLS_FAILED if failed else 0
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    parts = re.fullmatch(r"(\d+)/(\d+)", text)
+    if parts is None or int(parts[1]) >= int(parts[2]):
+        raise ConfigError(f"--shard is I/N with I from 0 to N-1, as 0/4, not {text!r}")
+    return int(parts[1]), int(parts[2])
+
+
+def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
+    """The cells that the command line names.
+
+    Raises:
+        ConfigError: it names none, or settings that cannot be.
+    """
+    asked = {name: getattr(command.settings, name) for name in command.asked}
+    base = cells.Base(command.preset, asked)
+    if command.cells is not None:
+        if command.contents or command.styles or command.sweep:
+            raise ConfigError("--cells goes without --contents, --styles and --sweep")
+        if command.content_guides or command.style_guides:
+            raise ConfigError("--cells has guides in its columns content_guide and style_guide")
+        return cells.read_cells(command.cells, base)
+    if not command.contents or not command.styles:
+        raise ConfigError("name what to render and in which styles: --contents and --styles")
+    return cells.product(
+        cells.list_pictures(command.contents),
+        cells.list_pictures(command.styles),
+        cells.sweep(base, command.sweep),
+        cells.list_pictures(command.content_guides),
+        cells.list_pictures(command.style_guides),
+    )

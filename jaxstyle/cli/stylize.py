@@ -1,0 +1,327 @@
+"""`jaxstyle stylize`: what it reads, its run's folder, what it writes."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxstyle.cli.commands import Stylize
+from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
+from jaxstyle.cli.terminal import complain, run_progress, say
+from jaxstyle.config import INITS, Config, ConfigError, ImageError, is_out_of_memory, to_toml
+from jaxstyle.storage import cells
+
+# What computes is imported where it is used: help and mistakes need not wait for JAX.
+if TYPE_CHECKING:
+    from jaxstyle.engine import Record, Result, Scale, loop
+    from jaxstyle.imaging import Image, Picture
+    from jaxstyle.objective import Guides
+    from jaxstyle.storage import runs
+
+
+_CHECKPOINTS = 50
+"""Evaluations from one checkpoint to the next."""
+
+
+def stylize(command: Stylize, interrupted: Interrupt) -> int:
+    """Do what the command line asks for; returns the exit code.
+
+    Raises:
+        JaxstyleError: a mistake of the user's.
+        MemoryError: of the device's.
+    """
+    config, output = command.settings, command.output
+    if command.print_config:
+        say(to_toml(config).rstrip())
+        return 0
+    if output is None and command.workdir is None:
+        raise ConfigError("name the file to write, -o FILE, or a folder for the run, --workdir RUN")
+    if not command.style:
+        raise ConfigError("name a style image after the content")
+    if command.style_guide and command.content_guide is None:
+        raise ConfigError("--style-guide needs --content-guide FILE")
+    command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
+    if command.workdir is None:
+        for name in ("fork_from", "checkpoints", "snapshots", "tensorboard"):
+            if getattr(command, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
+    if command.distributed and command.workdir is not None:
+        raise ConfigError("--distributed has no checkpoints yet: it goes without --workdir RUN")
+    import jax
+
+    from jaxstyle.engine import fitting, sharding as space, transfer
+    from jaxstyle.network import weights
+    from jaxstyle.storage import hosts
+
+    keep_compiled_programs()
+    if command.distributed:
+        hosts.join_cluster()
+    everyone = jax.device_count() if command.distributed else 1
+    devices = space.pick_devices(everyone if command.space is None else command.space)
+    if len(devices) > 1:
+        fitting.spreadable(config)
+    inputs = _read_inputs(command, output)
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
+    with contextlib.ExitStack() as stack:
+        run, progress = None, None
+        if command.workdir is not None:
+            run, progress = _enter_run(command, inputs, interrupted, stack)
+            if run.result() is not None:
+                return _say_finished(command, run)
+        shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
+        with run_progress(config, shape, command.quiet) as show:
+
+            def callback(record: "Record") -> bool:
+                if run is not None:
+                    run.record(record)
+                show(record)
+                if command.distributed:  # who goes on alone would wait for the others for ever
+                    return False
+                interrupted.arm()
+                return interrupted.requested
+
+            try:
+                result = transfer.stylize(
+                    inputs.content.pixels,
+                    inputs.styles,
+                    config,
+                    weights.to_params(checkpoint),
+                    callback,
+                    guides=inputs.guides,
+                    keeper=run,
+                    progress=progress,
+                    devices=devices,
+                )
+            except jax.errors.JaxRuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError from None
+                raise
+        if run is not None and result.reason == "stopped":
+            complain(
+                f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
+            )
+            return EXIT_SIGNAL + interrupted.signal
+        if jax.process_index() > 0:
+            return 0
+        return _write_result(command, inputs, result, run, interrupted)
+
+
+class _Inputs(NamedTuple):
+    """The pictures of a run, and the SHA-256 of every file they came from by role."""
+
+    content: "Picture"
+    styles: list["Image"]
+    guides: "Guides | None"
+    scales: "tuple[Scale, ...]"
+    sha256: dict[str, list[str]]
+
+
+def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
+    """Read the pictures and check, before anything is fetched or computed, that all will fit."""
+    from jaxstyle.engine import transfer
+    from jaxstyle.imaging import images
+    from jaxstyle.objective import regions
+
+    config = command.settings
+    if output is not None:
+        images.check_output(output, command.bits)
+    content = images.read_picture(command.content, config.size)
+    styles: list[Picture] = []
+    for path in command.style:
+        size = None
+        # A style that is stretched to the content's shape is resampled once, there.
+        if config.style_shape == "own":
+            shape = transfer.fitted_style_shape(images.glance(path).shape, config)
+            # What its scale is relative to its file's size has to be seen at that.
+            size = max(shape) if (config.style_size or config.size) != "original" else None
+        styles.append(images.read_picture(path, size))
+    sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
+    paths = [command.content, *command.style]
+    guides = None
+    if command.content_guide is not None:
+        found = [
+            images.read_picture(path) for path in (command.content_guide, *command.style_guide)
+        ]
+        first, *others = (
+            regions.Guide.of(guide.pixels, path)
+            for guide, path in zip(
+                found, (command.content_guide, *command.style_guide), strict=True
+            )
+        )
+        guides = regions.Guides(first, tuple(others))
+        sha256["content_guide"] = [found[0].sha256]
+        sha256["style_guide"] = [guide.sha256 for guide in found[1:]]
+        paths += [command.content_guide, *command.style_guide]
+    if config.init not in INITS:
+        sha256["init"] = [images.read_picture(config.init).sha256]
+        paths.append(config.init)
+    if output is not None:
+        for path in map(Path, paths):
+            if path.exists() and Path(output).exists() and path.samefile(output):
+                raise ConfigError(f"{output} is also an input; name another file to write")
+        images.check_output(output, command.bits, content.pixels.shape)
+    pixels = [style.pixels for style in styles]
+    scales = transfer.plan(content.pixels, pixels, config, guides)
+    return _Inputs(content, pixels, guides, scales, sha256)
+
+
+def _enter_run(
+    command: Stylize, inputs: _Inputs, interrupted: Interrupt, stack: contextlib.ExitStack
+) -> "tuple[runs.Run, loop.Progress | None]":
+    """Take the run's folder, and see how far it is."""
+    from jaxstyle.engine import state_like, transfer
+    from jaxstyle.storage import runs
+
+    assert command.workdir is not None
+    config = command.settings
+    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
+    if every < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
+    run = runs.Run(
+        command.workdir,
+        checkpoints=runs.Schedule(every=every),
+        snapshots=_schedule(command.snapshots),
+        on_scale=interrupted.disarm,
+        finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
+    )
+    stack.enter_context(run)
+    # Once there is progress of its own, a run goes on from that.
+    fork = None if run.has_progress else command.fork_from
+    identity = runs.Identity(
+        config,
+        inputs.sha256,
+        command.content,
+        command.style,
+        command.fork_from,
+        command.content_guide,
+        command.style_guide,
+    )
+    shapes = [scale.content.shape for scale in inputs.scales]
+    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
+    start = None if fork is None else runs.fork(fork, identity, like, shapes)
+    run.identify(identity)
+    if run.result() is not None:
+        return run, None
+    progress = run.resume(like)
+    if progress is None and start is not None:
+        progress = run.start_from(start)
+    run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
+    if command.tensorboard is not None:
+        from jaxstyle.reporting import TensorBoard
+
+        board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
+        stack.callback(board.close)
+        run.board = board
+    return run, progress
+
+
+def _schedule(text: str | None) -> "runs.Schedule":
+    from jaxstyle.storage import Schedule
+
+    if text is None:
+        return Schedule()
+    if not re.fullmatch(r"\d+(,\d+)*,?", text) or 0 in (
+        parts := [int(n) for n in text.split(",") if n]
+    ):
+        raise ConfigError(f"--snapshots is N, or N,N,… for single ones, from 1 on, not {text!r}")
+    return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
+
+
+def _say_finished(command: Stylize, run: "runs.Run") -> int:
+    from jaxstyle.imaging import files, images
+
+    result, output, kept = run.folder / "image.png", command.output, ""
+    if output is not None and files.exists(output, ImageError):
+        kept = f"; {output} is left as it is"
+    elif output is not None:
+        data = files.read_bytes(result, ImageError)
+        suffix = Path(output).suffix.lower()
+        bits = images.png_bits(data, result)
+        if suffix in (".tif", ".tiff") or command.bits > bits:
+            raise ConfigError(
+                f"{command.workdir} is finished, with {bits} bits a channel: "
+                "copy it to .png, .jpg or .webp, or run it again in another folder"
+            )
+        if suffix == ".png":
+            files.write_atomically(output, data, ImageError)
+        else:
+            image, metadata = images.read_picture(result), images.read_metadata(result)
+            images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
+    say(f"{command.workdir}: finished; its result is {result}{kept}", command.quiet)
+    finished = run.result()
+    return EXIT_FAILED if finished and finished.get("reason") == "not finite" else 0
+
+
+def _write_result(
+    command: Stylize,
+    inputs: _Inputs,
+    result: "Result",
+    run: "runs.Run | None",
+    interrupted: Interrupt,
+) -> int:
+    import numpy as np
+
+    from jaxstyle.imaging import images
+
+    if not np.isfinite(result.loss):
+        complain("the loss was never finite and nothing was written; try smaller weights")
+        return EXIT_FAILED
+    summary = _summary(command.settings, inputs.sha256, result)
+    metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
+    written = command.output
+    if written is not None:
+        images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
+    if run is not None:
+        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        rest = {"rejected": result.rejected, **times}
+        run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
+        written = written or str(run.folder / "image.png")
+    assert written is not None
+    say(_report(written, result), command.quiet)
+    if result.reason == "stopped":
+        complain(f"{interrupted.word}; the best image so far is in {written}")
+        return EXIT_SIGNAL + interrupted.signal
+    if result.reason == "not finite":
+        last = result.history[-1].evaluation
+        complain(
+            f"the loss was no longer finite at evaluation {last}; "
+            f"the best image before is in {written}"
+        )
+        return EXIT_FAILED
+    return 0
+
+
+def _report(output: str, result: "Result") -> str:
+    height, width = result.image.shape[:2]
+    lines = [
+        f"{output}: {width}×{height}, {result.evaluations} evaluations in {result.seconds:.1f} s "
+        f"(and {result.compile_seconds:.1f} s to compile), {result.rejected} rejected, "
+        f"ended by: {result.reason}"
+    ]
+    lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
+    return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
+
+
+def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> dict[str, Any]:
+    """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
+    import jax
+
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0]
+    return {
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
+        "sha256": sha256,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": f"{device.platform} {device.device_kind}",
+        "convolution": result.convolution,
+        "activations": result.activations,
+        "evaluations": result.evaluations,
+        "reason": result.reason,
+        "loss": result.loss,
+        "terms": result.terms,
+    }

@@ -1,0 +1,88 @@
+"""What the command line shows: results on stdout, complaints and progress bars on stderr."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxstyle.config import Config
+
+# What computes is imported where it is used: help and mistakes need not wait for JAX.
+if TYPE_CHECKING:
+    from jaxstyle.engine import Callback, Record
+    from jaxstyle.storage import grid
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """Print what a command came to."""
+    if quiet:
+        return
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError:  # a reader that has gone, or a full disk: what was asked for is done
+        sys.stdout = None
+
+
+def complain(text: str) -> None:
+    """Print what went wrong."""
+    try:
+        print(f"jaxstyle: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # a reader that has gone, as `say` has it; the exit code tells
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+@contextlib.contextmanager
+def run_progress(config: Config, shape: tuple[int, int], quiet: bool) -> Iterator["Callback"]:
+    """A bar on stderr with loss and time left; none where stderr is not a terminal."""
+    from jaxstyle.engine import pyramid
+
+    total = sum(level.evaluations for level in pyramid.levels(config, shape))
+    bar = _bar(quiet, "loss {task.fields[loss]}")
+    with bar:
+        task = bar.add_task("", total=total, loss="…")
+
+        def show(record: "Record") -> None:
+            bar.update(task, completed=record.evaluation, loss=f"{record.loss:.4g}")
+
+        yield show
+
+
+@contextlib.contextmanager
+def cells_progress(
+    todo: Sequence["grid.Entry"], quiet: bool
+) -> Iterator[tuple["grid.OnCell", Callable[[int], None]]]:
+    """A bar on stderr over the evaluations of cells, and a line for every one that failed."""
+    from jaxstyle.engine import pyramid
+
+    levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
+    bar = _bar(quiet, "{task.fields[cells]} cells")
+    with bar:
+        task = bar.add_task(
+            "", total=sum(level.evaluations for level in levels), cells=f"0/{len(todo)}"
+        )
+        done = 0
+
+        def on_cell(entry: "grid.Entry", problem: str | None) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, cells=f"{done}/{len(todo)}")
+            if problem is not None:
+                complain(f"{entry.name}: {problem}")
+
+        yield on_cell, lambda count: bar.advance(task, count)
+
+
+def _bar(quiet: bool, field: str) -> Progress:
+    """A progress bar on stderr; none where that is not a terminal."""
+    return Progress(
+        TextColumn("{task.completed}/{task.total} evaluations"),
+        BarColumn(),
+        TextColumn(field),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )

@@ -1,0 +1,114 @@
+"""Recipes by name: this project's own and those of other programs and papers."""
+
+from collections.abc import Mapping
+
+from jaxstyle.config.errors import ConfigError
+from jaxstyle.config.settings import Config
+
+_BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
+
+PRESETS: Mapping[str, Config] = {
+    # Crowson's objective for this project's network and optimizer, with about twice the style:
+    # its weights in other units. How it was chosen: docs/options.md.
+    "default": Config(
+        evaluations=150,
+        content_weight=1.0,
+        style_weight=150.0,
+        tv_weight=5.0,
+        style_layer_weights=tuple(4.0**-power for power in range(5)),
+        style_statistics=("wasserstein",),
+        tv="nine-point",
+        scales="auto",
+    ),
+    # The Keras example as its code runs: ten SciPy calls of 20 evaluations at height 400.
+    "seed": Config(
+        evaluations=200,
+        content_weight=0.025,
+        style_weight=1.0,
+        tv_weight=1e-4,
+        content_layers=("block5_conv2",),
+        style_layers=_BLOCK_CONV1,
+        content_normalization="sum",
+        style_normalization="seed",
+        tv="seed",
+        style_shape="content",
+        padding="zero",
+    ),
+    # Gatys, Ecker, Bethge, CVPR 2016. Its "conv4_2" names rectified responses.
+    "gatys": Config(
+        evaluations=1000,
+        content_weight=1.0,
+        style_weight=1e3,
+        tv_weight=0.0,
+        content_normalization="half-sum",
+        style_normalization="gatys",
+        init="noise",
+        pooling="average",
+        padding="zero",
+    ),
+    # Gatys' PyTorch notebook: 500 iterations at 512 pixels, then 200 at 800.
+    "gatys-code": Config(
+        evaluations=200,
+        content_weight=1.0,
+        style_weight=1e3,
+        tv_weight=0.0,
+        content_normalization="mean",
+        style_normalization="mean",
+        padding="zero",
+        scales=2,
+        scale_factor=800 / 512,
+        coarse_evaluations=500,
+    ),
+    # jcjohnson/neural-style and its PyTorch port.
+    "neural-style": Config(
+        evaluations=1000,
+        content_weight=5.0,
+        style_weight=100.0,
+        tv_weight=1e-3,
+        content_normalization="mean",
+        style_normalization="mean",
+        tv="l2",
+        init="noise",
+        padding="zero",
+    ),
+    # crowsonkb/style-transfer-pytorch, whose network is torchvision's and sees the image divided
+    # by 0.226 where Keras' sees grey levels: features are 57.6 times larger here, and what is
+    # compared of them 57.6² times, so it is divided by that to be weighed against the variation.
+    "crowson": Config(
+        evaluations=500,
+        content_weight=0.015 / 57.6**2,
+        style_weight=1 / 57.6**2,
+        tv_weight=2 / 255**2,
+        style_layer_weights=tuple(4.0**-power * 256 / 341 for power in range(5)),
+        style_statistics=("wasserstein",),
+        tv="nine-point",
+        padding="replicate-first",
+        optimizer="adam",
+        learning_rate=0.02,
+        adam_beta2=0.99,
+        ema=0.99,
+        scales=5,
+        coarse_evaluations=(1000, 500, 500, 500),
+    ),
+}
+
+
+SUMMARIES: Mapping[str, str] = {
+    "default": "made for this project; docs/options.md has the reasons",
+    "seed": "the Keras example that the project starts from",
+    "gatys": "Gatys, Ecker and Bethge, CVPR 2016",
+    "gatys-code": "Gatys' notebook: two scales, started from the content",
+    "neural-style": "jcjohnson/neural-style and its PyTorch port",
+    "crowson": "crowsonkb/style-transfer-pytorch: Adam, Wasserstein distances, five scales",
+}
+
+
+def preset(name: str) -> Config:
+    """The settings called `name`.
+
+    Raises:
+        ConfigError: no such preset; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,351 @@
+"""Settings: one frozen, hashable dataclass, its checks, TOML in and out."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from jaxstyle.config.errors import ConfigError
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
+INITS = ("content", "noise", "style")
+"""Where the image may start; anything else is the path of an image file."""
+
+Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to optimize, from where, and how.
+
+    Raises:
+        ConfigError: a value is of the wrong type, out of range, or has no meaning together
+            with the others.
+    """
+
+    size: int | Literal["original"] = "original"
+    """Long side of the result in pixels (a style that keeps its own shape gets the same long
+    side); "original" leaves images as they are."""
+    evaluations: int = 300
+    """Budget of the last (or only) scale, in evaluations: one value and gradient each. The line
+    search of optax-lbfgs may go over it."""
+    content_weight: float = 5.0
+    """Weight of the content term."""
+    style_weight: float = 1000.0
+    """Weight of the sum of the style terms."""
+    tv_weight: float = 1e-3
+    """Weight of the total variation of the image, taken in grey levels (0-255)."""
+    content_layers: tuple[str, ...] = ("relu4_2",)
+    """Layers whose features follow the content."""
+    content_layer_weights: tuple[float, ...] = ()
+    """What each content layer's term is multiplied by; 1 if not given."""
+    style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    """Layers whose statistics follow the style."""
+    style_layer_weights: tuple[float, ...] = ()
+    """What each style layer's term is multiplied by; 1 if not given."""
+    style_statistics: tuple[Statistic, ...] = ("gram",)
+    """What of the style's features is matched: Gram matrices, covariances, the Wasserstein
+    distance of Gaussians, sliced Wasserstein distances, or means and standard deviations."""
+    style_statistics_weights: tuple[float, ...] = ()
+    """What each statistic's distance is multiplied by; 1 if not given."""
+    style_weights: tuple[float, ...] = ()
+    """Shares of several styles, made to sum to 1; equal if not given."""
+    style_blend: Literal["statistics", "loss"] = "statistics"
+    """Whether several styles are one target, their mean statistics, or one target each."""
+    content_normalization: Literal["sum", "half-sum", "mean"] = "mean"
+    """How squared differences of features are added up."""
+    style_normalization: Literal["seed", "gatys", "mean"] = "mean"
+    """How squared differences of Gram matrices and covariances are scaled, see losses.style_loss;
+    seed and gatys average over layers, mean adds them up."""
+    tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
+    """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
+    mean of squares over a pixel and its eight neighbours."""
+    style_shape: Literal["own", "content"] = "own"
+    """Whether the style keeps its own shape or is stretched to the content's."""
+    style_scale: float = 1.0
+    """Size of the style's features: below 1 finer, above 1 coarser."""
+    style_size: int | Literal["original"] | None = None
+    """Long side of the style in pixels, if not that of the result."""
+    preserve_color: Literal["none", "luminance", "match", "histogram"] = "none"
+    """Keep the content's colours: transfer lightness only, or first give the style the content's
+    mean and covariance of colours, or its histograms; in Oklab."""
+    color_match: Literal["symmetric", "cholesky"] | None = None
+    """Square root of the covariances by which preserve_color match works; symmetric if not
+    given."""
+    init: str = "content"
+    """Where the image starts: content, noise, style, or the path of an image file."""
+    pooling: Literal["max", "average"] = "max"
+    """The network's pooling."""
+    padding: Padding = "replicate"
+    """What the network's convolutions see beyond the border, or only the first of them does
+    (replicate-first); the classic zero draws a frame."""
+    precision: Precision = "float32"
+    """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
+    activations: Literal["auto", "kept", "recomputed", "tiled"] = "auto"
+    """How a gradient has the network's activations: all kept, each block's computed again, or tile
+    by tile, which is exact too and takes the memory of one; auto is the first that fits."""
+    tile: int | None = None
+    """Side of the tiles in pixels, which are then used; if not given, the largest that fits."""
+    convolution: Literal["auto", "direct", "winograd"] = "auto"
+    """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
+    optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
+    """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
+    history_size: int | None = None
+    """Pairs that L-BFGS remembers; 20 if not given."""
+    history_precision: Literal["float32", "bfloat16"] | None = None
+    """Type that L-BFGS stores its pairs in; float32 if not given. They are most of the memory that
+    does not depend on how activations are held."""
+    preconditioner: Literal["cosine", "none"] | None = None
+    """Where L-BFGS starts its inverse Hessian from: coarse structure ahead of detail (cosine, if
+    not given), or all alike (none)."""
+    learning_rate: float | None = None
+    """Adam's step, in units of the 0-1 image; 0.02 if not given."""
+    learning_rate_schedule: Literal["constant", "cosine"] | None = None
+    """Whether Adam's step stays (if not given) or falls to 0 along a half cosine, at each scale."""
+    adam_beta2: float | None = None
+    """Decay of Adam's mean of squared gradients; 0.999 if not given."""
+    ema: float | None = None
+    """Decay of a mean over Adam's iterates, corrected for its start, which is then the result."""
+    scales: int | Literal["auto"] = 1
+    """Scales from coarse to fine; each starts from the result of the one before. Automatic ones
+    are as many as fit between start_size and the result's, none of less than 32 pixels."""
+    start_size: int | None = None
+    """Long side in pixels that no automatic scale is below; 128 if not given."""
+    scale_factor: float | None = None
+    """Ratio of one scale's size to that of the scale before; √2 if not given."""
+    coarse_evaluations: int | tuple[int, ...] | None = None
+    """Budget of each scale before the last, one for all or one each from the coarsest on;
+    `evaluations` if not given."""
+    seed: int = 0
+    """Seed of the noise init and of the directions of sliced distances."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        for name in (*_COUNTS, "coarse_evaluations"):
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, int) and number < 1 for number in numbers):
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name in ("content_weight", "style_weight", "tv_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be finite and not negative, not {value}")
+        _check_shares("style_weights", self.style_weights)
+        for name, weighted in _WEIGHTED.items():
+            weights, count = getattr(self, name), len(getattr(self, weighted))
+            _check_shares(name, weights)
+            if weights and len(weights) != count:
+                raise ConfigError(
+                    f"{name} must be as many as {weighted}, {count}, not {len(weights)}"
+                )
+        if not self.style_statistics:
+            raise ConfigError("style_statistics must name at least one")
+        if len(set(self.style_statistics)) < len(self.style_statistics):
+            raise ConfigError("style_statistics names one twice")
+        if not (self.content_layers and self.content_weight) and not (
+            self.style_layers and self.style_weight
+        ):
+            raise ConfigError("nothing to match: content and style both have no layers or weight 0")
+        for name in ("learning_rate", "style_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be positive, not {value}")
+        for name in ("adam_beta2", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} must be between 0 and 1, not {value}")
+        for name, (setting, values) in _ONLY_WITH.items():
+            if getattr(self, name) is not None and getattr(self, setting) not in values:
+                raise ConfigError(f"{name} has no meaning with {setting} {getattr(self, setting)}")
+        if self.style_shape == "content" and (self.style_scale, self.style_size) != (1.0, None):
+            raise ConfigError("style_scale and style_size have no meaning with style_shape content")
+        if self.convolution == "winograd" and self.precision != "float32":
+            raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
+        tiled = self.activations == "tiled" or self.tile is not None
+        if tiled and "sliced" in self.style_statistics:
+            raise ConfigError("style_statistics sliced sorts whole layers, which tiles do not have")
+        factor = self.scale_factor
+        if factor is not None and not 1 < factor < math.inf:
+            raise ConfigError(f"scale_factor must be above 1, not {factor}")
+        if factor is not None and self.scales == "auto" and factor < _LEAST_AUTO_FACTOR:
+            raise ConfigError(
+                f"scale_factor must be at least {_LEAST_AUTO_FACTOR} with scales auto, "
+                f"not {factor}: there would be too many"
+            )
+        for name in _SCALED if self.scales == 1 else ():
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name} has no meaning with scales 1")
+        if isinstance(self.coarse_evaluations, tuple):
+            if self.scales == "auto":
+                raise ConfigError("coarse_evaluations must be one with scales auto")
+            if len(self.coarse_evaluations) != self.scales - 1:
+                raise ConfigError(
+                    f"coarse_evaluations must be one, or one for each of the {self.scales - 1} "
+                    f"scales before the last, not {len(self.coarse_evaluations)}"
+                )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be between 0 and 2**32 - 1, not {self.seed}")
+        if not self.init:
+            raise ConfigError("init must be content, noise, style or the path of an image")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer the objective reads."""
+        return (*self.content_layers, *self.style_layers)
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with `changes`, checked again.
+
+        Raises:
+            ConfigError: an unknown setting (the message lists close ones) or a bad value.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name.replace("-", "_"), known)
+                hint = f"; did you mean {', '.join(close)}?" if close else ""
+                raise ConfigError(f"unknown setting {name!r}{hint}")
+        return dataclasses.replace(self, **changes)
+
+    def vary(
+        self, changes: Mapping[str, Any], over: Mapping[str, Any] = types.MappingProxyType({})
+    ) -> "Config":
+        """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
+
+        As Adam's settings of a preset, when another optimizer is asked for, or the weights of
+        its layers and the budgets of its scales, when others are.
+
+        Args:
+            changes: settings to have other values.
+            over: what goes over `changes`, as flags over a file; what of that means nothing any
+                more is then not an error either.
+        """
+        if over:
+            with contextlib.suppress(ConfigError):
+                return self.vary({**changes, **over})
+            try:
+                under = self.vary(changes)
+            except ConfigError:  # unless something that `changes` leaves open makes it right
+                open_ = {name: value for name, value in over.items() if name not in changes}
+                under = self.vary({**changes, **open_})
+            return under.vary(over)
+        lost: dict[str, Any] = {
+            name: None
+            for name, (setting, values) in _ONLY_WITH.items()
+            if changes.get(setting, getattr(self, setting)) not in values
+        } | {name: () for name, weighted in _WEIGHTED.items() if weighted in changes}
+        scales = changes.get("scales", self.scales)
+        if isinstance(self.coarse_evaluations, tuple) and scales != self.scales:
+            lost["coarse_evaluations"] = None
+        if scales == 1:
+            lost |= dict.fromkeys(_SCALED)
+        return self.replace(**{**lost, **changes})
+
+
+_LEAST_AUTO_FACTOR = 1.05
+"""57 scales from 128 to 2048 pixels."""
+
+_COUNTS = (
+    "evaluations",
+    "history_size",
+    "scales",
+    "size",
+    "start_size",
+    "style_size",
+    "tile",
+)
+
+_SCALED = ("coarse_evaluations", "scale_factor")
+"""Settings that mean something only where there are several scales."""
+
+_WEIGHTED = {
+    "content_layer_weights": "content_layers",
+    "style_layer_weights": "style_layers",
+    "style_statistics_weights": "style_statistics",
+}
+
+_ONLY_WITH = {
+    "learning_rate": ("optimizer", ("adam",)),
+    "learning_rate_schedule": ("optimizer", ("adam",)),
+    "adam_beta2": ("optimizer", ("adam",)),
+    "ema": ("optimizer", ("adam",)),
+    "history_size": ("optimizer", ("lbfgs", "optax-lbfgs")),
+    "history_precision": ("optimizer", ("lbfgs",)),
+    "preconditioner": ("optimizer", ("lbfgs",)),
+    "color_match": ("preserve_color", ("match",)),
+    "start_size": ("scales", ("auto",)),
+    "tile": ("activations", ("auto", "tiled")),
+}
+"""Settings that mean something only where another has one of some values."""
+
+
+def _check_shares(name: str, weights: tuple[float, ...]) -> None:
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ConfigError(f"{name} must be finite and not negative, not {list(weights)}")
+    if weights and not any(weights):
+        raise ConfigError(f"{name} must not all be 0")
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotation `hint` wants it: an int may serve as a float, a list as a tuple."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        fitted = _fitted(value, option)
+        if fitted is not None or (value is None and option is types.NoneType):
+            return fitted
+    raise ConfigError(f"{name} must be {' or '.join(map(_describe, options))}, not {value!r}")
+
+
+def _fitted(value: Any, option: Any) -> Any:
+    """`value` as one type of an annotation has it; None if it is no such thing."""
+    if get_origin(option) is Literal:
+        return value if isinstance(value, str) and value in get_args(option) else None
+    if get_origin(option) is tuple:
+        if not isinstance(value, (tuple, list)):
+            return None
+        items = tuple(_fitted(item, get_args(option)[0]) for item in value)
+        return None if None in items else items
+    if isinstance(value, bool):
+        return None
+    if option is float and isinstance(value, (int, float)):
+        return float(value)
+    return value if isinstance(value, option) else None
+
+
+def _describe(option: Any) -> str:
+    words = {int: "an integer", float: "a number", str: "a text", types.NoneType: "left out"}
+    several = {int: "a list of integers", float: "a list of numbers", str: "a list of layer names"}
+    if get_origin(option) is Literal:
+        return " or ".join(map(repr, get_args(option)))
+    if get_origin(option) is not tuple:
+        return words[option]
+    item = get_args(option)[0]
+    return several.get(item) or f"a list of {_describe(item)}"
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The settings in a TOML document, for `Config.replace`, which judges them.
+
+    A table `run`, in which a run's folder says where they came from, is left out.
+
+    Raises:
+        ConfigError: the text is not TOML.
+    """
+    try:
+        return {name: value for name, value in tomllib.loads(text).items() if name != "run"}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not a TOML document: {error}") from None
+
+
+def to_toml(config: Config) -> str:
+    """The settings as TOML; `Config().replace(**parse_toml(text))` gives back an equal `Config`."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    return tomli_w.dumps(values)

@@ -1,0 +1,427 @@
+"""Batches: many contents, styles and settings, as few compiled programs as their shapes allow."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError
+from jaxstyle.engine import pyramid
+from jaxstyle.engine.fitting import fit, fit_targets, spreadable
+from jaxstyle.engine.lane_program import Job, replicate
+from jaxstyle.engine.lanes import optimize_lanes, paying_lanes
+from jaxstyle.engine.memory import Device
+from jaxstyle.engine.records import Result
+from jaxstyle.engine.sharding import sharing
+from jaxstyle.engine.transfer import (
+    ENDS,
+    at_scale,
+    check_scales,
+    finished_image,
+    fitted_shape,
+    initial_image,
+    join_scales,
+    style_at_scale,
+)
+from jaxstyle.engine.waiting import Reader
+from jaxstyle.imaging import Image, colored_content, colored_style, resize_image
+from jaxstyle.network import Params, check_size, load_weights
+from jaxstyle.objective import (
+    Guide,
+    Guided,
+    Guides,
+    Region,
+    StylePart,
+    as_styles,
+    assemble_objective,
+    blend,
+    check_layers,
+    check_shapes,
+    content_targets,
+    depends_on_shape,
+    everywhere_there,
+    guided_content,
+    guided_targets,
+    prepare_params,
+    regions,
+    style_part,
+    style_shares,
+)
+
+_CONTENTS_KEPT = 8
+"""Contents that are kept at a time: a grid's cells come content by content."""
+
+_STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
+"""Targets of styles, at one scale each: megabytes. Few where they are as large as the image, or of
+one content's colours alone."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A picture to be had when it is needed; the same object for the same picture."""
+
+    shape: tuple[int, ...]
+    """`(height, width, …)` of what `load` returns."""
+    load: Callable[[], Image]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuideSource:
+    """A guide to be had when it is needed; the same object for the same guide."""
+
+    load: Callable[[], Guide]
+
+
+class Cell(NamedTuple):
+    """One content in some styles under one setting: a lane's worth of work."""
+
+    content: Source
+    styles: tuple[Source, ...]
+    config: Config
+    content_guide: GuideSource | None = None
+    style_guides: tuple[GuideSource, ...] = ()
+
+    def guides(self) -> Guides | None:
+        """The guides, loaded.
+
+        Raises:
+            ImageError: one cannot be read, or is none.
+        """
+        if self.content_guide is None:
+            return None
+        return Guides(self.content_guide.load(), tuple(guide.load() for guide in self.style_guides))
+
+    def regions(self) -> tuple[Region, ...]:
+        """What goes where; see `regions.assign`."""
+        return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
+
+
+def stylize_batch(
+    contents: Image | Sequence[Image],
+    styles: Image | Sequence[Image | Sequence[Image]],
+    config: Config | Sequence[Config],
+    params: Params | None = None,
+    *,
+    guides: Guides | Sequence[Guides | None] | None = None,
+    lanes: int | None = None,
+    devices: Sequence[Device] | None = None,
+    space: int = 1,
+) -> list[Result]:
+    """`stylize` for many at once: lanes of one program that share what they can.
+
+    Contents, styles, configs and guides belong together by position; a single one of them serves
+    all. What differs between configs by value (weights, seed, init, budgets) shares a program, what
+    differs by structure (size, layers, pooling, optimizer …) is grouped.
+
+    Args:
+        contents: sRGB 0–1 `[h, w, 3]` each, of any shapes: one program a shape.
+        styles: for each one image, or several to blend.
+        config: as for `stylize`, for each; `optimizer` is `lbfgs` or `adam`.
+        guides: as for `stylize`, for each.
+        params: from `load_weights`; loaded, and on first use fetched, if not given.
+        lanes: images at a time on each device; by default as many as fit its memory and pay.
+        devices: of this host; all if not given.
+        space: how many of them share the rows of each image, fewer at scales where they cannot
+            evenly; the others work at other images.
+
+    Returns:
+        A result for each, in order; one whose loss is not finite says so in its `reason`. Where
+        a run ends early, the evaluation that was under way is not in its history.
+
+    Raises:
+        ConfigError, ImageError, WeightsError: before anything is computed.
+        JaxstyleError: memory ran out for one of them, even alone.
+    """
+    devices = _checked(devices, lanes, space)
+    sources: dict[int, Source] = {}
+
+    def source(picture: Image) -> Source:
+        return sources.setdefault(id(picture), Source(tuple(np.shape(picture)), lambda: picture))
+
+    given = {
+        "contents": [source(picture) for picture in _several(contents)],
+        "styles": [tuple(map(source, _several(each))) for each in _several(styles)],
+        "configs": [config] if isinstance(config, Config) else list(config),
+        "guides": [guides] if guides is None or isinstance(guides, Guides) else list(guides),
+    }
+    counts = {len(items) for items in given.values()} - {1}
+    if len(counts) > 1:
+        numbers = ", ".join(f"{len(items)} {name}" for name, items in given.items())
+        raise ConfigError(f"{numbers} do not go together; give as many of each, or one for all")
+    count = counts.pop() if counts else 1
+    cells: list[Cell] = []
+    guide_sources: dict[int, GuideSource] = {}
+    for i in range(count):
+        content, several, setting, here = (items[i % len(items)] for items in given.values())
+        as_styles(content.load(), [style.load() for style in several])
+        check_scales(content.shape, [style.shape for style in several], setting, here)
+        sourced = [
+            guide_sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
+            for guide in (() if here is None else (here.content, *here.styles))
+        ]
+        content_guide = sourced[0] if sourced else None
+        cells.append(Cell(content, several, setting, content_guide, tuple(sourced[1:])))
+    params = load_weights() if params is None else params
+    for program, shape in {
+        (program_of(cell.config), fitted_shape(cell.content.shape, cell.config)) for cell in cells
+    }:
+        chosen = program if space == 1 else spreadable(program)
+        fit(chosen, shape, prepare_params(params, chosen), sharing(shape[0], space))
+    results: dict[int, Result] = {}
+    for index, outcome in stylize_cells(cells, params, lanes=lanes, devices=devices, space=space):
+        if isinstance(outcome, JaxstyleError):
+            raise outcome
+        results[index] = outcome
+    return [results[i] for i in range(count)]
+
+
+def _several(given: Any) -> Sequence[Any]:
+    if isinstance(given, (jax.Array, np.ndarray)) and given.ndim == 3:
+        return (given,)
+    return tuple(given)
+
+
+def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if lanes is not None and lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {lanes}")
+    return devices
+
+
+def program_of(config: Config) -> Config:
+    """`config` without what is data: equal for those that share a compiled program."""
+    scheduled = config.learning_rate_schedule == "cosine"
+    return config.replace(
+        content_weight=1.0,
+        style_weight=1.0,
+        tv_weight=1.0,
+        content_layer_weights=(),
+        style_layer_weights=(),
+        style_statistics_weights=(),
+        style_weights=(),
+        init="content",
+        # Directions are drawn once a program, and a schedule knows its end.
+        seed=config.seed if "sliced" in config.style_statistics else 0,
+        **({"evaluations": 1, "coarse_evaluations": None} if not scheduled else {}),
+    )
+
+
+def check_batch(config: Config, styles: int) -> None:
+    """Raise `ConfigError` if no batch could be made with `config` and so many styles a cell."""
+    check_layers(config)
+    style_shares(styles, config)
+    if config.optimizer == "optax-lbfgs":
+        raise ConfigError("optax-lbfgs is a baseline for single runs; use lbfgs or adam in batches")
+
+
+def stylize_cells(
+    cells: Sequence[Cell],
+    params: Params,
+    *,
+    skip: Collection[int] = (),
+    lanes: int | None = None,
+    devices: Sequence[Device] | None = None,
+    space: int = 1,
+    on_evaluations: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Result | JaxstyleError]]:
+    """Stylize every cell; yields its position and its result, or what is wrong with it.
+
+    Args:
+        cells: pictures are loaded when their turn comes.
+        params: from `load_weights`.
+        skip: positions of cells that are done. They count where lanes are shared out, so that
+            a batch that goes on where another was cut off runs the same programs.
+        lanes: see `optimize_lanes`.
+        devices: see `optimize_lanes`.
+        space: see `stylize_batch`.
+        on_evaluations: see `optimize_lanes`.
+
+    Raises:
+        ConfigError: see `check_batch`; lanes or space that are none.
+    """
+    for cell in cells:
+        check_batch(cell.config, len(cell.styles))
+    devices = _checked(devices, lanes, space)
+    targets: _Targets | None = None
+    groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
+    for index, cell in enumerate(cells):
+        program = program_of(cell.config if space == 1 else spreadable(cell.config))
+        shape = fitted_shape(cell.content.shape, program)
+        try:
+            found = cell.regions()
+        except ImageError as error:
+            if index not in skip:
+                yield index, error
+            continue
+        blended = program.style_blend == "statistics"
+        parts = [(r.color is None, 1 if blended else len(r.styles)) for r in found]
+        groups.setdefault((program, shape, tuple(parts)), []).append(index)
+    for (program, shape, _), members in groups.items():
+        # With one scale every cell waits in one queue; with several, a round goes through all
+        # scales before the next, so that cells are finished all along.
+        most = lanes or paying_lanes(shape, devices, sharing(shape[0], space))
+        levels = pyramid.levels(program, shape)
+        step = most * (len(devices) // space) if len(levels) > 1 else len(members)
+        for start in range(0, len(members), step):
+            chunk = members[start : start + step]
+            alive: dict[int, list[Result]] = {index: [] for index in chunk if index not in skip}
+            if not alive:
+                continue
+            if targets is None or targets.program != program:
+                targets = _Targets(params, program, devices, space)
+            for level, (ratio, _) in enumerate(levels):
+                order = list(alive)
+                jobs = [
+                    functools.partial(_job, targets, cells[index], level, alive[index])
+                    for index in order
+                ]
+                rows, _ = pyramid.level_shape(shape, ratio)
+                outcomes = optimize_lanes(
+                    targets.replicated,
+                    jobs,
+                    program,
+                    lanes=lanes,
+                    devices=devices,
+                    space=sharing(rows, space),
+                    balance=len(chunk),
+                    on_evaluations=on_evaluations,
+                )
+                for position, outcome in outcomes:
+                    index = order[position]
+                    if isinstance(outcome, JaxstyleError):
+                        del alive[index]
+                        yield index, outcome
+                        continue
+                    alive[index].append(outcome)
+                    if level == len(levels) - 1 or outcome.reason in ENDS:
+                        yield index, _finished(join_scales(alive.pop(index), shape), cells[index])
+
+
+def _finished(result: Result, cell: Cell) -> Result | JaxstyleError:
+    if cell.config.preserve_color != "luminance":
+        return result
+    try:
+        content = cell.content.load()
+    except JaxstyleError as error:
+        return error
+    return result._replace(image=finished_image(result.image, content, cell.config))
+
+
+def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:
+    shape = fitted_shape(cell.content.shape, cell.config)
+    ratio, budget = pyramid.levels(cell.config, shape)[level]
+    content, content_target = targets.of_content(cell.content, ratio)
+    colors = cell.content if cell.config.preserve_color != "none" else None
+    if before:
+        image = resize_image(before[-1].image, content.shape)
+    else:
+        first = cell.styles[:1] if cell.config.init == "style" else ()
+        styles = [_style_at(style, colors, cell.config, ratio) for style in first]
+        image = initial_image(content, styles, cell.config)
+    parts: list[StylePart] = []
+    guides = cell.guides()
+    for region in regions.assign(guides, style_shares(len(cell.styles), cell.config)):
+        whole = region.color is None or not cell.style_guides
+        styles = tuple(
+            _StyleTarget(
+                cell.styles[i],
+                ratio,
+                content.shape if depends_on_shape(cell.config) else None,
+                colors,
+                None if whole else cell.style_guides[i],
+                region._replace(area=0.0, styles=()),
+            )
+            for i, _ in region.styles
+        )
+        blended = len(styles) > 1 and cell.config.style_blend == "statistics"
+        shares = tuple(share for _, share in region.styles) if blended else None
+        here = guided_content(guides, region, content.shape, cell.config)
+        parts.append(style_part(region, here, targets.of_styles(styles, shares), cell.config))
+    objective = assemble_objective(
+        targets.params,
+        content.shape,
+        content_target,
+        parts,
+        fit(cell.config, content.shape, targets.params, sharing(content.shape[0], targets.space)),
+    )
+    history = [record for result in before for record in result.history]
+    return Job(dataclasses.replace(objective, params=None), image, budget, history)
+
+
+def _style_at(source: Source, colors: Source | None, config: Config, ratio: float) -> Image:
+    """The style at a scale of `ratio`, in the colours it is given of the content `colors`."""
+    style = style_at_scale(source.load(), config, ratio)
+    if colors is None:
+        return style
+    return colored_style(style, at_scale(colors.load(), config, ratio), config)
+
+
+class _StyleTarget(NamedTuple):
+    """What the statistics of a style depend on."""
+
+    source: Source
+    ratio: float
+    """Of the scale."""
+    like: tuple[int, ...] | None
+    """Shape of the images, if they depend on it."""
+    colors: Source | None
+    """The content, if they depend on its colours."""
+    guide: GuideSource | None
+    region: Region
+    """Where in the style, whatever it counts."""
+
+
+class _Targets:
+    """What the cells of a program share, each computed once; targets wait on the host."""
+
+    def __init__(
+        self, params: Params, program: Config, devices: Sequence[Device], space: int
+    ) -> None:
+        self.program, self.space, self._reader = program, space, Reader()
+        self.params = prepare_params(params, program)
+        self.replicated = replicate(self.params, devices)
+        self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
+        few = "sliced" in program.style_statistics or program.preserve_color != "none"
+        kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
+        self.of_style = functools.lru_cache(kept)(self._of_style)
+        self.of_styles = functools.lru_cache(kept)(self._of_styles)
+
+    def _of_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
+        whole = source.load()
+        if whole.shape[:2] != tuple(source.shape[:2]):
+            raise ImageError("the picture has changed its shape since it was looked at")
+        content = at_scale(whole, self.program, ratio)
+        check_shapes(content.shape, (), self.program)
+        content = colored_content(content, self.program)
+        fitted = fit_targets(self.program, content.shape, self.params)
+        targets = content_targets(self.params, content, fitted)
+        return content, self._reader.get(targets, "a content's features")
+
+    def _of_styles(
+        self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
+    ) -> Guided:
+        """The targets of styles, blended; `shares` only where they make a difference."""
+        # One style alone is kept as it is blended.
+        of_style = self._of_style if len(styles) == 1 else self.of_style
+        found = [of_style(style) for style in styles]
+        values = [style.value for style in found]
+        shares = shares or (1.0,) * len(styles)
+        return Guided(blend(values, shares, self.program), everywhere_there(found))
+
+    def _of_style(self, wanted: _StyleTarget) -> Guided:
+        """The statistics of a style, or of a region in it, whatever that counts."""
+        source, ratio, like, colors, guide, region = wanted
+        style = _style_at(source, colors, self.program, ratio)
+        if self.program.style_shape == "own":
+            check_size(style.shape, self.program.style_layers, self.program.padding, "style")
+        loaded = None if guide is None else guide.load()
+        shape = like or style.shape
+        looked_at = shape if self.program.style_shape == "content" else style.shape
+        fitted = fit_targets(self.program, looked_at, self.params)
+        found = guided_targets(self.params, style, fitted, shape, loaded, region)
+        return found._replace(value=self._reader.get(found.value, "a style's statistics"))

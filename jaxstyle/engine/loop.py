@@ -1,0 +1,356 @@
+"""The one loop: an objective, an image, an optimizer, driven from Python."""
+
+import collections
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
+
+from jaxstyle.config import Config
+from jaxstyle.engine import sharding as space
+from jaxstyle.engine.memory import thrifty_options
+from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.records import REASONS, Callback, Journal, Record, Result, UpdateInfo
+from jaxstyle.engine.waiting import Reader
+from jaxstyle.imaging import Image
+from jaxstyle.objective import Objective, Scalar
+from jaxstyle.optim import NOT_FINITE, RUNNING, STALLED
+
+IN_FLIGHT = 1
+"""Evaluations the device may be ahead of the host, so that reading never stalls it."""
+
+
+class LoopState(NamedTuple):
+    """All that one update needs and the next one gets."""
+
+    image: Float[Array, "h w 3"]
+    optimizer: optax.OptState
+    best_image: Float[Array, "h w 3"]
+    best_loss: Scalar
+    evaluations: Int[Array, ""]
+
+
+def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
+    """The image that a run with this state comes to: the best one, or the mean if one is kept."""
+    average = optax.tree.get(state.optimizer, "average")
+    return state.best_image if average is None else average
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_state(
+    optimizer: optax.GradientTransformationExtraArgs, image: Float[Array, "h w 3"]
+) -> LoopState:
+    """The loop's state before its first evaluation."""
+    return LoopState(
+        # Copies, because the state's buffers are donated and the caller's are not.
+        image=jnp.array(image),
+        # With the types that updates give it: weaker ones would be compiled for once more.
+        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(image)),
+        best_image=jnp.array(image),
+        best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
+        evaluations=jnp.zeros((), jnp.int32),
+    )
+
+
+def update(
+    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
+) -> tuple[LoopState, UpdateInfo]:
+    """One evaluation of the objective and the optimizer's update; pure, and vmappable."""
+    (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
+    updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
+    get = optax.tree.get
+    accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
+    info = UpdateInfo(
+        evaluations=state.evaluations + 1,
+        loss=loss,
+        terms=terms,
+        gradient_norm=optax.tree.norm(grad),
+        step_size=get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype)),
+        accepted=accepted,
+        status=get(optimizer_state, "status", jnp.where(accepted, RUNNING, NOT_FINITE)),
+    )
+    image = optax.apply_updates(state.image, updates)
+    return _advanced(state, state.image, image, optimizer_state, info), info
+
+
+def baseline_update(
+    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
+) -> tuple[LoopState, UpdateInfo]:
+    """One update of `optax.lbfgs`, whose line search takes several evaluations.
+
+    The search's last value and gradient are reused, as optax advises, so its record is of the
+    point it arrives at, and has no terms.
+    """
+
+    def loss_of(image: Float[Array, "h w 3"]) -> Scalar:
+        return objective(image)[0]
+
+    value, grad = optax.value_and_grad_from_state(loss_of)(state.image, state=state.optimizer)
+    updates, optimizer_state = optimizer.update(
+        grad, state.optimizer, state.image, value=value, grad=grad, value_fn=loss_of
+    )
+    get = optax.tree.get
+    loss = jnp.asarray(get(optimizer_state, "value"))
+    arrived = optax.apply_updates(state.image, updates)
+    spent = get(optimizer_state, "num_linesearch_steps") + (state.evaluations == 0)
+    finite, moved = jnp.isfinite(loss), optax.tree.norm(updates) > 0
+    status = jnp.where(finite, jnp.where(moved, RUNNING, STALLED), NOT_FINITE)
+    info = UpdateInfo(
+        evaluations=state.evaluations + spent,
+        loss=loss,
+        terms={},
+        gradient_norm=optax.tree.norm(get(optimizer_state, "grad")),
+        step_size=get(optimizer_state, "learning_rate"),
+        accepted=finite & moved,
+        status=status,
+    )
+    return _advanced(state, arrived, arrived, optimizer_state, info), info
+
+
+def _advanced(
+    state: LoopState,
+    evaluated: optax.Params,
+    image: optax.Params,
+    optimizer_state: optax.OptState,
+    info: UpdateInfo,
+) -> LoopState:
+    assert isinstance(evaluated, Array)
+    assert isinstance(image, Array)
+    better = info.loss < state.best_loss
+    return LoopState(
+        image=image,
+        optimizer=optimizer_state,
+        best_image=jnp.where(better, evaluated, state.best_image),
+        best_loss=jnp.where(better, info.loss, state.best_loss),
+        evaluations=info.evaluations,
+    )
+
+
+class Progress(NamedTuple):
+    """All that it takes to go on with a run: between two evaluations, nothing else is known."""
+
+    state: LoopState
+    """Of the scale under way."""
+    history: tuple[Record, ...] = ()
+    """Of the scale under way."""
+    earlier: Result | None = None
+    """The scales before, as one."""
+    status: int = RUNNING
+    compile_seconds: float = 0.0
+    """Spent on the scale under way."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Of all scales."""
+        return (*(self.earlier.history if self.earlier else ()), *self.history)
+
+    @property
+    def evaluations(self) -> int:
+        """Of all scales."""
+        return self.records[-1].evaluation if self.records else 0
+
+    @property
+    def scale(self) -> int:
+        """Position of the scale under way, counted from the coarsest."""
+        return self.earlier.history[-1].scale + 1 if self.earlier else 0
+
+
+class Keeper(Protocol):
+    """Is shown a run's progress at evaluations of its choice, as to write it down.
+
+    Progress is shown when its evaluations are read and no other is under way. Its arrays are
+    only there until the call returns: the next update takes over their memory.
+    """
+
+    def wants(self, evaluation: int) -> bool:
+        """Whether to show the progress after `evaluation`, counted over all scales."""
+        ...
+
+    def keep(self, progress: Progress) -> None:
+        """Take the progress wanted."""
+        ...
+
+    def save(self, progress: Progress) -> None:
+        """Take the progress of a new scale, or of a run that is stopped or ends."""
+        ...
+
+
+@functools.lru_cache
+def _compiled(
+    optimizer: optax.GradientTransformationExtraArgs,
+    baseline: bool,
+    thrifty: bool,
+    shape: tuple[int, ...],
+    mesh: Mesh | None,
+) -> Callable[[Objective, LoopState], tuple[LoopState, UpdateInfo]]:
+    where = None
+    if mesh is not None:
+        where = _places(optimizer, shape, mesh), NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(baseline_update if baseline else update, optimizer),
+        donate_argnums=1,
+        compiler_options=thrifty_options() if thrifty else None,
+        out_shardings=where,
+    )
+
+
+def _places(
+    optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...], mesh: Mesh
+) -> LoopState:
+    """How the state for images of `shape` lies on `mesh`."""
+    return space.shardings(_shapes(optimizer, shape), shape, mesh)
+
+
+def _shapes(optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...]) -> LoopState:
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(functools.partial(init_state, optimizer), image)
+
+
+def optimize(
+    objective: Objective,
+    image: Image,
+    config: Config,
+    *,
+    callback: Callback | None = None,
+    budget: int | None = None,
+) -> Result:
+    """Minimize `objective` from `image`, driving one compiled update from Python.
+
+    Args:
+        objective: from `build_objective`, for images of this shape.
+        image: sRGB start.
+        config: names the optimizer and the budget.
+        callback: see `Callback`.
+        budget: evaluations, at least 1, if not `config.evaluations`.
+    """
+    budget = config.evaluations if budget is None else budget
+    return proceed(objective, begin(image, config), config, budget, callback=callback)[1]
+
+
+def state_like(shape: tuple[int, ...], config: Config) -> LoopState:
+    """Structure, shapes and types of the state for float32 images of `shape`; no arrays."""
+    return _shapes(make_optimizer(config), shape)
+
+
+def begin(
+    image: Image, config: Config, earlier: Result | None = None, mesh: Mesh | None = None
+) -> Progress:
+    """A scale before its first evaluation.
+
+    Args:
+        image: where it starts.
+        config: names the optimizer.
+        earlier: the scales before.
+        mesh: see `proceed`; no device then ever has more of the state than its part.
+    """
+    optimizer = make_optimizer(config)
+    if mesh is None:
+        start = jnp.asarray(image)
+        start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
+        return Progress(init_state(optimizer, start), earlier=earlier)
+    shape = tuple(image.shape)
+    start = space.spread(np.asarray(image, np.float32), shape, mesh)
+    where = _places(optimizer, shape, mesh)
+    state = jax.jit(functools.partial(init_state, optimizer), out_shardings=where)(start)
+    return Progress(state, earlier=earlier)
+
+
+def proceed(
+    objective: Objective,
+    progress: Progress,
+    config: Config,
+    budget: int,
+    *,
+    callback: Callback | None = None,
+    keeper: Keeper | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Progress, Result]:
+    """Go on with a scale until its budget is spent, it ends, or the callback ends it.
+
+    Args:
+        objective: of this scale.
+        progress: from `begin`, or of a run that was cut off; its arrays are no longer there
+            afterwards.
+        config: names the optimizer.
+        budget: evaluations of this scale, at least 1, those of `progress` counted.
+        callback: see `Callback`.
+        keeper: see `Keeper`.
+        mesh: of devices that share the image's rows, from `space.row_mesh`; one device has them
+            all if not given.
+
+    Returns:
+        How far the scale is, and its result. They depend on neither where it was cut off nor
+        what was kept.
+    """
+    if budget < 1:
+        raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
+    optimizer = make_optimizer(config, budget)
+    baseline = config.optimizer == "optax-lbfgs"
+    state = progress.state
+    shape = state.image.shape
+    thrifty = objective.activations != "kept"
+    # The shape is only asked for by what lies on several devices.
+    compiled = _compiled(optimizer, baseline, thrifty, () if mesh is None else shape, mesh)
+    if mesh is None:
+        state = jax.tree.map(jnp.asarray, state)
+    else:
+        objective, state = (space.spread(each, shape, mesh) for each in (objective, state))
+    in_flight = 0 if baseline else IN_FLIGHT
+    earlier = progress.earlier
+    journal = Journal(earlier.history if earlier else (), progress.history)
+    journal.status = progress.status
+    spent = earlier.evaluations if earlier else 0
+    compile_seconds = progress.compile_seconds
+    pending: collections.deque[UpdateInfo] = collections.deque()
+    reader = Reader()
+    dispatched, stopped, first = journal.evaluations, False, True
+    kept = spent + dispatched
+
+    def reached() -> Progress:
+        history = tuple(journal.history)
+        return Progress(state, history, earlier, journal.status, journal.compile_seconds)
+
+    journal.start(compile_seconds)
+    while journal.status == RUNNING and not stopped and journal.evaluations < budget:
+        if dispatched < budget:
+            began = time.perf_counter()
+            state, info = compiled(objective, state)
+            pending.append(info)
+            dispatched += 1
+            if first:
+                journal.start(compile_seconds + time.perf_counter() - began)
+                first = False
+        wanted = keeper is not None and not baseline and keeper.wants(spent + dispatched)
+        most = 0 if wanted or dispatched >= budget else in_flight
+        while len(pending) > most and journal.status == RUNNING:
+            journal.read(
+                reader.get(pending.popleft(), f"evaluation {spent + journal.evaluations + 1}")
+            )
+            stopped |= bool(callback is not None and callback(journal.history[-1]))
+        if baseline:
+            dispatched = journal.evaluations
+            wanted = keeper is not None and any(
+                map(keeper.wants, range(kept + 1, spent + dispatched + 1))
+            )
+            kept = spent + dispatched
+        if wanted and journal.status == RUNNING and not stopped:
+            assert keeper is not None
+            keeper.keep(reached())
+    # What was under way when the run was stopped belongs to the state; what comes after the
+    # optimizer's end does not move it.
+    while pending and journal.status == RUNNING:
+        journal.read(reader.get(pending.popleft(), "the last evaluation"))
+    reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
+    result = journal.result(space.fetch(outcome(state)), objective, reason)
+    if not result.terms:
+        terms = objective(state.best_image)[1]
+        result = result._replace(terms={name: float(value) for name, value in terms.items()})
+    return reached(), result

@@ -1,0 +1,56 @@
+"""Pictures: files to arrays and back.
+
+Decoding honours orientation and colour profiles, resampling is done in linear light where it
+matters, and files are written whole or not at all. An image is an sRGB array `[h, w, 3]` in 0–1.
+Nothing here imports JAX.
+"""
+
+from jaxstyle.imaging import color, files, images
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.color import colored_content, colored_style
+from jaxstyle.imaging.files import (
+    check_writable,
+    exists,
+    is_folder,
+    make_folder,
+    read_bytes,
+    write_atomically,
+)
+from jaxstyle.imaging.images import Picture, load_image, save_image
+from jaxstyle.imaging.jsonl import parse, plain, read_rows, to_json
+from jaxstyle.imaging.resampling import (
+    crop_middle,
+    fit_shape,
+    nearest_shape,
+    resize_image,
+    to_uint8,
+)
+from jaxstyle.imaging.sheet import contact_sheet
+
+__all__ = [
+    "Image",
+    "Picture",
+    "check_writable",
+    "color",
+    "colored_content",
+    "colored_style",
+    "contact_sheet",
+    "crop_middle",
+    "exists",
+    "files",
+    "fit_shape",
+    "images",
+    "is_folder",
+    "load_image",
+    "make_folder",
+    "nearest_shape",
+    "parse",
+    "plain",
+    "read_bytes",
+    "read_rows",
+    "resize_image",
+    "save_image",
+    "to_json",
+    "to_uint8",
+    "write_atomically",
+]

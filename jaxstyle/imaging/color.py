@@ -1,0 +1,149 @@
+"""Keeping the content's colours, in Oklab.
+
+After Gatys et al. 2016, Preserving Color in Neural Artistic Style Transfer. In Oklab (Ottosson
+2020) lightness is apart from hue and chroma. All works on float arrays in NumPy. What leaves
+sRGB's gamut keeps its lightness and hue and loses chroma, as little as it takes.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxstyle.config import Config
+from jaxstyle.imaging.arrays import Image
+
+Lab = Float[np.ndarray, "_h _w 3"]
+"""Oklab: lightness 0–1, and two opponent colours within about ±0.4."""
+
+_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_HALVINGS = 16
+_SLACK = 1e-4
+_FLOOR = 1e-6
+"""Variance below which a direction of colour is taken to have none."""
+
+
+def to_oklab(image: Image) -> Lab:
+    """Oklab of an sRGB image; values beyond 0–1 are continued."""
+    encoded = np.asarray(image, np.float64)
+    size = np.abs(encoded)
+    linear = np.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
+    return np.cbrt((np.sign(encoded) * linear) @ _TO_LMS.T) @ _TO_LAB.T
+
+
+def from_oklab(lab: Lab) -> Image:
+    """The sRGB image, in 0–1, of Oklab: beyond the gamut, of the same lightness and hue."""
+    light = np.clip(lab[..., :1], 0, 1)
+    least, most = np.zeros_like(light), np.ones_like(light)
+    whole = np.concatenate([light, lab[..., 1:]], axis=2)
+    if not _in_gamut(_unclipped(whole)).all():
+        for _ in range(_HALVINGS):
+            middle = (least + most) / 2
+            fits = _in_gamut(_unclipped(np.concatenate([light, middle * lab[..., 1:]], axis=2)))
+            least, most = np.where(fits, middle, least), np.where(fits, most, middle)
+        least = np.where(_in_gamut(_unclipped(whole)), 1.0, least)
+        whole = np.concatenate([light, least * lab[..., 1:]], axis=2)
+    return np.clip(_unclipped(whole), 0, 1).astype(np.float32)
+
+
+def _unclipped(lab: Lab) -> Float[np.ndarray, "h w 3"]:
+    linear = (lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T
+    size = np.abs(linear)
+    encoded = np.where(size <= 0.0031308, size * 12.92, 1.055 * size ** (1 / 2.4) - 0.055)
+    return np.sign(linear) * encoded
+
+
+def _in_gamut(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w 1"]:
+    return np.all((rgb >= -_SLACK) & (rgb <= 1 + _SLACK), axis=2, keepdims=True)
+
+
+def colored_content(content: Image, config: Config) -> Image:
+    """The content as it goes into the network: gray where only lightness is transferred."""
+    return content if config.preserve_color != "luminance" else _gray(to_oklab(content)[..., :1])
+
+
+def colored_style(style: Image, content: Image, config: Config) -> Image:
+    """The style as it goes into the network: with the colours of `content`.
+
+    Gray, with the mean and spread of its lightness, where only that is transferred.
+    """
+    if config.preserve_color == "none":
+        return style
+    own, wanted = to_oklab(style), to_oklab(content)
+    if config.preserve_color == "histogram":
+        return from_oklab(match_histograms(own, wanted))
+    if config.preserve_color == "match":
+        return from_oklab(match_moments(own, wanted, config.color_match or "symmetric"))
+    return _gray(match_moments(own[..., :1], wanted[..., :1], "symmetric"))
+
+
+def colored_result(image: Image, content: Image, config: Config) -> Image:
+    """The result with its colours.
+
+    Where only lightness was transferred, that of `image` and the rest of `content`.
+    """
+    if config.preserve_color != "luminance":
+        return image
+    gray = np.clip(np.asarray(image).mean(axis=2, keepdims=True), 0, 1)
+    light = to_oklab(np.repeat(gray, 3, axis=2))[..., :1]
+    return from_oklab(np.concatenate([light, to_oklab(content)[..., 1:]], axis=2))
+
+
+def _gray(light: Float[np.ndarray, "h w 1"]) -> Image:
+    return from_oklab(np.concatenate([light, np.zeros((*light.shape[:2], 2))], axis=2))
+
+
+def match_moments(
+    colors: Float[np.ndarray, "h w c"],
+    wanted: Float[np.ndarray, "h2 w2 c"],
+    root: Literal["symmetric", "cholesky"],
+) -> Float[np.ndarray, "h w c"]:
+    """`colors` moved linearly to the mean and covariance of `wanted` (Gatys et al. 2016, eq. 2–6).
+
+    The symmetric root moves colours less than Cholesky's, which favours the first channel. A
+    direction in which `colors` do not vary stays without variation.
+    """
+    flat, other = (array.reshape(-1, array.shape[2]) for array in (colors, wanted))
+    mean, other_mean = flat.mean(axis=0), other.mean(axis=0)
+    covariances = [np.cov(array.T, bias=True).reshape(2 * (len(mean),)) for array in (flat, other)]
+    own, target = (covariance + _FLOOR * np.eye(len(mean)) for covariance in covariances)
+    if root == "cholesky":
+        transform = np.linalg.cholesky(target) @ np.linalg.inv(np.linalg.cholesky(own))
+    else:
+        transform = _power(target, 0.5) @ _power(own, -0.5)
+    return (colors - mean) @ transform.T + other_mean
+
+
+def _power(matrix: Float[np.ndarray, "c c"], exponent: float) -> Float[np.ndarray, "c c"]:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * values**exponent) @ vectors.T
+
+
+def match_histograms(
+    colors: Float[np.ndarray, "h w c"], wanted: Float[np.ndarray, "h2 w2 c"]
+) -> Float[np.ndarray, "h w c"]:
+    """`colors` with the histogram of `wanted` in each channel; equal values stay equal."""
+    matched = np.empty_like(colors)
+    for channel in range(colors.shape[2]):
+        _, positions, counts = np.unique(
+            colors[..., channel], return_inverse=True, return_counts=True
+        )
+        quantiles = (np.cumsum(counts) - counts / 2) / counts.sum()
+        ordered = np.sort(wanted[..., channel].ravel())
+        places = (np.arange(len(ordered)) + 0.5) / len(ordered)
+        mapped = np.interp(quantiles, places, ordered)
+        matched[..., channel] = mapped[positions].reshape(colors.shape[:2])
+    return matched

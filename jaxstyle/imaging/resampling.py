@@ -1,0 +1,84 @@
+"""Pictures of other sizes and shapes, and in grey levels."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image as Pil
+
+from jaxstyle.config import ImageError
+from jaxstyle.imaging.arrays import AnyArray
+
+MAX_PIXELS = 2**27
+"""Larger pictures are refused before they are decoded: a small file can claim any size."""
+
+
+def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """`(height, width)` with the long side `size` and the aspect ratio kept.
+
+    Raises:
+        ImageError: `size` is not a positive integer, or that would be above `MAX_PIXELS`.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ImageError(f"size must be a positive integer or 'original', not {size!r}")
+    height, width = shape[:2]
+    scale = int(size) / max(height, width)
+    fitted = max(1, round(height * scale)), max(1, round(width * scale))
+    if fitted[0] * fitted[1] > MAX_PIXELS:
+        raise ImageError(
+            f"size {size} makes {fitted[1]}×{fitted[0]} pixels; "
+            f"more than {MAX_PIXELS // 10**6} megapixels are refused"
+        )
+    return fitted
+
+
+_ASPECTS = (1, 10 / 9, 5 / 4, 4 / 3, 7 / 5, 3 / 2, 8 / 5, 16 / 9, 2, 9 / 4, 5 / 2)
+"""Long side to short side: what cameras and screens make, and steps between them."""
+
+_MOST_CROPPED = 0.06
+
+
+def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """`fit_shape`, with the aspect ratio moved to the nearest common one.
+
+    So that pictures of nearly equal shapes come out at equal ones. What would lose more than
+    6 % to that, as a panorama would, keeps its own.
+    """
+    fitted = fit_shape(shape, size)
+    own = max(shape[:2]) / min(shape[:2])
+    nearest = min(_ASPECTS, key=lambda aspect: abs(np.log(aspect / own)))
+    if min(nearest / own, own / nearest) < 1 - _MOST_CROPPED:
+        return fitted
+    short = max(1, round(size / nearest))
+    return (short, size) if shape[0] <= shape[1] else (size, short)
+
+
+def crop_middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The largest part around the middle that has the aspect ratio of `shape`."""
+    has_height, has_width = array.shape[:2]
+    scale = max(shape[0] / has_height, shape[1] / has_width)
+    height, width = (
+        min(has_height, round(shape[0] / scale)),
+        min(has_width, round(shape[1] / scale)),
+    )
+    top, left = (has_height - height) // 2, (has_width - width) // 2
+    return array[top : top + height, left : left + width]
+
+
+def resize_image(image: AnyArray, shape: tuple[int, ...]) -> Float[np.ndarray, "h2 w2 c"]:
+    """Resample to `shape` = `(height, width, …)`: bicubic with antialiasing, in sRGB values.
+
+    The result stays within the input's range, so that no ringing leaves it.
+    """
+    image = np.asarray(image, np.float32)
+    height, width = shape[:2]
+    if image.shape[:2] == (height, width):
+        return image
+    channels = [
+        np.asarray(Pil.fromarray(channel).resize((width, height), Pil.Resampling.BICUBIC))
+        for channel in np.ascontiguousarray(np.moveaxis(image, 2, 0))
+    ]
+    return np.clip(np.stack(channels, axis=2), image.min(), image.max())
+
+
+def to_uint8(image: AnyArray) -> UInt8[np.ndarray, "..."]:
+    """Values in 0–1, and what is beyond clipped, as grey levels."""
+    return np.rint(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)

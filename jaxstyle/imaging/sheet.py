@@ -1,0 +1,97 @@
+"""Contact sheets: contents down, styles across, a picture for each pair."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from PIL import Image as Pil, ImageDraw, ImageFont
+
+from jaxstyle.config import ImageError
+from jaxstyle.imaging import images
+from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import to_uint8
+
+_SIDE = 256
+"""Pixels of a thumbnail's long side."""
+_GAP, _TEXT = 8, 14
+_PAPER, _EMPTY, _INK = (255, 255, 255), (228, 228, 228), (60, 60, 60)
+
+
+def contact_sheet(
+    rows: Sequence[str],
+    columns: Sequence[tuple[str, ...]],
+    cells: Mapping[tuple[str, tuple[str, ...]], epath.Path | str],
+    caption: str,
+) -> Image:
+    """A page with every pair's picture; pairs that are not in `cells` stay empty.
+
+    Args:
+        rows: paths of contents, shown on the left.
+        columns: paths of styles, of which the first is shown on top.
+        cells: the path of a picture, or a remark to show in its place.
+        caption: a line over it all.
+
+    Returns:
+        sRGB `[h, w, 3]`.
+    """
+    header = [None, *((epath.Path(s[0]), " + ".join(map(_stem, s))) for s in columns)]
+    table: list[list[_Item | None]] = [[_item(entry) for entry in header]]
+    for content in rows:
+        entries = [(epath.Path(content), _stem(content))]
+        entries += [
+            (cells[content, styles], "") if (content, styles) in cells else None
+            for styles in columns
+        ]
+        table.append([_item(entry) for entry in entries])
+    heights = [max(item.picture.height for item in line if item) for line in table]
+    across, below = _SIDE + _GAP, 2 * _TEXT
+    size = across * (len(columns) + 1) + _GAP, below + sum(heights) + below * len(heights)
+    page = Pil.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
+    draw.text((_GAP, _TEXT // 2), caption, _INK, font)
+    top = below
+    for line, height in zip(table, heights, strict=True):
+        for column, item in enumerate(line):
+            if item is None:
+                continue
+            left = _GAP + column * across
+            centred = left + (_SIDE - item.picture.width) // 2, top + height - item.picture.height
+            page.paste(item.picture, centred)
+            draw.text((left, top + height + 2), item.label[: _SIDE * 2 // _TEXT], _INK, font)
+        top += height + below
+    return np.asarray(page, np.float32) / 255
+
+
+class _Item(NamedTuple):
+    picture: Pil.Image
+    label: str
+
+
+def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
+    if entry is None:
+        return None
+    shown, label = entry
+    try:
+        picture = _remark(shown) if isinstance(shown, str) else _thumbnail(shown)
+    except ImageError as error:  # a file that is no picture, or has gone since
+        picture = _remark(str(error))
+    return _Item(picture, label)
+
+
+def _remark(text: str) -> Pil.Image:
+    picture = Pil.new("RGB", (_SIDE, _SIDE * 2 // 3), _EMPTY)
+    lines = textwrap.fill(text, _SIDE * 2 // _TEXT - 4)
+    ImageDraw.Draw(picture).multiline_text((_GAP, _GAP), lines, _INK, ImageFont.load_default(_TEXT))
+    return picture
+
+
+def _stem(path: str) -> str:
+    return PurePath(path).stem
+
+
+def _thumbnail(path: epath.Path) -> Pil.Image:
+    pixels = images.load_image(path, _SIDE)
+    return Pil.fromarray(to_uint8(pixels))

@@ -1,0 +1,270 @@
+"""Reading VGG19 weights from any of the formats they are published in.
+
+Everything is parsed from bytes already in memory and nothing is unpickled: HDF5 by h5py,
+`.npz` with pickles disallowed, `.pth` by torch's weights-only loader.
+"""
+
+import hashlib
+import io
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from jaxstyle.config import WeightsError
+from jaxstyle.network.vgg import BLOCKS, CHANNELS, CONVOLUTIONS, block
+
+Tensors = dict[str, np.ndarray]
+"""`conv1_1.kernel` (HWIO) and `conv1_1.bias` for every convolution."""
+
+
+class Preprocessing(NamedTuple):
+    """What a network expects: `(channels · scale − mean) / std`, in its own channel order."""
+
+    channels: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+PREPROCESSINGS: Mapping[str, Preprocessing] = {
+    # Keras and the original Caffe model.
+    "caffe": Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    # torchvision's VGG19, which is another network: retrained.
+    "torch": Preprocessing("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Checkpoint(NamedTuple):
+    """A network as read: its tensors, what it expects of its input, and the file's SHA-256."""
+
+    tensors: Tensors
+    preprocessing: Preprocessing
+    metadata: dict[str, str]
+    sha256: str
+
+
+def expected_shapes() -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of VGG19's convolutional part, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    inputs = 3
+    for conv in CONVOLUTIONS:
+        outputs = CHANNELS[block(conv) - 1]
+        shapes[f"{conv}.kernel"] = (3, 3, inputs, outputs)
+        shapes[f"{conv}.bias"] = (outputs,)
+        inputs = outputs
+    return shapes
+
+
+def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoint:
+    """Read the weights in `data`, the content of a file called `name`.
+
+    Args:
+        data: the whole file.
+        name: its suffix says the format: `.safetensors`, `.h5`, `.npz`, `.pth` or `.pt`.
+        preprocessing: "caffe" or "torch", for a file that is not what its tensors' names
+            suggest (Keras' names: caffe; torchvision's names: torch).
+
+    Raises:
+        WeightsError: damaged, wrongly named or wrongly shaped; nothing is half-loaded.
+    """
+    suffix = PurePath(name).suffix.lower()
+    if suffix not in _READERS:
+        raise WeightsError(f"{name}: unknown weights format; known are {', '.join(_READERS)}")
+    try:
+        raw, metadata = _READERS[suffix](data)
+        tensors, family = _rename(raw, name)
+        check_tensors(tensors, name)
+    except WeightsError:
+        raise
+    except Exception as error:  # readers raise anything on damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{name}: damaged or truncated {suffix} file ({reason})") from None
+    if preprocessing is not None:
+        if preprocessing not in PREPROCESSINGS:
+            known = ", ".join(PREPROCESSINGS)
+            raise WeightsError(f"unknown preprocessing {preprocessing!r}; there are {known}")
+        expected = PREPROCESSINGS[preprocessing]
+    elif "preprocessing" in metadata:
+        expected = _parse_preprocessing(metadata["preprocessing"], name)
+    elif family == "jaxstyle":
+        raise WeightsError(f"{name}: says nothing of its preprocessing; convert it, naming one")
+    else:
+        expected = PREPROCESSINGS[family]
+    return Checkpoint(tensors, expected, metadata, hashlib.sha256(data).hexdigest())
+
+
+_SAFETENSORS_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+}
+
+
+def _read_safetensors(data: bytes) -> tuple[Tensors, dict[str, str]]:
+    # safetensors' own NumPy loader does not know bfloat16.
+    tensors = {
+        name: np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+        for name, entry in safetensors.deserialize(data)
+        if _target(name) and entry["dtype"] in _SAFETENSORS_TYPES
+    }
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, header.get("__metadata__", {})
+
+
+def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
+    import h5py
+
+    tensors: Tensors = {}
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or not _target(name):
+            return
+        if item.external or item.is_virtual:  # would read other files
+            raise WeightsError(f"{name} is kept outside the file")
+        if math.prod(item.shape or ()) > _LARGEST:  # claimed, and not there
+            raise WeightsError(f"{name} has shape {item.shape}, which is not VGG19's")
+        tensors[name] = np.asarray(item)
+
+    with h5py.File(io.BytesIO(data), "r") as file:
+        file.visititems(visit)
+    return tensors, {}
+
+
+def _read_npz(data: bytes) -> tuple[Tensors, dict[str, str]]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        sizes = {
+            info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()
+        }
+        names = [name for name in archive.files if _target(name)]
+        for name in names:
+            if sizes[name] > _LARGEST_BYTES:  # claimed, and packed into next to nothing
+                raise WeightsError(f"{name} has {sizes[name]} bytes, more than any of VGG19's")
+        return {name: archive[name] for name in names}, {}
+
+
+def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise WeightsError(
+            "reading .pth needs PyTorch: pip install 'jaxstyle[torch]', "
+            "or convert the file to .safetensors"
+        ) from None
+    # Before 2.6 the weights-only loader could be made to run code (CVE-2025-32434).
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise WeightsError(f"reading .pth safely needs PyTorch 2.6, not {torch.__version__}")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own message advises to load it unsafely
+        raise WeightsError("the .pth file is damaged or holds more than tensors") from None
+    return {name: state[name].float().numpy() for name in state if _target(name)}, {}
+
+
+_READERS = {
+    ".safetensors": _read_safetensors,
+    ".h5": _read_h5,
+    ".hdf5": _read_h5,
+    ".npz": _read_npz,
+    ".pth": _read_pth,
+    ".pt": _read_pth,
+}
+
+_LARGEST = 3 * 3 * 512 * 512
+_LARGEST_BYTES = 8 * _LARGEST + 4096
+"""In float64, with a header."""
+
+
+def _torchvision_indices() -> dict[str, str]:
+    """Torchvision's number of each convolution in `features`: conv, ReLU, …, pool."""
+    names, position = {}, 0
+    for number, count in enumerate(BLOCKS, 1):
+        for index in range(1, count + 1):
+            names[str(position)] = f"conv{number}_{index}"
+            position += 2
+        position += 1
+    return names
+
+
+_INDICES = _torchvision_indices()
+
+_KERAS = r"(?:.*/)?block(\d)_conv(\d)(?:.*[/_.])(kernel|W|bias|b)(?:_\d+)?(?::\d+)?"
+
+
+def _target(name: str) -> tuple[str, str] | None:
+    """The family and our name of the tensor that a file calls `name`; None if not of VGG19.
+
+    Classifiers' layers and optimizers' slots are not.
+    """
+    if re.fullmatch(r"conv\d_\d\.(kernel|bias)", name):
+        return "jaxstyle", name
+    if name.startswith("optimizer"):
+        return None
+    if match := re.fullmatch(_KERAS, name):
+        kind = "kernel" if match[3] in ("kernel", "W") else "bias"
+        return "caffe", f"conv{match[1]}_{match[2]}.{kind}"
+    if match := re.fullmatch(r"(?:.*\.)?features\.(\d+)\.(weight|bias)", name):
+        conv = _INDICES.get(match[1], f"features.{match[1]}")
+        return "torch", f"{conv}.{'kernel' if match[2] == 'weight' else 'bias'}"
+    return None
+
+
+def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
+    """`raw` by our names, HWIO; and the family of names it had: jaxstyle, caffe or torch."""
+    tensors: Tensors = {}
+    families: set[str] = set()
+    for name, array in raw.items():
+        target = _target(name)
+        assert target is not None
+        family, ours = target
+        if ours in tensors:
+            raise WeightsError(f"{file_name}: holds {ours} twice")
+        if family == "torch" and array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)
+        families.add(family)
+        tensors[ours] = np.ascontiguousarray(array)
+    if len(families) != 1:
+        raise WeightsError(f"{file_name}: not VGG19 by the names in it")
+    return tensors, families.pop()
+
+
+def check_tensors(tensors: Tensors, file_name: str) -> None:
+    """Raise `WeightsError` unless `tensors` are VGG19's: names, shapes, finite floats."""
+    shapes = expected_shapes()
+    if missing := [name for name in shapes if name not in tensors]:
+        raise WeightsError(f"{file_name}: incomplete VGG19, {len(missing)} missing: {missing[0]}…")
+    if unknown := [name for name in tensors if name not in shapes]:
+        raise WeightsError(f"{file_name}: not VGG19: unexpected {unknown[0]}")
+    for name, shape in shapes.items():
+        array = tensors[name]
+        if array.shape != shape:
+            raise WeightsError(f"{file_name}: {name} has shape {array.shape}, VGG19 needs {shape}")
+        if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            raise WeightsError(f"{file_name}: {name} is {array.dtype}, not floating-point")
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise WeightsError(f"{file_name}: {name} has values that are not finite")
+
+
+def _parse_preprocessing(text: str, file_name: str) -> Preprocessing:
+    try:
+        fields = json.loads(text)
+        (a, b, c), (d, e, f) = fields["mean"], fields["std"]
+        mean, std = (float(a), float(b), float(c)), (float(d), float(e), float(f))
+        result = Preprocessing(fields["channels"], float(fields["scale"]), mean, std)
+        if result.channels not in ("rgb", "bgr") or not 0 < result.scale < math.inf:
+            raise ValueError
+        if not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(mean, std, strict=True)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise WeightsError(f"{file_name}: cannot read its preprocessing {text!r}") from None
+    return result

@@ -1,0 +1,285 @@
+"""VGG19's convolutional part in Flax: an sRGB image to named activations."""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.config import ConfigError, ImageError, Padding, Precision
+from jaxstyle.imaging import Image
+from jaxstyle.network.arrays import Features, Params
+from jaxstyle.network.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
+
+BLOCKS = (2, 2, 4, 4, 4)
+"""Convolutions per block; a pooling that halves the size stands between blocks."""
+
+COLORS = 3
+
+CHANNELS = (64, 128, 256, 512, 512)
+
+CONVOLUTIONS = tuple(
+    f"conv{block}_{index}" for block, count in enumerate(BLOCKS, 1) for index in range(1, count + 1)
+)
+
+LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
+"""Every activation in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+
+PRECISIONS = {
+    "float32": jax.lax.Precision.HIGHEST,
+    "tf32": jax.lax.Precision.HIGH,
+    "bfloat16": jax.lax.Precision.DEFAULT,
+}
+"""What is asked of the platform; HIGH is TF32 on GPUs, three bfloat16 passes on TPUs, and on CPUs
+no different from HIGHEST. bfloat16 is in addition the type of what is multiplied."""
+
+_WINOGRAD_CHANNELS = 64
+"""Input channels from which Winograd's convolution is faster on a CPU; see docs/performance.md."""
+
+_PAD_MODES = {"replicate": "edge", "reflect": "reflect", "replicate-first": "edge"}
+
+
+def _pad_mode(padding: Padding, conv: str) -> str | None:
+    """How `jnp.pad` pads what `conv` sees; None where the convolution itself does, with zeros."""
+    only_first = padding == "replicate-first" and conv != CONVOLUTIONS[0]
+    return None if only_first else _PAD_MODES.get(padding)
+
+
+def canonical_layer(name: str) -> str:
+    """`name` as in `LAYERS`; Keras' `block4_conv2` is `relu4_2`.
+
+    Raises:
+        ConfigError: no such layer; the message lists those with close names.
+    """
+    keras = re.fullmatch(r"block(\d)_conv(\d)", name)
+    layer = f"relu{keras[1]}_{keras[2]}" if keras else name
+    if layer in LAYERS:
+        return layer
+    aliases = [f"block{conv[4]}_conv{conv[6]}" for conv in CONVOLUTIONS]
+    close = difflib.get_close_matches(name, [*LAYERS, *aliases], n=4, cutoff=0.5)
+    raise ConfigError(f"unknown layer {name!r}; close ones are {', '.join(close or LAYERS[:4])}")
+
+
+def depth(layers: Iterable[str]) -> int:
+    """How many convolutions it takes to reach the deepest of `layers`."""
+    return max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
+
+
+def block(layer: str) -> int:
+    """Which of the five blocks `layer` is in, from 1 on."""
+    return int(canonical_layer(layer)[4])
+
+
+def check_size(
+    shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
+) -> None:
+    """Raise `ImageError` if an image of `shape` = `(h, w, …)` has no pixel left at a layer."""
+    for layer in layers:
+        halvings = block(layer) - 1
+        smallest = 2**halvings * (2 if padding == "reflect" else 1)
+        if min(shape[:2]) < smallest:
+            raise ImageError(
+                f"{name} of {shape[1]}×{shape[0]} pixels is too small: "
+                f"{layer} needs at least {smallest}×{smallest}"
+            )
+
+
+def layer_shape(shape: tuple[int, ...], layer: str) -> tuple[int, int]:
+    """`(height, width)` of the activations at `layer` of an image of `shape`."""
+    halvings = block(layer) - 1
+    return shape[0] >> halvings, shape[1] >> halvings
+
+
+def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float[Array, "h2 w2 c"]:
+    """2×2 pooling with stride 2; an odd last row or column is dropped.
+
+    Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
+    is slow on CPUs. Of equal values the first gets the gradient, as there.
+    """
+    height, width, channels = x.shape
+    even = x[: height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(height // 2, 2, width // 2, 2, channels)
+    if pooling == "average":
+        return jnp.mean(windows, axis=(1, 3))
+    rows = _first_maximum(windows[:, :, :, 0], windows[:, :, :, 1])
+    return _first_maximum(rows[:, 0], rows[:, 1])
+
+
+def _first_maximum(a: Array, b: Array) -> Array:
+    return jnp.where(a >= b, a, b)
+
+
+class _Convolution(nn.Module):
+    """A 3×3 convolution with bias, whose kernel is stored as its algorithm wants it."""
+
+    features: int
+    padding: Literal["SAME", "VALID"]
+    winograd: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 k"]:
+        shape = (3, 3, x.shape[-1], self.features)
+
+        def kernel_init(key: Array) -> Kernel:
+            kernel = nn.initializers.he_normal()(key, shape)
+            return winograd_kernel(kernel) if self.winograd else kernel
+
+        kernel = self.param("kernel", kernel_init)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.precision == "bfloat16":
+            x, kernel, bias = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, kernel, bias))
+        return convolve(x, kernel, self.padding, PRECISIONS[self.precision]) + bias
+
+
+class VGG19(nn.Module):
+    """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
+
+    Takes one unbatched sRGB image in 0–1. Whatever range, channel order and mean the
+    weights were trained with is folded into `mean` and the first kernel when they are
+    loaded, so every network looks the same from here.
+    """
+
+    layers: tuple[str, ...]
+    channels: tuple[int, ...] = CHANNELS
+    pooling: Literal["max", "average"] = "max"
+    padding: Padding = "zero"
+    precision: Precision = "float32"
+    winograd: tuple[str, ...] = ()
+    recompute: bool = False
+    """Whether a gradient computes each block's activations again instead of keeping them all
+    (Chen et al. 2016)."""
+
+    @property
+    def convolution(self) -> Literal["direct", "winograd"]:
+        """The algorithm of all or some of the layers."""
+        return "winograd" if self.winograd else "direct"
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "h w 3"]) -> Features:
+        mean = self.param("mean", nn.initializers.constant(0.5), (3,))
+        convolutions = CONVOLUTIONS[: depth(self.layers)]
+        x, activations = image - mean, {}
+        through = nn.remat(_through, static_argnums=(2,)) if self.recompute else _through
+        for number in range(1, len(BLOCKS) + 1):
+            x, found = through(self, x, tuple(c for c in convolutions if block(c) == number))
+            activations |= found
+        return {layer: activations[canonical_layer(layer)] for layer in self.layers}
+
+
+def _through(
+    module: VGG19, x: Float[Array, "h w c"], convolutions: tuple[str, ...]
+) -> tuple[Float[Array, "h2 w2 k"], Features]:
+    """Some convolutions of `module` in a row; what they come to, and those of its layers."""
+    wanted = {canonical_layer(layer) for layer in module.layers}
+    found: Features = {}
+    for conv in convolutions:
+        number, index = block(conv), int(conv[6])
+        if number > 1 and index == 1:
+            x = _pool(x, module.pooling)
+        mode = _pad_mode(module.padding, conv)
+        if mode is not None:
+            x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
+        x = _Convolution(
+            module.channels[number - 1],
+            "SAME" if mode is None else "VALID",
+            conv in module.winograd,
+            module.precision,
+            name=conv,
+        )(x)
+        found[conv] = x
+        x = nn.relu(x)
+        found[conv.replace("conv", "relu")] = x
+    return x, {layer: value for layer, value in found.items() if layer in wanted}
+
+
+def network(
+    params: Params,
+    layers: Iterable[str],
+    pooling: Literal["max", "average"] = "max",
+    padding: Padding = "zero",
+    precision: Precision = "float32",
+    recompute: bool = False,
+) -> VGG19:
+    """The module that `params` are for, whatever their widths, reaching `layers`.
+
+    Raises:
+        ConfigError: an unknown layer, or one that `params` do not reach.
+    """
+    layers = tuple(dict.fromkeys(layers))
+    for layer in layers:
+        if canonical_layer(layer).replace("relu", "conv") not in params:
+            raise ConfigError(f"the weights end before layer {layer!r}")
+    firsts = (params.get(f"conv{block}_1") for block in range(1, len(BLOCKS) + 1))
+    channels = tuple(first["bias"].shape[0] for first in firsts if first is not None)
+    winograd = tuple(
+        conv
+        for conv in CONVOLUTIONS
+        if conv in params and isinstance(params[conv]["kernel"], WinogradKernel)
+    )
+    return VGG19(layers, channels, pooling, padding, precision, winograd, recompute)
+
+
+def transform_kernels(
+    params: Params,
+    layers: Iterable[str],
+    convolution: Literal["auto", "direct", "winograd"] = "auto",
+    precision: Precision = "float32",
+) -> Params:
+    """`params` with the kernels up to `layers` as the algorithm wants them; the rest is shared.
+
+    `winograd` takes every convolution but that of the three colours; `auto` those, on a CPU and
+    in float32, of at least 64 input channels. What is transformed already stays so.
+    """
+    auto = jax.default_backend() == "cpu" and precision == "float32"
+    if convolution == "direct" or (convolution == "auto" and not auto):
+        return params
+    narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else COLORS + 1
+    reached = CONVOLUTIONS[: depth(layers)]
+    kernels = {conv: params[conv]["kernel"] for conv in reached if conv in params}
+    chosen = {
+        conv: kernel
+        for conv, kernel in kernels.items()
+        if not isinstance(kernel, WinogradKernel) and kernel.shape[2] >= narrowest
+    }
+    transformed = _transform(chosen)
+    changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
+    return {**params, **changes}
+
+
+@jax.jit
+def _transform(kernels: dict[str, Array]) -> dict[str, WinogradKernel]:
+    return {conv: winograd_kernel(kernel) for conv, kernel in kernels.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module: VGG19, params: Params, image: Float[Array, "h w 3"]) -> Features:
+    """The activations of `image` at `module.layers`."""
+    features = module.apply({"params": params}, image)
+    assert isinstance(features, dict)
+    return features
+
+
+def extract_features(
+    params: Params,
+    image: Image,
+    layers: Sequence[str],
+    *,
+    pooling: Literal["max", "average"] = "max",
+    padding: Padding = "zero",
+    precision: Precision = "float32",
+) -> Features:
+    """Activations of an sRGB 0–1 image by the names asked for, each `[h', w', channels]`.
+
+    Raises:
+        ConfigError: an unknown layer; the message lists close ones.
+        ImageError: the image is too small for the deepest layer.
+    """
+    check_size(image.shape, layers, padding)
+    return apply(network(params, layers, pooling, padding, precision), params, jnp.asarray(image))

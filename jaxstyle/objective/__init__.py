@@ -1,0 +1,61 @@
+"""Objectives: an image to a loss and its terms.
+
+Targets are computed once from the content and the styles (`build_objective`); the result is a
+pytree that is called with an image.
+"""
+
+from jaxstyle.objective import regions, tiling
+from jaxstyle.objective.losses import Scalar
+from jaxstyle.objective.objective import GREY_LEVELS, Objective
+from jaxstyle.objective.regions import Guide, Guides, Region, assign, check_shape
+from jaxstyle.objective.targets import (
+    Guided,
+    StylePart,
+    as_styles,
+    assemble_objective,
+    blend,
+    build_objective,
+    check_guides,
+    check_layers,
+    check_shapes,
+    content_targets,
+    depends_on_shape,
+    everywhere_there,
+    guided_content,
+    guided_targets,
+    hold,
+    prepare_params,
+    style_part,
+    style_shares,
+)
+
+__all__ = [
+    "GREY_LEVELS",
+    "Guide",
+    "Guided",
+    "Guides",
+    "Objective",
+    "Region",
+    "Scalar",
+    "StylePart",
+    "as_styles",
+    "assemble_objective",
+    "assign",
+    "blend",
+    "build_objective",
+    "check_guides",
+    "check_layers",
+    "check_shape",
+    "check_shapes",
+    "content_targets",
+    "depends_on_shape",
+    "everywhere_there",
+    "guided_content",
+    "guided_targets",
+    "hold",
+    "prepare_params",
+    "regions",
+    "style_part",
+    "style_shares",
+    "tiling",
+]

@@ -1,0 +1,129 @@
+"""Content, style and total-variation terms: pure functions of arrays.
+
+Sums are taken in float32, or in float64 where that is what comes in, whatever type the network
+computes in.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+Scalar = Float[Array, ""]
+
+
+def _accumulator(array: Array) -> Array:
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _absolute(x: Array) -> Array:
+    # jnp.abs has slope 1 at 0, which would pull flat regions askew.
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _self_product(flat: Float[Array, "m c"], precision: jax.lax.Precision) -> Float[Array, "c c"]:
+    return _accumulated_product(flat.T, flat, precision)
+
+
+@_self_product.defjvp
+def _(
+    precision: jax.lax.Precision,
+    primals: tuple[Float[Array, "m c"]],
+    tangents: tuple[Float[Array, "m c"]],
+) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
+    (flat,), (tangent,) = primals, tangents
+    # Transposed, one product with the symmetric part, where each factor on its own takes two.
+    half = _accumulated_product(flat.T, tangent, precision)
+    return _self_product(flat, precision), half + half.T
+
+
+def _accumulated_product(
+    left: Float[Array, "c m"], right: Float[Array, "m c"], precision: jax.lax.Precision
+) -> Float[Array, "c c"]:
+    dtype = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.matmul(left, right, precision=precision, preferred_element_type=dtype)
+
+
+@functools.partial(jax.jit, static_argnames="precision")
+def gram_matrix(
+    features: Float[Array, "h w c"], precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
+) -> Float[Array, "c c"]:
+    """Channel co-activations summed over positions, FᵀF, accumulated in float32.
+
+    Unnormalised: each objective divides as its source does (Gatys et al. 2016, eq. 3).
+    """
+    return _self_product(features.reshape(-1, features.shape[-1]), precision)
+
+
+@functools.partial(jax.jit, static_argnames="normalization")
+def content_loss(
+    features: Float[Array, "h w c"],
+    target: Float[Array, "h w c"],
+    normalization: Literal["sum", "half-sum", "mean"],
+) -> Scalar:
+    """Squared difference of features: Σ, ½Σ (Gatys et al. 2016, eq. 1) or the mean."""
+    squares = jnp.square(_accumulator(features) - _accumulator(target))
+    if normalization == "mean":
+        return jnp.mean(squares)
+    return jnp.sum(squares) * (0.5 if normalization == "half-sum" else 1.0)
+
+
+@functools.partial(jax.jit, static_argnames="normalization")
+def style_loss(
+    gram: Float[Array, "c c"],
+    target: Float[Array, "c c"],
+    normalization: Literal["seed", "gatys", "mean"],
+) -> Scalar:
+    """Squared difference of two Gram matrices, each already divided by its own size.
+
+    With Δ the difference, N channels:
+
+    - `seed`: ‖Δ‖² / (4·3²), Grams divided by the image's pixels at every layer (the Keras
+      example, which takes the 3 of RGB for N);
+    - `gatys`: ‖Δ‖² / (4N²), Grams divided by the layer's positions (Gatys et al. 2016, eq. 4);
+    - `mean`: the mean over N² of (Δ/N)², Grams as in `gatys` (neural-style; Gatys' notebook).
+    """
+    channels = 3.0 if normalization == "seed" else float(gram.shape[0])
+    total = jnp.sum(jnp.square(gram - target))
+    if normalization == "mean":
+        return total / channels**4
+    return total / (4 * channels**2)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def total_variation(
+    image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l2", "nine-point"]
+) -> Scalar:
+    """Differences of neighbouring values; `image` in whatever unit the weight is for.
+
+    - `seed`: Σ (dy² + dx²)^1.25 where both neighbours exist (the Keras example);
+    - `l1`: Σ|dy| + Σ|dx| (Rudin et al. 1992, anisotropic);
+    - `l2`: ½(Σdy² + Σdx²) (jcjohnson/neural-style);
+    - `nine-point`: ⅔(mean dy² + mean dx²) + ⅙(mean of both diagonals' squares), means over all
+      positions with the last row and column repeated (crowsonkb/style-transfer-pytorch).
+    """
+    image = _accumulator(image)
+    if kind == "nine-point":
+        return _nine_point_variation(image)
+    dy = image[1:] - image[:-1]
+    dx = image[:, 1:] - image[:, :-1]
+    if kind == "seed":
+        return jnp.sum(jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25))
+    if kind == "l1":
+        return jnp.sum(_absolute(dy)) + jnp.sum(_absolute(dx))
+    return 0.5 * (jnp.sum(jnp.square(dy)) + jnp.sum(jnp.square(dx)))
+
+
+def _nine_point_variation(image: Float[Array, "h w c"]) -> Scalar:
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    across, down = padded[1:-1, 2:] - image, padded[2:, 1:-1] - image
+    # One more row and column than the image has: at a corner both pixels may be its border's.
+    falling = padded[1:, 1:] - padded[:-1, :-1]
+    rising = padded[1:, :-1] - padded[:-1, 1:]
+    straight = jnp.mean(jnp.square(across)) + jnp.mean(jnp.square(down))
+    diagonal = jnp.mean(jnp.square(falling)) + jnp.mean(jnp.square(rising))
+    return 2 / 3 * straight + diagonal / 6

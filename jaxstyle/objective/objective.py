@@ -1,0 +1,213 @@
+"""The objective as a pytree: targets computed once, then image → (loss, terms)."""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.config import Precision
+from jaxstyle.network import Features, Params, vgg
+from jaxstyle.objective import style_statistics as statistics, tiling
+from jaxstyle.objective.losses import Scalar, content_loss, total_variation
+
+StyleTargets = dict[str, dict[str, statistics.Measure]]
+"""By layer and kind of statistic."""
+
+Gathered = dict[str, dict[str, Any]]
+"""What positions contribute to statistics, by layer and kind; see `statistics.gathered`."""
+
+GREY_LEVELS = 255.0
+"""Total variation is taken in grey levels, as in the sources of the presets."""
+
+
+@struct.dataclass
+class StylePart:
+    """A region of the image, or all of it, and what is matched there."""
+
+    guides: dict[str, Float[Array, "_h _w"]] | None
+    """By layer, for `statistics.gathered`; None: everywhere."""
+    targets: tuple[StyleTargets, ...]
+    shares: dict[str, Float[Array, " s"]]
+    """What each of `targets` counts at a layer, the region's area included."""
+
+
+@struct.dataclass
+class Objective:
+    """What an image is compared with; call it with an sRGB 0–1 image.
+
+    A pytree: arrays are leaves, so one compiled program serves any weights and targets of
+    the same shapes, and `jax.vmap` maps over images, targets and weights alike. What
+    changes the program (layers, normalisations, the network's build) is static.
+    """
+
+    params: Params
+    content_targets: dict[str, Float[Array, "_h _w _c"]]
+    parts: tuple[StylePart, ...]
+    axes: dict[str, Float[Array, "_c d"]]
+    """By layer, what `sliced` projects on."""
+    content_weights: dict[str, Scalar]
+    """Of each layer's term; all that the settings multiply it by."""
+    style_weights: dict[str, Scalar]
+    statistics_weights: dict[str, Scalar]
+    tv_weight: Scalar
+    network: vgg.VGG19 = struct.field(pytree_node=False)
+    content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
+    style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
+    tv: Literal["seed", "l1", "l2", "nine-point"] = struct.field(pytree_node=False)
+    gray: bool = struct.field(pytree_node=False)
+    """Whether only the mean of the image's channels counts."""
+    tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
+    """The tiles that images are looked at in; all at once if None."""
+
+    @property
+    def activations(self) -> Literal["kept", "recomputed", "tiled"]:
+        """How a gradient has the network's activations; see `Config`."""
+        if self.tiles is not None:
+            return "tiled"
+        return "recomputed" if self.network.recompute else "kept"
+
+    def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
+        """The loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
+
+        The terms carry their weights; their sum is the loss.
+        """
+        if self.gray:
+            image = jnp.broadcast_to(jnp.mean(image, axis=2, keepdims=True), image.shape)
+        contents, measures = self._look_at(image)
+        content = jnp.zeros((), jnp.promote_types(image.dtype, jnp.float32))
+        for layer, loss in contents.items():
+            content += self.content_weights[layer] * loss
+        terms = {"content": content}
+        for layer, weight in self.style_weights.items():
+            terms[f"style/{layer}"] = weight * self._style_loss(layer, measures, image)
+        terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
+        return jnp.sum(jnp.stack(list(terms.values()))), terms
+
+    def _look_at(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
+        """Each content layer's loss, and of each part what its layers' positions contribute."""
+        if self.tiles is None:
+            features = vgg.apply(self.network, self.params, image)
+            return self._seen(features, None, whole=True)
+
+        def visit(carry: Any, features: Features, place: tiling.Place) -> Any:
+            contents, measures = self._seen(features, place, whole=False)
+            return (
+                jax.tree.map(operator.add, carry[0], contents),
+                [merged(*pair) for pair in zip(carry[1], measures, strict=True)],
+            )
+
+        return tiling.fold(
+            self.network, self.params, image, self.tiles, visit, self._nothing(image)
+        )
+
+    def _nothing(self, image: Float[Array, "h w 3"]) -> Any:
+        """What no tile at all would contribute."""
+        features = jax.eval_shape(vgg.apply, self.network, self.params, image)
+        seen = functools.partial(self._seen, place=None, whole=False)
+        return zeros(jax.eval_shape(seen, features))
+
+    def _seen(
+        self, features: Features, place: tiling.Place | None, *, whole: bool
+    ) -> tuple[dict[str, Scalar], list[Gathered]]:
+        contents = {
+            layer: _content_loss(layer, features[layer], target, self.content_normalization, place)
+            for layer, target in self.content_targets.items()
+        }
+        kinds, layers = tuple(self.statistics_weights), tuple(self.style_weights)
+        gather = functools.partial(
+            gathered_of, kinds, layers, features, precision=self.network.precision, axes=self.axes
+        )
+        measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
+        return contents, measures
+
+    def _style_loss(
+        self, layer: str, measures: Sequence[Gathered], image: Float[Array, "h w 3"]
+    ) -> Scalar:
+        by = divisor(layer, image, self.style_normalization)
+        losses: list[Scalar] = []
+        for part, gathered in zip(self.parts, measures, strict=True):
+            measured = {
+                kind: statistics.finished(kind, found, by)
+                for kind, found in gathered[layer].items()
+            }
+            for share, targets in zip(part.shares[layer], part.targets, strict=True):
+                for kind, weight in self.statistics_weights.items():
+                    apart = statistics.distance(
+                        kind, measured[kind], targets[layer][kind], self.style_normalization
+                    )
+                    losses.append(share * weight * apart)
+        return jnp.sum(jnp.stack(losses))
+
+
+def zeros(shapes: Any) -> Any:
+    """Arrays of zeros in the shapes and types of a pytree."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _content_loss(
+    layer: str,
+    features: Float[Array, "_h _w c"],
+    target: Float[Array, "_h2 _w2 c"],
+    normalization: Literal["sum", "half-sum", "mean"],
+    place: tiling.Place | None,
+) -> Scalar:
+    if place is None:
+        return content_loss(features, target, normalization)
+    own = place.own(layer, features)[:, :, None]
+    there = place.cut(layer, target, features)
+    loss = content_loss(features * own.astype(features.dtype), there * own, normalization)
+    # The mean is over the whole layer.
+    return loss * (features.size / target.size) if normalization == "mean" else loss
+
+
+def gathered_of(
+    kinds: tuple[str, ...],
+    layers: tuple[str, ...],
+    features: Features,
+    guides: dict[str, Float[Array, "_h _w"]] | None,
+    precision: Precision,
+    axes: dict[str, Float[Array, "_c d"]],
+    place: tiling.Place | None,
+    *,
+    whole: bool,
+) -> Gathered:
+    """What positions contribute to statistics: all of them or, at a `place`, a tile's own."""
+    found: Gathered = {}
+    for layer in layers:
+        here = features[layer]
+        guide = None if guides is None else guides[layer]
+        if place is not None:
+            own = place.own(layer, here)
+            guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), here)
+        found[layer] = {
+            kind: statistics.gathered(
+                kind, here, guide, vgg.PRECISIONS[precision], axes.get(layer), whole=whole
+            )
+            for kind in kinds
+        }
+    return found
+
+
+def merged(some: Gathered, others: Gathered) -> Gathered:
+    """What two tiles contribute together."""
+    return {
+        layer: {
+            kind: statistics.merged(kind, found, others[layer][kind])
+            for kind, found in kinds.items()
+        }
+        for layer, kinds in some.items()
+    }
+
+
+def divisor(layer: str, picture: Array, normalization: str) -> int:
+    """What Gram matrices are divided by: the picture's own size, so that sizes may differ."""
+    return math.prod(
+        picture.shape[:2] if normalization == "seed" else vgg.layer_shape(picture.shape, layer)
+    )

@@ -1,0 +1,464 @@
+"""What an objective compares with, computed from pictures: targets, once for a whole run."""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.config import Config, ConfigError, ImageError, Statistic
+from jaxstyle.imaging import Image, resize_image
+from jaxstyle.network import Features, Params, vgg
+from jaxstyle.objective import regions, style_statistics as statistics, tiling
+from jaxstyle.objective.losses import Scalar
+from jaxstyle.objective.objective import (
+    Gathered,
+    Objective,
+    StylePart,
+    StyleTargets,
+    divisor,
+    gathered_of,
+    merged,
+    zeros,
+)
+from jaxstyle.objective.regions import Guide, Guides, Region
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(
+    network: vgg.VGG19,
+    tiles: tiling.Tiling | None,
+    params: Params,
+    picture: Float[Array, "h w 3"],
+) -> Features:
+    if tiles is None:
+        return vgg.apply(network, params, picture)
+
+    def visit(carry: Features, features: Features, place: tiling.Place) -> Features:
+        return {layer: place.put(layer, whole, features[layer]) for layer, whole in carry.items()}
+
+    shapes = jax.eval_shape(vgg.apply, network, params, picture)
+    return tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _statistics(
+    network: vgg.VGG19,
+    kinds: tuple[Statistic, ...],
+    normalization: str,
+    positions: tuple[int, ...],
+    tiles: tiling.Tiling | None,
+    params: Params,
+    picture: Float[Array, "h w 3"],
+    guides: dict[str, Float[Array, "_h _w"]] | None,
+    axes: dict[str, Float[Array, "_c d"]],
+) -> StyleTargets:
+    layers = network.layers
+
+    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
+        return gathered_of(
+            kinds, layers, features, guides, network.precision, axes, place, whole=tiles is None
+        )
+
+    def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
+        return merged(carry, gathered(features, place))
+
+    if tiles is None:
+        found = gathered(vgg.apply(network, params, picture), None)
+    else:
+        features = jax.eval_shape(vgg.apply, network, params, picture)
+        shapes = jax.eval_shape(lambda features: gathered(features, None), features)
+        found = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+    targets: StyleTargets = {}
+    for layer, count in zip(layers, positions, strict=True):
+        by = divisor(layer, picture, normalization)
+        targets[layer] = {
+            kind: statistics.as_target(kind, statistics.finished(kind, whole, by), count)
+            for kind, whole in found[layer].items()
+        }
+    return targets
+
+
+def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
+    """The styles as a tuple, once they and the content are known to be pictures.
+
+    Raises:
+        ImageError: no style, or something that is not a finite float `[h, w, 3]`.
+    """
+    if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
+        several = (styles,)
+    else:
+        several = tuple(styles)
+    if not several:
+        raise ImageError("no style image is given")
+    _check_image(content, "content")
+    for style in several:
+        _check_image(style, "style")
+    return several
+
+
+def check_layers(config: Config) -> None:
+    """Raise `ConfigError` for an unknown layer, or one named twice."""
+    for names in (config.content_layers, config.style_layers):
+        if len({vgg.canonical_layer(name) for name in names}) != len(names):
+            raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+
+
+def style_shares(count: int, config: Config) -> tuple[float, ...]:
+    """What each of `count` styles counts: `config.style_weights` made to sum to 1.
+
+    Raises:
+        ConfigError: there are more or fewer weights than styles.
+    """
+    weights = config.style_weights or (1.0,) * count
+    if len(weights) != count:
+        raise ConfigError(f"style_weights must be as many as styles, {count}, not {len(weights)}")
+    largest = max(weights)  # their sum may be infinite
+    total = math.fsum(weight / largest for weight in weights)
+    return tuple(weight / largest / total for weight in weights)
+
+
+def check_shapes(
+    content: tuple[int, ...], styles: Sequence[tuple[int, ...]], config: Config
+) -> None:
+    """Raise what `build_objective` would for pictures of these shapes.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice.
+        ImageError: a picture is too small for its deepest layer.
+    """
+    check_layers(config)
+    vgg.check_size(content, config.layers, config.padding, "content")
+    if config.style_shape == "own":
+        for style in styles:
+            vgg.check_size(style, config.style_layers, config.padding, "style")
+
+
+def _check_image(image: object, name: str) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3:
+        raise ImageError(f"{name} must be an array [height, width, 3], not {shape}")
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
+    if not np.isfinite(np.asarray(image)).all():
+        raise ImageError(f"{name} has values that are not finite")
+
+
+def prepare_params(params: Params, config: Config) -> Params:
+    """`params` with the kernels as `config.convolution` wants them; nothing to do twice."""
+    return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
+
+
+def content_targets(params: Params, content: Image, config: Config) -> Features:
+    """What the content is at `config.content_layers`; `params` from `prepare_params`."""
+    if not config.content_layers:
+        return {}
+    network = _network(params, config.content_layers, config)
+    tiles = tiling_of(content.shape, config.content_layers, config)
+    return _features(network, tiles, params, jnp.asarray(content))
+
+
+def tiling_of(
+    shape: tuple[int, ...], layers: tuple[str, ...], config: Config
+) -> tiling.Tiling | None:
+    """The tiles that `config` has pictures of `shape` looked at in, if it does."""
+    if config.activations != "tiled" and config.tile is None:
+        return None
+    return tiling.tile(shape, config.tile or tiling.SIDE, layers)
+
+
+def style_targets(
+    params: Params,
+    style: Image,
+    config: Config,
+    like: tuple[int, ...],
+    guides: dict[str, np.ndarray] | None = None,
+) -> StyleTargets:
+    """The statistics of `style`, or of the region in it of `guides`, for images of shape `like`."""
+    if not config.style_layers:
+        return {}
+    if config.style_shape == "content":
+        style = resize_image(style, like)
+    network = _network(params, config.style_layers, config)
+    positions = [
+        math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
+        for layer in config.style_layers
+    ]
+    return _statistics(
+        network,
+        config.style_statistics,
+        config.style_normalization,
+        tuple(positions),
+        tiling_of(style.shape, config.style_layers, config),
+        params,
+        jnp.asarray(style),
+        guides,
+        _axes(network, config),
+    )
+
+
+def depends_on_shape(config: Config) -> bool:
+    """Whether what a style is compared by depends on the shape of the image."""
+    return config.style_shape == "content" or "sliced" in config.style_statistics
+
+
+def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]:
+    if "sliced" not in config.style_statistics:
+        return {}
+    found: dict[str, Float[Array, "_c d"]] = {}
+    for layer in config.style_layers:
+        name = vgg.canonical_layer(layer)
+        channels = network.channels[vgg.block(name) - 1]
+        found[layer] = statistics.directions(vgg.LAYERS.index(name), channels, config.seed)
+    return found
+
+
+def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG19:
+    recompute = config.activations == "recomputed"
+    return vgg.network(params, layers, config.pooling, config.padding, config.precision, recompute)
+
+
+class Guided(NamedTuple):
+    """What was made for a region of a picture: its `layer_guides`, or a style's targets there."""
+
+    value: Any
+    there: dict[str, bool]
+    """Layers at which the region has not vanished."""
+
+
+def blend(
+    targets: Sequence[StyleTargets], shares: Sequence[float], config: Config
+) -> tuple[StyleTargets, ...]:
+    """What an objective has of styles: one average of their statistics, or each for itself.
+
+    Prepared for `statistics.distance`, which takes the host a second or two: once for a style.
+
+    Args:
+        targets: of each style, from `style_targets`.
+        shares: of each style, which sum to 1.
+        config: says which, as `style_blend`.
+    """
+    if config.style_blend == "statistics":
+        shared = [
+            jax.tree.map(functools.partial(operator.mul, share), each)
+            for share, each in zip(shares, targets, strict=True)
+        ]
+        targets = (functools.reduce(optax.tree.add, shared),)
+    return tuple(
+        {
+            layer: {kind: statistics.prepared(kind, value) for kind, value in kinds.items()}
+            for layer, kinds in layers.items()
+        }
+        for layers in targets
+    )
+
+
+def style_part(
+    region: Region,
+    guides: Guided,
+    styles: Guided,
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> StylePart:
+    """What is matched in a region, and how much it counts there.
+
+    Args:
+        region: with the shares of its styles.
+        guides: of the content.
+        styles: from `blend`.
+        config: names the layers.
+        dtype: of what is counted.
+    """
+    blended = config.style_blend == "statistics"
+    shares = [1.0] if blended else [share for _, share in region.styles]
+    counts: dict[str, Array] = {}
+    for layer in config.style_layers:
+        there = guides.there.get(layer, True) and styles.there.get(layer, True)
+        counts[layer] = jnp.asarray([share * region.area * there for share in shares], dtype)
+    return StylePart(guides.value, styles.value, counts)
+
+
+def everywhere_there(guided: Sequence[Guided]) -> dict[str, bool]:
+    """Layers at which no one of several regions has vanished."""
+    layers = {layer for each in guided for layer in each.there}
+    return {layer: all(each.there.get(layer, True) for each in guided) for layer in layers}
+
+
+EVERYWHERE = Guided(None, {})
+"""A region without bounds."""
+
+
+def assemble_objective(
+    params: Params,
+    shape: tuple[int, ...],
+    content: Features,
+    parts: Sequence[StylePart],
+    config: Config,
+    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+) -> Objective:
+    """The objective of targets that are already computed, for images of `shape`."""
+    network = _network(params, config.layers, config)
+    # seed and gatys average over layers, the others add them up.
+    layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
+    return Objective(
+        params=params,
+        content_targets=content,
+        parts=tuple(parts),
+        axes=_axes(network, config),
+        content_weights=_weights(
+            config.content_layers, config.content_layer_weights, config.content_weight, dtype
+        ),
+        style_weights=_weights(
+            config.style_layers, config.style_layer_weights, config.style_weight / layers, dtype
+        ),
+        statistics_weights=_weights(
+            config.style_statistics, config.style_statistics_weights, 1.0, dtype
+        ),
+        tv_weight=jnp.asarray(config.tv_weight, dtype),
+        network=network,
+        content_normalization=config.content_normalization,
+        style_normalization=config.style_normalization,
+        tv=config.tv,
+        gray=config.preserve_color == "luminance",
+        tiles=tiling_of(shape, config.layers, config),
+    )
+
+
+def hold(objective: Objective, shape: tuple[int, ...], config: Config) -> Objective:
+    """`objective` with its activations held, for images of `shape`, as `config` says."""
+    return objective.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        tiles=tiling_of(shape, config.layers, config),
+        network=objective.network.clone(recompute=config.activations == "recomputed"),
+    )
+
+
+def _weights(
+    names: Sequence[str], weights: Sequence[float], weight: float, dtype: jnp.dtype
+) -> dict[str, Scalar]:
+    each = weights or (1.0,) * len(names)
+    return {name: jnp.asarray(weight * here, dtype) for name, here in zip(names, each, strict=True)}
+
+
+def build_objective(
+    params: Params,
+    content: Image,
+    styles: Image | Sequence[Image],
+    config: Config,
+    guides: Guides | None = None,
+) -> Objective:
+    """Compute the targets of `content` and `styles` for images of the content's shape.
+
+    The pictures are used at the size and with the colours they have: `config.size`,
+    `style_scale` and `style_size` are `stylize`'s to apply, and so are the colours that
+    `preserve_color` gives the pictures; with `luminance` images are looked at in gray. A style is
+    stretched to the content's shape only where `config.style_shape` says so. Several styles are
+    blended as `config.style_weights` and `config.style_blend` say. `activations` auto are kept.
+
+    Args:
+        params: from `load_weights`.
+        content: sRGB 0–1.
+        styles: one sRGB 0–1 image, or several.
+        config: weights, layers, statistics, normalisations, pooling, padding, precision.
+        guides: which style goes where; all of them everywhere if not given.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice; style weights that do not match.
+        ImageError: a picture is of the wrong form, or too small for its deepest layer; guides
+            that do not go with the pictures.
+    """
+    several = as_styles(content, styles)
+    check_shapes(content.shape, [style.shape for style in several], config)
+    params = prepare_params(params, config)
+    # Of NumPy's float64, what JAX makes of it.
+    dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
+    parts: list[StylePart] = []
+    for region in regions.assign(guides, style_shares(len(several), config)):
+        targets = [
+            guided_targets(
+                params, several[i], config, content.shape, style_guide(guides, i), region
+            )
+            for i, _ in region.styles
+        ]
+        shares = [share for _, share in region.styles]
+        values = [jax.device_get(target.value) for target in targets]
+        blended = blend(values, shares, config)
+        parts.append(
+            style_part(
+                region,
+                guided_content(guides, region, content.shape, config),
+                Guided(blended, everywhere_there(targets)),
+                config,
+                dtype,
+            )
+        )
+    found = content_targets(params, content, config)
+    return assemble_objective(params, content.shape, found, jax.device_put(parts), config, dtype)
+
+
+def style_guide(guides: Guides | None, position: int) -> Guide | None:
+    """The guide of the style at `position`, if there is one."""
+    return guides.styles[position] if guides is not None and guides.styles else None
+
+
+def guided_content(
+    guides: Guides | None, region: Region, shape: tuple[int, ...], config: Config
+) -> Guided:
+    """Where `region` is in a content of `shape`."""
+    if guides is None or region.color is None:
+        return EVERYWHERE
+    layers = config.style_layers
+    return Guided(*regions.layer_guides(guides.content, region.color, shape, layers, "content"))
+
+
+def guided_targets(
+    params: Params,
+    style: Image,
+    config: Config,
+    like: tuple[int, ...],
+    guide: Guide | None,
+    region: Region,
+) -> Guided:
+    """`style_targets` of what of `style` belongs to `region`."""
+    where = _guided_style(style.shape, config, like, guide, region)
+    return where._replace(value=style_targets(params, style, config, like, where.value))
+
+
+def _guided_style(
+    shape: tuple[int, ...],
+    config: Config,
+    like: tuple[int, ...],
+    guide: Guide | None,
+    region: Region,
+) -> Guided:
+    if guide is None or region.color is None:
+        return EVERYWHERE
+    shape = like if config.style_shape == "content" else shape
+    return Guided(*regions.layer_guides(guide, region.color, shape, config.style_layers, "style"))
+
+
+def check_guides(
+    content: tuple[int, ...],
+    styles: Sequence[tuple[int, ...]],
+    config: Config,
+    guides: Guides,
+) -> None:
+    """Raise what `build_objective` would because of the guides, for pictures of these shapes.
+
+    Raises:
+        ImageError: guides and pictures do not go together, or a region is too small.
+    """
+    regions.check_shape(guides.content, content, "content")
+    for guide, style in zip(guides.styles, styles, strict=False):
+        regions.check_shape(guide, style, "style")
+    for region in regions.assign(guides, style_shares(len(styles), config)):
+        guided_content(guides, region, content, config)
+        for i, _ in region.styles:
+            guide = style_guide(guides, i)
+            _guided_style(styles[i], config, content, guide, region)

@@ -1,0 +1,190 @@
+"""The Wasserstein statistic: features compared as Gaussians, by matrix products alone.
+
+The squared 2-Wasserstein distance of N(μ, Σ) from N(μ', Σ') is (Dowson and Landau 1982)
+
+    ‖μ − μ'‖² + tr Σ + tr Σ' − 2 tr A^½    with A = R Σ R and R = Σ'^½.
+
+The gradient of tr A^½ is half the inverse of A^½, which does not exist where features span fewer
+directions than there are channels. So each eigenvalue a of A counts √(a + δ²), with δ² = ε² tr A:
+no image, however far away, makes A + δ² I worse conditioned than 1/ε², which is what float32
+can invert. R is chosen such that the distance is still smallest, and 0, at Σ = Σ'.
+
+Roots are composed polynomials. Eigenvectors come from LAPACK, which waits in XLA's thread pool for
+work that may be queued behind it; NumPy's, for what is prepared once per style, do not.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.objective.losses import Scalar
+
+EPSILON = 2e-3
+"""Root of the least eigenvalue of A + δ² I over the sum of A's."""
+
+_ABSENT = 1e-5
+"""Of a style's largest variance: directions with less are rounding errors of float32."""
+
+_TINY = 1e-12
+"""Floor of tr A, for styles of constant features."""
+
+# Accelerators would round factors to TensorFloat-32 or bfloat16, and A would not be positive.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Gaussian(NamedTuple):
+    """Mean and covariance of features."""
+
+    mean: Float[Array, " c"]
+    covariance: Float[Array, "c c"]
+
+
+class Sample(NamedTuple):
+    """The same of fewer positions than channels: `rows.T @ rows` is the covariance."""
+
+    mean: Float[Array, " c"]
+    rows: Float[Array, "m c"]
+
+
+class Target(NamedTuple):
+    """A style's Gaussian, prepared for `distance`."""
+
+    mean: Float[np.ndarray, " c"]
+    root: Float[np.ndarray, "c c"]
+    """R."""
+    trace: Float[np.ndarray, ""]
+    """Of Σ', such that the distance of the style from itself is 0."""
+    floor: Float[np.ndarray, ""]
+    """Added to tr A, so that the distance is differentiable at constant features."""
+    idle: Float[np.ndarray, ""]
+    """Sum of δ / √(a + δ²) over the style's own A: how many directions lie below δ. Their share
+    of the trace, which grows with the image, is subtracted."""
+
+
+def gaussian(measure: Gaussian | Sample) -> Gaussian:
+    """Mean and covariance of either form."""
+    if isinstance(measure, Gaussian):
+        return measure
+    return Gaussian(measure.mean, _product(measure.rows.T, measure.rows))
+
+
+def prepare(style: Gaussian) -> Target:
+    """Prepare a style's mean and covariance, on the host and in float64.
+
+    In the eigenvectors of Σ' the distance has its minimum where r² = √(λ r² + δ²), with λ and r
+    the eigenvalues of Σ' and R; δ itself depends on r.
+    """
+    mean, covariance = (np.asarray(leaf) for leaf in style)
+    variances, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    present = variances > _ABSENT * variances[-1]
+    variances = np.where(present, variances, 0.0)
+    squares = variances
+    overlap = floor = delta_squared = 0.0
+    for _ in range(100):
+        overlap = float(variances @ squares)
+        floor = 1e-4 * overlap + _TINY
+        delta_squared = EPSILON**2 * (overlap + floor)
+        squares = (variances + np.sqrt(variances**2 + 4 * delta_squared)) / 2 * present
+    delta = math.sqrt(delta_squared)
+    roots = np.sqrt(variances * squares + delta_squared)
+    idle = np.sum(delta / roots)
+    trace = 2 * (np.sum(roots) - idle * delta) - np.sum(variances)
+    root = (vectors * np.sqrt(squares)) @ vectors.T
+    return Target(mean, *(np.asarray(each, mean.dtype) for each in (root, trace, floor, idle)))
+
+
+def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
+    """Squared 2-Wasserstein distance of an image's features from a style's, over the channels.
+
+    A has C×C entries; of a `Sample` of M positions, the M×M matrix with the same eigenvalues
+    other than 0 takes its place.
+    """
+    root = jnp.asarray(target.root)
+    if isinstance(measure, Sample):
+        trace = jnp.sum(jnp.square(measure.rows))
+        half = _product(measure.rows, root)
+        inner = _product(half, half.T)
+    else:
+        trace = jnp.trace(measure.covariance)
+        inner = _product(_product(root, measure.covariance), root)
+    channels, size = len(measure.mean), len(inner)
+    delta_squared = EPSILON**2 * (jnp.trace(inner) + target.floor)
+    overlap = trace_of_root(inner + delta_squared * jnp.eye(size, dtype=inner.dtype))
+    overlap += (channels - size - target.idle) * jnp.sqrt(delta_squared)
+    means = jnp.sum(jnp.square(measure.mean - target.mean))
+    return (means + trace + target.trace - 2 * overlap) / channels
+
+
+@jax.custom_jvp
+def trace_of_root(matrix: Float[Array, "n n"]) -> Scalar:
+    """Trace of the square root of a symmetric matrix, of condition number at most 1/ε².
+
+    The gradient is half the inverse root (of nothing else than what the value is made of).
+    """
+    return _roots(matrix)[0]
+
+
+@trace_of_root.defjvp
+def _(
+    primals: tuple[Float[Array, "n n"]], tangents: tuple[Float[Array, "n n"]]
+) -> tuple[Scalar, Scalar]:
+    trace, inverse = _roots(primals[0])
+    return trace, jnp.sum(inverse * tangents[0]) / 2
+
+
+def _roots(matrix: Float[Array, "n n"]) -> tuple[Scalar, Float[Array, "n n"]]:
+    """Trace of the square root, and the inverse square root, by a coupled iteration.
+
+    Y → Y p(Z Y) and Z → p(Z Y) Z tend to the root and its inverse (Higham 2008, section 6.7)
+    with polynomials p chosen for how far the eigenvalues have come (Amsel et al. 2025).
+    """
+    # The limits do not depend on it.
+    size = jax.lax.stop_gradient(jnp.linalg.norm(matrix))
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    root = (matrix + matrix.T) / (2 * size)
+    inverse = factor = identity
+    for position, (first, third, fifth) in enumerate(_quintics(jnp.dtype(matrix.dtype).itemsize)):
+        if position:
+            root = _product(root, factor)
+        error = _product(inverse, root) if position else root
+        factor = first * identity + third * error + fifth * _product(error, error)
+        inverse = _product(factor, inverse) if position else factor
+    # What rounding made the inverse too large by made the root too small.
+    trace = (
+        jnp.vdot(inverse.T, matrix) / jnp.sqrt(size) + jnp.sqrt(size) * jnp.vdot(root.T, factor)
+    ) / 2
+    return trace, (inverse + inverse.T) / (2 * jnp.sqrt(size))
+
+
+@functools.cache
+def _quintics(itemsize: int) -> tuple[tuple[float, float, float], ...]:
+    """Coefficients of x, x³ and x⁵ that, one after the other, take [ε, 1] to about 1."""
+    low, high, wanted = 0.95 * EPSILON, 1.0, 2e-3 if itemsize <= 4 else 1e-9
+    found: list[tuple[float, float, float]] = []
+    while high - low > wanted:
+        first, third, fifth = _nearest_to_one(low, high)
+        found.append((first, third, fifth))
+        x = np.geomspace(low, high, 10_001)
+        reached = x * (first + x**2 * (third + x**2 * fifth))
+        low, high = float(reached.min()), float(reached.max())
+    return tuple(found)
+
+
+def _nearest_to_one(low: float, high: float) -> tuple[float, float, float]:
+    """The odd quintic nearest to 1 on an interval, by Remez' exchange."""
+    inner = np.asarray([3 * low + high, low + 3 * high]) / 4
+    first = third = fifth = 0.0
+    for _ in range(50):
+        points = np.asarray([low, *inner, high])
+        system = np.stack([points, points**3, points**5, [1, -1, 1, -1]], axis=1)
+        first, third, fifth, _ = (float(each) for each in np.linalg.solve(system, np.ones(4)))
+        # The extremes inside, where the derivative is 0.
+        width = math.sqrt(max(9 * third**2 - 20 * first * fifth, 0.0))
+        inner = np.sqrt((-3 * third + width * np.asarray([-1, 1])) / (10 * fifth))
+    return first, third, fifth

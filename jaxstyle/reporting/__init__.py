@@ -1,0 +1,8 @@
+"""Reports, plots, animations and TensorBoard logs of the folders that runs and grids leave."""
+
+from jaxstyle.reporting.animation import write_animation
+from jaxstyle.reporting.plot import plot_runs
+from jaxstyle.reporting.report import write_report
+from jaxstyle.reporting.tensorboard import TensorBoard
+
+__all__ = ["TensorBoard", "plot_runs", "write_animation", "write_report"]

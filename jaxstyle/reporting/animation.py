@@ -1,0 +1,140 @@
+"""An animation of a run: its snapshots in order, and the result held at the end."""
+
+import io
+import itertools
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image as Pil
+
+from jaxstyle.config import ConfigError
+from jaxstyle.imaging import files, images, resize_image, to_uint8
+
+_SUFFIXES = (".webp", ".gif", ".mp4")
+_HELD = 1.5
+"""Seconds that the last frame is shown."""
+_FPS = 30
+_MOST_PER_SECOND = 50
+"""What browsers show of a WebP or GIF; more snapshots than there is time for are left out."""
+
+Frames = list[UInt8[np.ndarray, "h w 3"]]
+
+
+def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: float = 6.0) -> int:
+    """Animate the snapshots in `run` and write that to `output`: .webp, .gif or .mp4.
+
+    Args:
+        run: a run's folder.
+        output: coarse scales are enlarged to the last frame's size.
+        seconds: how long it takes, the last frame's 1.5 s not counted.
+
+    Returns:
+        The number of frames: the snapshots, evenly thinned where there is no time for all, and
+        the result.
+
+    Raises:
+        ConfigError: another suffix, no snapshots, a file that cannot be written, or no encoder.
+    """
+    suffix = PurePath(output).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
+    if not 0 < seconds < 3600:
+        raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
+    files.check_writable(output, ConfigError)
+    folder = epath.Path(run) / "snapshots"
+    there = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
+    snapshots = [path for path in there if path.stem.isdecimal()]
+    paths = sorted(snapshots, key=lambda path: int(path.stem))
+    if not paths:
+        raise ConfigError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
+    most = int(seconds * (_FPS if suffix == ".mp4" else _MOST_PER_SECOND))
+    paths = spread(paths, max(1, most))
+    last = epath.Path(run) / "image.png"
+    if last.exists():
+        paths.append(last)
+    shape = images.glance(paths[-1]).shape
+    frames = [_frame(path, shape) for path in paths]
+    each = seconds / max(1, len(frames) - 1)
+    data = _mp4(frames, each) if suffix == ".mp4" else _pillow(frames, each, suffix)
+    files.write_atomically(output, data, ConfigError)
+    return len(frames)
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of `items`, evenly, with the last and, if there is room, the first."""
+    count = len(items)
+    if count <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
+
+
+def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    pixels = resize_image(images.load_image(path), shape)
+    return to_uint8(pixels)
+
+
+def _whole(each: float, count: int) -> list[int]:
+    """`count` whole numbers of about `each`, whose sum is off by less than 1."""
+    ends = [round(each * number) for number in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def _pillow(frames: Frames, each: float, suffix: str) -> bytes:
+    pictures = [Pil.fromarray(frame) for frame in frames]
+    durations = [*_whole(1000 * each, len(frames) - 1), round(1000 * _HELD)]
+    options = {"quality": 85, "method": 4} if suffix == ".webp" else {"optimize": False}
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer,
+        suffix[1:],
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations,
+        loop=0,
+        **options,
+    )
+    return buffer.getvalue()
+
+
+def _mp4(frames: Frames, each: float) -> bytes:
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise ConfigError("an .mp4 needs pip install 'jaxstyle[video]'") from None
+    # H.264 at 4:2:0 wants even sides.
+    frames = [
+        np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
+        for frame in frames
+    ]
+    height, width = frames[0].shape[:2]
+    handle, name = tempfile.mkstemp(suffix=".mp4")
+    os.close(handle)
+    try:
+        writer = imageio_ffmpeg.write_frames(
+            name,
+            (width, height),
+            fps=_FPS,
+            codec="libx264",
+            macro_block_size=2,
+            output_params=["-crf", "18", "-movflags", "+faststart"],
+        )
+        writer.send(None)
+        for frame, count in zip(frames[:-1], _whole(_FPS * each, len(frames) - 1), strict=True):
+            for _ in range(count):
+                writer.send(frame)
+        for _ in range(round(_HELD * _FPS)):
+            writer.send(frames[-1])
+        writer.close()
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the video cannot be encoded ({error})") from None
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""A plot for papers: loss against evaluations and against seconds, on a log scale."""
+
+import io
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from jaxstyle.config import ConfigError
+from jaxstyle.imaging import files
+from jaxstyle.storage import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SUFFIXES = (".png", ".pdf", ".svg")
+_DRAWN = {"scale": int, "seconds": (int, float)}
+"""What a line of metrics has to have to be drawn; a loss may be none."""
+# Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxstyle",
+}
+
+
+def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
+    """Plot the best loss so far of `runs` and write it to `output`: .png, .pdf or .svg.
+
+    Raises:
+        ConfigError: another suffix, a file that cannot be written, or no matplotlib.
+        RunError: a folder is no run's.
+    """
+    suffix = PurePath(output).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
+    files.check_writable(output, ConfigError)
+    curves = {name: read_metrics(run, also=_DRAWN) for name, run in _names(runs).items()}
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError("jaxstyle plot needs pip install 'jaxstyle[plots]'") from None
+    with mpl.rc_context(STYLE):
+        buffer = io.BytesIO()
+        metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+        draw(curves).savefig(buffer, format=suffix[1:], dpi=300, metadata=metadata)
+    files.write_atomically(output, buffer.getvalue(), ConfigError)
+
+
+def _names(runs: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
+    """A short name for each run: its folder's, or the whole path where that is not enough."""
+    stems = [PurePath(run).name for run in runs]
+    return {
+        stem if stems.count(stem) == 1 else str(run): run
+        for stem, run in zip(stems, runs, strict=True)
+    }
+
+
+def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
+    """Two panels that share the axis of the loss: a line a run, from the lines of its metrics.
+
+    Losses of different scales measure different things, so a line begins anew at each.
+
+    Raises:
+        ConfigError: there is no finite loss.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    drawn = False
+    for number, (name, rows) in enumerate(curves.items()):
+        for scale in sorted({row["scale"] for row in rows}):
+            here = [row for row in rows if row["scale"] == scale]
+            best = np.minimum.accumulate(
+                [np.inf if row.get("loss") is None else row["loss"] for row in here]
+            )
+            best[~np.isfinite(best)] = np.nan
+            drawn |= bool(np.isfinite(best).any())
+            for panel, key in zip(panels, ("evaluation", "seconds"), strict=True):
+                panel.plot(
+                    [row[key] for row in here],
+                    best,
+                    color=_COLORS[number % len(_COLORS)],
+                    linestyle=DASHES[number % len(DASHES)],
+                    linewidth=1.2,
+                    label=name if scale == 0 else None,
+                )
+    if not drawn:
+        raise ConfigError("there is no finite loss to plot")
+    panels[0].set_yscale("log")
+    panels[0].set_ylabel("best loss so far")
+    for panel, label in zip(panels, ("evaluations", "seconds"), strict=True):
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        panel.grid(visible=True, which="major", linewidth=0.3)
+    if len(curves) > 1:
+        panels[1].legend(frameon=False)
+    return figure

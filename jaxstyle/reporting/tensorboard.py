@@ -1,0 +1,48 @@
+"""A run's numbers and pictures in TensorBoard."""
+
+from etils import epath
+
+from jaxstyle.config import ConfigError
+from jaxstyle.engine import Record
+from jaxstyle.imaging import Image, to_uint8
+
+
+class TensorBoard:
+    """Writes event files; a `Board`."""
+
+    def __init__(self, folder: epath.PathLike, after: int = 0) -> None:
+        """Open `folder`; what it shows after the evaluation `after` is taken back.
+
+        Raises:
+            ConfigError: tensorboardX is not installed, or the folder cannot be written to.
+        """
+        try:
+            import tensorboardX
+        except ImportError:
+            raise ConfigError("--tensorboard needs pip install 'jaxstyle[tensorboard]'") from None
+        try:
+            self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=after + 1)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+    def numbers(self, record: Record) -> None:
+        """Add what one evaluation has seen."""
+        scalars = {
+            "loss": record.loss,
+            "gradient_norm": record.gradient_norm,
+            "step_size": record.step_size,
+            "accepted": record.accepted,
+            "seconds": record.seconds,
+        }
+        scalars |= {f"terms/{name}": value for name, value in record.terms.items()}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), record.evaluation)
+
+    def picture(self, evaluation: int, image: Image) -> None:
+        """Add the best image so far."""
+        pixels = to_uint8(image)
+        self._writer.add_image("image", pixels, evaluation, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._writer.close()

@@ -1,0 +1,211 @@
+"""Which cells a grid has: files and folders, sweeps over settings, or a table."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from etils import epath
+
+from jaxstyle.config import Config, ConfigError, preset
+from jaxstyle.imaging import read_bytes
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
+"""Names of files in a folder that are taken for pictures."""
+
+
+class GridCell(NamedTuple):
+    """One content file in some styles under one setting."""
+
+    content: str
+    styles: tuple[str, ...]
+    config: Config
+    content_guide: str | None = None
+    style_guides: tuple[str, ...] = ()
+
+
+class Base(NamedTuple):
+    """The settings that a grid varies: a preset and what was asked for over it."""
+
+    preset: str
+    changes: Mapping[str, Any]
+
+    def vary(self, texts: Mapping[str, str]) -> Config:
+        """The settings with those in `texts`, of which `preset` may be one.
+
+        Raises:
+            ConfigError: an unknown setting, or a value that it cannot have.
+        """
+        values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
+        chosen = preset(texts.get("preset", self.preset))
+        return chosen.vary(self.changes, over=values)
+
+
+def list_pictures(paths: Sequence[str]) -> list[str]:
+    """`paths` with each folder replaced by the pictures in it, by name.
+
+    Raises:
+        ConfigError: a folder cannot be read or has no picture.
+    """
+    found: list[str] = []
+    for path in paths:
+        folder = epath.Path(path)
+        try:
+            if not folder.is_dir():
+                found.append(path)  # whatever is wrong with a file is its cells' problem
+                continue
+            inside = sorted(
+                str(file)
+                for file in folder.iterdir()
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+            )
+        except Exception as error:  # whatever a storage client raises
+            raise ConfigError(f"{path}: cannot be read ({error})") from None
+        if not inside:
+            raise ConfigError(f"{path}: no pictures in this folder")
+        found.extend(inside)
+    return found
+
+
+def product(
+    contents: Sequence[str],
+    styles: Sequence[str],
+    configs: Sequence[Config],
+    content_guides: Sequence[str] = (),
+    style_guides: Sequence[str] = (),
+) -> list[GridCell]:
+    """Every content in every style under every setting.
+
+    A guide belongs to the picture of the same name, whatever their suffixes; where a content has
+    one and styles have guides, both count, otherwise none of the styles'.
+
+    Raises:
+        ConfigError: a guide belongs to no picture, or a style has none where others have.
+    """
+    of_content = _by_stem(content_guides, contents, "content")
+    of_style = _by_stem(style_guides, styles, "style")
+    if of_style and not of_content:
+        raise ConfigError("style guides need content guides")
+    if of_style and len(of_style) < len(styles):
+        missing = next(style for style in styles if style not in of_style)
+        raise ConfigError(f"{missing} has no style guide; give one to every style, or to none")
+    return [
+        GridCell(
+            content,
+            (style,),
+            config,
+            of_content.get(content),
+            (of_style[style],) if of_style and content in of_content else (),
+        )
+        for config in configs
+        for content in contents
+        for style in styles
+    ]
+
+
+def _by_stem(guides: Sequence[str], pictures: Sequence[str], role: str) -> dict[str, str]:
+    """The guide of each picture that has one."""
+    stems = {epath.Path(guide).stem: guide for guide in guides}
+    found = {p: stems[epath.Path(p).stem] for p in pictures if epath.Path(p).stem in stems}
+    unused = [guide for guide in guides if guide not in found.values()]
+    if unused:
+        raise ConfigError(f"{unused[0]}: no {role} has the same name, or another guide has it")
+    return found
+
+
+def sweep(base: Base, sweeps: Sequence[str]) -> list[Config]:
+    """The settings of all combinations of `NAME=VALUE,VALUE…`.
+
+    A value may be a range of integers, `0:4` for 0 to 3; layers of one value are joined by `+`.
+    `preset=…` varies the preset under the other settings.
+
+    Raises:
+        ConfigError: not of that form, an unknown setting or a value that it cannot have.
+    """
+    axes: dict[str, list[str]] = {}
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not all(values.split(",")):
+            raise ConfigError(f"a sweep is NAME=VALUE,VALUE…, not {text!r}")
+        if name in axes:
+            raise ConfigError(f"{name} is swept twice; give all its values to one --sweep")
+        axes[name] = [each for value in values.split(",") for each in _expanded(value)]
+    combinations = itertools.product(*axes.values())
+    return [base.vary(dict(zip(axes, values, strict=True))) for values in combinations]
+
+
+def _expanded(value: str) -> list[str]:
+    span = re.fullmatch(r"(\d+):(\d+)", value)
+    if span is None:
+        return [value]
+    if int(span[2]) <= int(span[1]) or int(span[2]) - int(span[1]) > 10**6:
+        raise ConfigError(f"the range {value} is empty or too long; 0:4 is 0, 1, 2, 3")
+    return [str(number) for number in range(int(span[1]), int(span[2]))]
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of setting `name` that `text` stands for; `Config` judges it."""
+    hint = get_type_hints(Config).get(name)
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for several in (option for option in options if get_origin(option) is tuple):
+        if len(options) == 1 or "+" in text:
+            numbers = get_args(several)[0] in (int, float)
+            return tuple(_number(part) if numbers else part for part in text.split("+"))
+    if not {int, float} & set(options):
+        return text
+    return _number(text)
+
+
+def _number(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_cells(path: str, base: Base) -> list[GridCell]:
+    """The cells of a CSV file: `content`, `style` (several with `;`), and any setting a column.
+
+    So are `content_guide` and `style_guide`.
+
+    Raises:
+        ConfigError: unreadable, no such columns, or a setting that cannot be.
+    """
+    try:
+        text = read_bytes(path, ConfigError).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
+        header = [name.strip().replace("-", "_") for name in reader.fieldnames or ()]
+        table = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not a CSV file ({error})") from None
+    if len(set(header)) < len(header):
+        raise ConfigError(f"{path}: a column is there twice: {', '.join(header)}")
+    cells: list[GridCell] = []
+    for number, row in enumerate(table, 2):
+        where = f"{path}: row {number}"
+        if None in row or None in row.values():
+            raise ConfigError(f"{where} has more or fewer fields than the header")
+        values = (value.strip() for value in row.values())
+        fields = dict(zip(header, values, strict=True))
+        content, style = fields.pop("content", ""), fields.pop("style", "")
+        content_guide, style_guide = fields.pop("content_guide", ""), fields.pop("style_guide", "")
+        styles = tuple(part.strip() for part in style.split(";"))
+        style_guides = tuple(part.strip() for part in style_guide.split(";")) if style_guide else ()
+        if not content or not all(styles):
+            raise ConfigError(f"{where} needs a content and a style")
+        if style_guides and not (content_guide and all(style_guides)):
+            raise ConfigError(f"{where} has a style guide, so it needs a content guide as well")
+        try:
+            config = base.vary({name: value for name, value in fields.items() if value})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        cells.append(GridCell(content, styles, config, content_guide or None, style_guides))
+    if not cells:
+        raise ConfigError(f"{path}: no cells")
+    return cells

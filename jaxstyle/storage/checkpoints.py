@@ -1,0 +1,253 @@
+"""A run's progress on disk, through Orbax: atomic, written in the background, newest kept."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import Float
+
+from jaxstyle.config import RunError
+from jaxstyle.engine import LoopState, Progress, Record, Result
+
+_FORMAT = 2
+"""The version of a checkpoint's content; any other is refused."""
+
+_NUMBERS = tuple(name for name in Record._fields if name != "terms")
+
+# What fails is raised as well: logs, and what a failed checkpoint's other writes say when they
+# find the event loop closed, would put tracebacks before, after and into our line.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+
+
+def _leave_out_closed_loops(
+    unraisable: Any, otherwise: Callable[[Any], None] = sys.unraisablehook
+) -> None:
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        otherwise(unraisable)
+
+
+sys.unraisablehook = _leave_out_closed_loops
+
+
+class Checkpoints:
+    """The checkpoints of one run; close it, or the last one may be missing."""
+
+    def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False) -> None:
+        """Open `folder`, local or `gs://`, made if it is not there; `keep` is how many stay.
+
+        Unless `read_only`, what a killed process left half-written is removed.
+        """
+        self._folder = epath.Path(folder)
+        self._local = "://" not in str(folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+            enable_async_checkpointing=False,
+        )
+        # Not Orbax's own: what fails in its threads is told on stderr, with every traceback.
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[bool] | None = None
+        if read_only and not self._folder.is_dir():
+            raise RunError(f"{self._folder}: no such folder; there is nothing to go on from")
+        with self._explained("opened"):
+            self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
+            self.newest = self._manager.latest_step()
+            """Number of the newest checkpoint; None if there is none."""
+        self._written = self.newest
+
+    def save(self, progress: Progress) -> None:
+        """Write `progress` down; what is there already is not written again.
+
+        The arrays are copied before this returns and written afterwards.
+
+        Raises:
+            RunError: this or the last one cannot be written; those before are still there.
+        """
+        step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
+        if self.newest is not None and step <= self.newest:
+            return
+        arrays, meta = _to_arrays(progress)
+        size = sum(array.nbytes for array in arrays.values())
+        if self._local and shutil.disk_usage(self._folder).free < size:
+            raise RunError(
+                f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB"
+                f"{self._consolation()}"
+            )
+        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
+        self.wait()
+        self._writing = self._writer.submit(self._manager.save, step, args=items, force=True)
+        self.newest = step
+
+    def restore(self, like: Callable[[int], LoopState]) -> Progress | None:
+        """The newest progress; None if there is none.
+
+        Args:
+            like: the structure and shapes that a scale's state has to have.
+
+        Raises:
+            RunError: it is damaged, or of another version or shape.
+        """
+        if self.newest is None:
+            return None
+        arrays, meta = self._read(self.newest)
+        try:
+            return _from_arrays(arrays, meta, like)
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"{self._folder}: the checkpoint does not fit this run ({error}); "
+                "name another folder"
+            ) from None
+
+    def image(self) -> Float[np.ndarray, "h w 3"] | None:
+        """What the newest progress comes to, of whatever shape; None if there is none.
+
+        Raises:
+            RunError: it is damaged, or of another version.
+        """
+        if self.newest is None:
+            return None
+        arrays, _ = self._read(self.newest)
+        means = [array for name, array in arrays.items() if name.split(".")[-1] == "average"]
+        return means[0] if means else arrays["best_image"]
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        with self._explained("read"):
+            wanted = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=wanted)["meta"]
+        if meta.get("format") != _FORMAT:
+            raise RunError(
+                f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
+                f"jaxstyle reads {_FORMAT}; go on with the one that wrote them, or start anew"
+            )
+        with self._explained("read"):
+            as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+            restore = ocp.args.PyTreeRestore(restore_args=dict.fromkeys(meta["arrays"], as_numpy))
+            wanted = ocp.args.Composite(arrays=restore)
+            return self._manager.restore(step, args=wanted)["arrays"], meta
+
+    def wait(self) -> None:
+        """Return when everything is written.
+
+        Raises:
+            RunError: see `save`.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with self._explained("written"):
+                writing.result()
+                self._written = self.newest
+
+    def close(self) -> None:
+        """Wait until everything is written, and let go of the folder.
+
+        Raises:
+            RunError: see `save`.
+        """
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self, done: str) -> Iterator[None]:
+        """Whatever Orbax and its storage raise, as one line."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            kept = self._consolation() if done == "written" else ""
+            raise RunError(
+                f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
+            ) from None
+
+    def _consolation(self) -> str:
+        return "" if self._written is None else "; the last good one is still there"
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's word for `error`, if it has one, out of all that TensorStore says."""
+    text = str(getattr(error, "strerror", None) or error)
+    code = re.search(r"OS error code: (\d+)|os_error_code='(\d+)'", text)
+    if code:
+        return os.strerror(int(code[1] or code[2]))
+    return text.strip().partition("\n")[0][:200] or repr(error)
+
+
+def _named(state: LoopState) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by name, and what is no array; both of built-in types, that any version reads."""
+    # Copies: on a CPU a view would change with the next update.
+    arrays = {name: np.array(leaf) for name, leaf in _named(progress.state).items()}
+    records, earlier = progress.records, progress.earlier
+    terms = list(records[0].terms) if records else []
+    rows = [
+        [*(getattr(record, name) for name in _NUMBERS), *(record.terms[term] for term in terms)]
+        for record in records
+    ]
+    if rows:  # Orbax takes no empty array
+        arrays["records"] = np.array(rows, np.float64)
+    meta: dict[str, Any] = {
+        "format": _FORMAT,
+        "scale": progress.scale,
+        "status": progress.status,
+        "compile_seconds": progress.compile_seconds,
+        "terms": terms,
+        "earlier": None,
+    }
+    if earlier is not None:
+        arrays["earlier"] = np.array(earlier.image)
+        meta["earlier"] = earlier._replace(image=None, history=())._asdict()  # type: ignore[arg-type]
+    return arrays, meta | {"arrays": list(arrays)}
+
+
+def _from_arrays(
+    arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Callable[[int], LoopState]
+) -> Progress:
+    state = like(meta["scale"])
+    for name, leaf in _named(state).items():
+        found = arrays.get(name)
+        if found is None:
+            raise ValueError(f"it has no {name}")
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(f"{name} is {found.shape}, not {leaf.shape}")
+    rows = arrays["records"].tolist() if "records" in arrays else []
+    records = [_to_record(row, meta["terms"]) for row in rows]
+    earlier = None
+    if meta["earlier"] is not None:
+        before = tuple(record for record in records if record.scale < meta["scale"])
+        earlier = Result(**meta["earlier"] | {"image": arrays["earlier"], "history": before})
+    # Through the structure of `like`: what is on disk has none.
+    restored = [arrays[name] for name in _named(state)]
+    return Progress(
+        jax.tree.unflatten(jax.tree.structure(state), restored),
+        tuple(record for record in records if record.scale == meta["scale"]),
+        earlier,
+        meta["status"],
+        meta["compile_seconds"],
+    )
+
+
+def _to_record(row: list[float], terms: list[str]) -> Record:
+    numbers = dict(zip(_NUMBERS, row, strict=False))
+    exact = {"evaluation": int, "scale": int, "accepted": bool}
+    return Record(
+        **{name: exact.get(name, float)(value) for name, value in numbers.items()},
+        terms=dict(zip(terms, row[len(_NUMBERS) :], strict=True)),
+    )

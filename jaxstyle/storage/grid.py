@@ -1,0 +1,393 @@
+"""Grids on disk: cells from files, done once each, by one process or by many.
+
+    OUT/cells/NAME.png    a cell's image
+    OUT/cells/NAME.json   its row, written after the image: a cell that has one is done
+    OUT/grid.jsonl        the rows of the whole grid, in its order
+    OUT/sheet….jpg        contact sheets
+
+NAME is made of the files' names and the hash of all that makes the cell what it is. Processes
+share nothing but the folder: whichever finishes last finds every row there and writes the last two.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import PurePath
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError
+from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
+from jaxstyle.imaging import contact_sheet, images, make_folder, to_json, write_atomically
+from jaxstyle.network import Params, locate, read, to_params
+from jaxstyle.storage.cells import GridCell
+from jaxstyle.storage.pictures import Pictures
+
+_ON_A_SHEET = 24
+"""Contents, and styles, on one contact sheet."""
+
+
+class Entry(NamedTuple):
+    """A cell whose files were looked at: its name, and what is wrong with it, if anything."""
+
+    cell: GridCell
+    name: str
+    sha256: dict[str, list[str]]
+    shape: tuple[int, int]
+    """Of the image to make; (0, 0) if that cannot be known."""
+    problem: str | None
+
+    @property
+    def cost(self) -> int:
+        """Pixels times evaluations, over all scales."""
+        levels = pyramid.levels(self.cell.config, self.shape)
+        pixels = self.shape[0] * self.shape[1]
+        return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
+
+
+OnCell = Callable[[Entry, str | None], None]
+"""Called when a cell ends, with what was wrong with it, if anything."""
+
+
+Rows = Mapping[str, dict[str, Any] | None]
+"""The row of each cell by its name; None where there is none."""
+
+
+class Summary(NamedTuple):
+    """How many cells of the whole grid are in which state."""
+
+    done: int
+    failed: int
+    missing: int
+
+
+class Grid:
+    """Cells, what their files say, and the folder that they go to."""
+
+    def __init__(
+        self,
+        cells: Sequence[GridCell],
+        output: epath.PathLike,
+        *,
+        weights_sha256: str,
+        aspect: Literal["nearest", "own"] = "nearest",
+    ) -> None:
+        """Look at every file.
+
+        Args:
+            cells: equal ones count once.
+            output: the folder, local or `gs://`.
+            weights_sha256: digest of the weights' file, which every cell depends on.
+            aspect: `nearest` crops contents to the nearest common aspect ratio, so that few
+                programs serve many photographs; `own` leaves every picture its shape.
+        """
+        self.output = epath.Path(output)
+        self._pictures = Pictures(aspect)
+        self._weights_sha256 = weights_sha256
+        entries = [self._entry(cell, aspect) for cell in dict.fromkeys(cells)]
+        # The same picture under one name in two folders is one cell.
+        self.entries = list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
+
+    def _entry(self, cell: GridCell, aspect: str) -> Entry:
+        sha256: dict[str, list[str]] = {}
+        shape, problem = (0, 0), None
+        init = [] if cell.config.init in INITS else [cell.config.init]
+        roles = {"content": [cell.content], "style": list(cell.styles), "init": init}
+        if cell.content_guide is not None:
+            roles |= {"content_guide": [cell.content_guide], "style_guide": cell.style_guides}
+        try:
+            for role, paths in roles.items():
+                sha256[role] = [self._pictures.look(path).sha256 for path in paths]
+            shape = self._pictures.shape(cell.content, cell.config)
+            self._pictures.check_guides(cell)
+        except ImageError as error:
+            problem = str(error)
+            sha256 = {role: list(paths) for role, paths in roles.items()}
+        sha256["weights"] = [self._weights_sha256]
+        # Files count by what is in them, wherever they are.
+        settings = dataclasses.asdict(cell.config) | ({"init": "file"} if init else {})
+        identity = json.dumps([settings, sha256, aspect], sort_keys=True)
+        digest = hashlib.sha256(identity.encode())
+        stems = "_".join(_stem(path) for path in (cell.content, *cell.styles[:1]))
+        return Entry(cell, f"{stems}_{digest.hexdigest()[:16]}", sha256, shape, problem)
+
+    def row(self, entry: Entry) -> dict[str, Any] | None:
+        """The row of `entry` if it is there."""
+        try:
+            row = json.loads((self._folder / f"{entry.name}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return row if isinstance(row, dict) and "status" in row else None
+
+    def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
+        """The rows of `entries`, or of all, that are there, to ask several questions of."""
+        chosen = self.entries if entries is None else entries
+        return {entry.name: self.row(entry) for entry in chosen}
+
+    def is_done(self, entry: Entry, rows: Rows | None = None) -> bool:
+        """Whether the row of `entry`, of `rows` if given, says so, and its image is there."""
+        row = self.row(entry) if rows is None else rows[entry.name]
+        return row is not None and row["status"] == "done" and (self.output / row["image"]).exists()
+
+    @property
+    def _folder(self) -> epath.Path:
+        return self.output / "cells"
+
+    def run(
+        self,
+        params: Params,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        lanes: int | None = None,
+        devices: Sequence[Device] | None = None,
+        space: int = 1,
+        on_cell: OnCell = lambda *_: None,
+        on_evaluations: Callable[[int], None] | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        """Do the cells of this shard that are not done.
+
+        Args:
+            params: from `load_weights`.
+            shard: `(index, count)`: which part of the grid, of how many. Parts are of about
+                equal cost, and the same whoever asks.
+            lanes: see `optimize_lanes`.
+            devices: see `optimize_lanes`.
+            space: see `stylize_batch`.
+            on_cell: see `OnCell`.
+            on_evaluations: see `optimize_lanes`.
+            rows: of the shard's cells, if they were read.
+
+        Raises:
+            ConfigError: a setting that no batch can have.
+            ImageError: the folder cannot be written to.
+        """
+        if any(not entry.cell.styles for entry in self.entries):
+            raise ConfigError("a cell has no style")
+        make_folder(self._folder, ImageError)
+        todo: list[Entry] = []
+        for entry in self.share(shard):
+            if entry.problem is None:
+                todo.append(entry)
+            else:
+                self._write_row(entry, {"status": "failed", "reason": entry.problem})
+                on_cell(entry, entry.problem)
+        skip = {i for i, entry in enumerate(todo) if self.is_done(entry, rows)}
+        cells = [
+            Cell(
+                self._pictures.content(entry.cell.content, entry.cell.config),
+                tuple(map(self._pictures.style, entry.cell.styles)),
+                entry.cell.config,
+                self._pictures.content_guide(entry.cell),
+                tuple(map(self._pictures.style_guide, entry.cell.style_guides)),
+            )
+            for entry in todo
+        ]
+        # Encoding and writing go on while the devices work on the next cells.
+        with ThreadPoolExecutor(1) as writer:
+            writing: list[Future[None]] = []
+            outcomes = stylize_cells(
+                cells,
+                params,
+                skip=skip,
+                lanes=lanes,
+                devices=devices,
+                space=space,
+                on_evaluations=on_evaluations,
+            )
+            for index, outcome in outcomes:
+                writing.append(writer.submit(self._finish, todo[index], outcome, on_cell))
+                for written in [future for future in writing if future.done()]:
+                    writing.remove(written)
+                    written.result()
+            for written in writing:
+                written.result()
+
+    def share(self, shard: tuple[int, int]) -> list[Entry]:
+        """The entries of one shard, those with the same program together."""
+        index, count = shard
+        keys = {
+            entry.name: (
+                repr(program_of(entry.cell.config)),
+                entry.shape,
+                entry.cell.content,
+                position,
+            )
+            for position, entry in enumerate(self.entries)
+        }
+        ordered = sorted(self.entries, key=lambda entry: keys[entry.name])
+        costs = np.array([entry.cost for entry in ordered], np.float64) + 1
+        middles = np.cumsum(costs) - costs / 2
+        owners = np.floor(middles / costs.sum() * count)
+        return [entry for entry, owner in zip(ordered, owners, strict=True) if owner == index]
+
+    def _finish(
+        self,
+        entry: Entry,
+        outcome: Result | JaxstyleError,
+        on_cell: OnCell,
+    ) -> None:
+        if isinstance(outcome, JaxstyleError):
+            row = {"status": "failed", "reason": str(outcome)}
+        else:
+            row = self._write_image(entry, outcome)
+        self._write_row(entry, row)
+        on_cell(entry, row.get("reason") if row["status"] == "failed" else None)
+
+    def _write_image(self, entry: Entry, result: Result) -> dict[str, Any]:
+        if not np.isfinite(result.loss):
+            return {"status": "failed", "reason": "the loss was never finite; try smaller weights"}
+        path = self._folder / f"{entry.name}.png"
+        try:
+            alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
+        except ImageError as error:
+            return {"status": "failed", "reason": str(error)}
+        images.save_image(path, result.image, alpha=alpha)
+        device = jax.local_devices()[0]
+        return {
+            "status": "done",
+            "image": f"cells/{path.name}",
+            "loss": result.loss,
+            "terms": result.terms,
+            "evaluations": result.evaluations,
+            "ended_by": result.reason,
+            "seconds": result.seconds,
+            "compile_seconds": result.compile_seconds,
+            "convolution": result.convolution,
+            "activations": result.activations,
+            "device": f"{device.platform} {device.device_kind}",
+            "jaxstyle": importlib.metadata.version("jaxstyle"),
+            "losses": [record.loss for record in result.history],
+        }
+
+    def _write_row(self, entry: Entry, outcome: dict[str, Any]) -> None:
+        cell = entry.cell
+        settings = {k: v for k, v in dataclasses.asdict(cell.config).items() if v is not None}
+        row = {
+            "cell": entry.name,
+            "content": cell.content,
+            "styles": list(cell.styles),
+            **({"content_guide": cell.content_guide} if cell.content_guide else {}),
+            **({"style_guides": list(cell.style_guides)} if cell.style_guides else {}),
+            "sha256": entry.sha256,
+            "config": settings,
+            **outcome,
+        }
+        path = self._folder / f"{entry.name}.json"
+        write_atomically(path, to_json(row).encode(), ImageError)
+
+    def summary(self, rows: Rows | None = None) -> Summary:
+        """Count the cells of the whole grid that are there; `rows` of all, if they were read."""
+        rows = self.rows() if rows is None else rows
+        states = [(row or {}).get("status", "missing") for row in rows.values()]
+        return Summary(*(states.count(state) for state in ("done", "failed", "missing")))
+
+    def collect(self, rows: Rows | None = None) -> list[epath.Path]:
+        """Write `grid.jsonl` and the contact sheets of whatever cells are there.
+
+        Args:
+            rows: of all cells, if they were read.
+
+        Returns:
+            The sheets, at least one for each setting.
+        """
+        make_folder(self.output, ImageError)
+        rows = self.rows() if rows is None else rows
+        lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
+        write_atomically(self.output / "grid.jsonl", "".join(lines).encode(), ImageError)
+        pages = list(self._pages(rows))
+        sheets: list[epath.Path] = []
+        for number, page in enumerate(pages, 1):
+            name = "sheet.jpg" if len(pages) == 1 else f"sheet-{number:03}.jpg"
+            sheets.append(self.output / name)
+            images.save_image(sheets[-1], contact_sheet(**page))
+        return sheets
+
+    def _pages(self, rows: Rows) -> Iterator[dict[str, Any]]:
+        """What is on each sheet: one for a setting, or several where it has many pictures.
+
+        What has the same content, styles and setting under other guides is on another sheet.
+        """
+        settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
+        places: dict[tuple[Config, int], dict[tuple[str, tuple[str, ...]], Any]] = {}
+        for entry in self.entries:
+            key, number = (entry.cell.content, entry.cell.styles), 1
+            while key in places.setdefault((entry.cell.config, number), {}):
+                number += 1
+            places[entry.cell.config, number][key] = self._shown(rows[entry.name])
+        guided = {config for config, number in places if number > 1}
+        for (config, number), cells in places.items():
+            caption = [_differences(config, settings)]
+            if config in guided:
+                caption.append(f"guides {number}")
+            contents = list(dict.fromkeys(content for content, _ in cells))
+            styles = list(dict.fromkeys(styles for _, styles in cells))
+            for top in range(0, len(contents), _ON_A_SHEET):
+                for left in range(0, len(styles), _ON_A_SHEET):
+                    yield {
+                        "rows": contents[top : top + _ON_A_SHEET],
+                        "columns": styles[left : left + _ON_A_SHEET],
+                        "cells": cells,
+                        "caption": ", ".join(filter(None, caption)),
+                    }
+
+    def _shown(self, row: dict[str, Any] | None) -> epath.Path | str:
+        """The file of a row's image, or why there is none."""
+        if row is None:
+            return "not done yet"
+        if row["status"] == "failed":
+            return f"failed: {row['reason']}"
+        return self.output / row["image"]
+
+
+def run_grid(
+    cells: Sequence[GridCell],
+    output: epath.PathLike,
+    *,
+    weights: epath.PathLike | None = None,
+    aspect: Literal["nearest", "own"] = "nearest",
+    shard: tuple[int, int] = (0, 1),
+    lanes: int | None = None,
+) -> Summary:
+    """Do what is missing of a grid, and write its sheets once all of it is there.
+
+    Args:
+        cells: from `cells.product` or `cells.read_cells`, or made by hand.
+        output: the folder, local or `gs://`.
+        weights: their file, if not the default one, which is fetched if need be.
+        aspect: see `Grid`.
+        shard: see `Grid.run`.
+        lanes: see `optimize_lanes`.
+
+    Raises:
+        ConfigError, ImageError, WeightsError: what no cell could be done with.
+    """
+    checkpoint = read(locate(weights))
+    grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
+    grid.run(to_params(checkpoint), shard=shard, lanes=lanes)
+    rows = grid.rows()
+    summary = grid.summary(rows)
+    if not summary.missing:
+        grid.collect(rows)
+    return summary
+
+
+def _stem(path: str) -> str:
+    """What of a path can be part of a file's name anywhere."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", PurePath(path).stem)[:40].strip("-") or "picture"
+
+
+def _differences(config: Config, others: Sequence[Config]) -> str:
+    """What sets `config` apart from the other settings."""
+    return ", ".join(
+        f"{field.name} = {getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if len({getattr(other, field.name) for other in others}) > 1
+    )

@@ -1,0 +1,105 @@
+"""The files of a grid: each is looked at once, and decoded when it is needed."""
+
+import functools
+from pathlib import PurePath
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxstyle.config import Config, ImageError
+from jaxstyle.engine import GuideSource, Source, fitted_shape
+from jaxstyle.imaging import images, nearest_shape
+from jaxstyle.objective import Guide, Guides, assign, check_shape, style_shares
+from jaxstyle.storage.cells import GridCell
+
+_GUIDES_KEPT = 32
+"""Guides that are kept at a time, a byte a pixel."""
+
+
+class Pictures:
+    """The files of a grid, each looked at once; decoded when needed."""
+
+    def __init__(self, aspect: Literal["nearest", "own"]) -> None:
+        self._aspect = aspect
+        self._looked: dict[str, images.Glance | ImageError] = {}
+        self._sources: dict[tuple[Any, ...], Source] = {}
+        self._guides: dict[tuple[Any, ...], GuideSource] = {}
+        self._guide = functools.lru_cache(_GUIDES_KEPT)(self._read_guide)
+        self._with_alpha: set[str] = set()
+
+    def look(self, path: str) -> images.Glance:
+        """The digest and shape of the file at `path`."""
+        if path not in self._looked:
+            try:
+                self._looked[path] = images.glance(path)
+            except ImageError as error:
+                self._looked[path] = error
+        found = self._looked[path]
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    def shape(self, path: str, config: Config) -> tuple[int, int]:
+        """The shape that the content at `path` is given."""
+        shape = self.look(path).shape
+        if self._aspect == "own" or config.size == "original":
+            return fitted_shape(shape, config)
+        return nearest_shape(shape, config.size)
+
+    def content(self, path: str, config: Config) -> Source:
+        """The picture at `path`, at the size and shape it has in the grid."""
+        shape = self.shape(path, config)
+        source = Source(shape, lambda: self._read_content(path, config).pixels)
+        return self._sources.setdefault((path, shape), source)
+
+    def style(self, path: str) -> Source:
+        """The picture at `path`, as it is."""
+        shape = self.look(path).shape
+        return self._sources.setdefault((path,), Source(shape, lambda: self._read(path).pixels))
+
+    def content_guide(self, cell: GridCell) -> GuideSource | None:
+        """The guide of the cell's content, cropped as that is."""
+        if cell.content_guide is None:
+            return None
+        path, shape = cell.content_guide, self.shape(cell.content, cell.config)
+        source = GuideSource(lambda: self._guide(path).cropped(shape))
+        return self._guides.setdefault((path, shape), source)
+
+    def style_guide(self, path: str) -> GuideSource:
+        """The guide at `path` of a style."""
+        source = GuideSource(functools.partial(self._guide, path))
+        return self._guides.setdefault((path,), source)
+
+    def check_guides(self, cell: GridCell) -> None:
+        """Raise `ImageError` if the cell's guides are none, or do not go with its pictures."""
+        if cell.content_guide is None:
+            return
+        whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
+        check_shape(whole.content, self.look(cell.content).shape, "content")
+        for guide, style in zip(whole.styles, cell.styles, strict=False):
+            check_shape(guide, self.look(style).shape, "style")
+        assign(whole, style_shares(len(cell.styles), cell.config))
+
+    def _read_guide(self, path: str) -> Guide:
+        return Guide.of(self._read(path).pixels, PurePath(path).name)
+
+    def alpha(self, path: str, config: Config) -> np.ndarray | None:
+        """The alpha channel that goes with `content`."""
+        if path not in self._with_alpha:
+            return None
+        return self._read_content(path, config).alpha
+
+    def _read_content(self, path: str, config: Config) -> images.Picture:
+        shape = self.shape(path, config)
+        whole = shape == fitted_shape(self.look(path).shape, config)
+        return self._read(path, config.size if whole else shape)
+
+    def _read(
+        self, path: str, size: int | Literal["original"] | tuple[int, int] | None = None
+    ) -> images.Picture:
+        found = images.read_picture(path, size)
+        if found.sha256 != self.look(path).sha256:
+            raise ImageError(f"{path}: has changed since the grid was started")
+        if found.alpha is not None:
+            self._with_alpha.add(path)
+        return found

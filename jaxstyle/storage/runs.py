@@ -1,0 +1,377 @@
+"""A run's folder: what it was asked, how far it is, what came out.
+
+RUN/config.toml      settings, the inputs' paths and everyone's SHA-256
+RUN/inputs/….jpg     content and styles as they went in, to look at
+RUN/metrics.jsonl    a line an evaluation
+RUN/snapshots/….png  best images so far, if asked for
+RUN/checkpoint/      the newest progress
+RUN/image.png        the result
+RUN/result.json      written last: a run that has one is finished
+"""
+
+import dataclasses
+import errno
+import io
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self
+
+import filelock
+import jax
+import numpy as np
+import tomli_w
+from etils import epath
+
+from jaxstyle.config import Config, RunError
+from jaxstyle.engine import LoopState, Progress, Record, begin, outcome
+from jaxstyle.imaging import Image, files, images, parse, resize_image, to_json
+from jaxstyle.storage.checkpoints import Checkpoints
+from jaxstyle.storage.metrics import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What makes a run the run that it is, and where its inputs came from."""
+
+    config: Config
+    sha256: Mapping[str, Sequence[str]]
+    """Of the files, by role: content, style, weights, and init if that is a file."""
+    content: str
+    styles: Sequence[str]
+    forked_from: str | None = None
+    content_guide: str | None = None
+    style_guides: Sequence[str] = ()
+
+    def to_toml(self) -> str:
+        """The text of config.toml; `jaxstyle stylize --config` takes it as it is."""
+        settings = _given(dataclasses.asdict(self.config))
+        run = {"content": self.content, "style": list(self.styles)}
+        optional = {
+            "content_guide": self.content_guide,
+            "style_guide": list(self.style_guides),
+            "forked_from": self.forked_from,
+        }
+        run |= {name: value for name, value in optional.items() if value}
+        sha256 = {role: list(digests) for role, digests in self.sha256.items()}
+        return tomli_w.dumps({**settings, "run": {**run, "sha256": sha256}})
+
+
+class Board(Protocol):
+    """Where numbers and pictures are shown beside the folder."""
+
+    def numbers(self, record: Record) -> None:
+        """Show what one evaluation has seen."""
+        ...
+
+    def picture(self, evaluation: int, image: Image) -> None:
+        """Show the best image so far."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """At which evaluations, counted over all scales, something is written."""
+
+    every: int | None = None
+    at: tuple[int, ...] = ()
+
+    def has(self, evaluation: int) -> bool:
+        """Whether `evaluation` is one of them."""
+        return evaluation in self.at or bool(self.every and evaluation % self.every == 0)
+
+
+class Run:
+    """A run's folder, held by this process until it is closed; a `Keeper`."""
+
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        *,
+        checkpoints: Schedule = Schedule(every=50),
+        snapshots: Schedule = Schedule(),
+        on_scale: Callable[[], None] = lambda: None,
+        finish: Callable[[Image], Image] = lambda image: image,
+    ) -> None:
+        """Take the folder, local or `gs://`, made if it is not there.
+
+        Args:
+            folder: of this run alone.
+            checkpoints: when progress is saved; it is saved as well when a scale begins and
+                when the run is stopped or ends.
+            snapshots: when the best image so far is saved.
+            on_scale: called when a new scale's beginning is safely on disk.
+            finish: makes of an image of the loop what a result would be, for snapshots.
+
+        Raises:
+            RunError: it cannot be written to, or another process has it. A bucket has no locks.
+        """
+        self.folder = files.make_folder(folder, RunError)
+        self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
+        self._on_scale, self._finish = on_scale, finish
+        self.board: Board | None = None
+        self._local = "://" not in str(folder)
+        self._lock = filelock.FileLock(self.folder / ".lock") if self._local else None
+        try:
+            if self._lock is not None:
+                self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(f"{folder}: another process is working on this run") from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked ({error.strerror})") from None
+        self._lines: list[str] = []
+        self._metrics: io.RawIOBase | None = None
+        self._last: Record | None = None
+        self._kept = 0
+        self._checkpoints = Checkpoints(self.folder / "checkpoint")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            if self._metrics is not None:
+                self._metrics.close()
+            self._checkpoints.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run came to; None of one that is not finished."""
+        path = self.folder / "result.json"
+        return parse(files.read_bytes(path, RunError), path, RunError) if path.exists() else None
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._checkpoints.newest is not None
+
+    def identify(self, identity: Identity) -> None:
+        """Note what the run is or, if that was done, check that it still is the same.
+
+        Raises:
+            RunError: it is another one; the message shows the difference.
+        """
+        path = self.folder / "config.toml"
+        if not path.exists():
+            files.write_atomically(path, identity.to_toml().encode(), RunError)
+            return
+        changed = differences(self.folder, identity)
+        if changed:
+            raise RunError(
+                f"{self.folder} is another run: {', '.join(changed.values())}; "
+                f"name another --workdir, with --fork-from {self.folder} to start from its state"
+            )
+
+    def show_inputs(self, content: Image, styles: Sequence[Image]) -> None:
+        """Save the inputs, as they go in, for whoever looks at the run later."""
+        folder = files.make_folder(self.folder / "inputs", RunError)
+        names = ["content", *(f"style-{number}" for number in range(1, len(styles) + 1))]
+        for name, picture in zip(names, [content, *styles], strict=True):
+            if not (folder / f"{name}.jpg").exists():
+                images.save_image(folder / f"{name}.jpg", picture)
+
+    def resume(self, like: Callable[[int], LoopState]) -> Progress | None:
+        """How far the run is; its metrics go on from there.
+
+        Raises:
+            RunError: see `Checkpoints.restore`.
+        """
+        progress = self._checkpoints.restore(like)
+        self._start_metrics(progress.records if progress else ())
+        return progress
+
+    def start_from(self, progress: Progress) -> Progress:
+        """Begin with what `fork` gave, safely on disk; returns it."""
+        self._start_metrics(progress.records)
+        self._save(progress)
+        self._checkpoints.wait()
+        return progress
+
+    def _start_metrics(self, records: Sequence[Record]) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        path = self.folder / "metrics.jsonl"
+        # What was measured beside the records is only there.
+        rows = read_metrics(self.folder) if path.exists() else []
+        there = {row["evaluation"]: to_json(row) + "\n" for row in rows}
+        self._lines, self._last = [], None
+        self._kept = records[-1].evaluation if records else 0
+        for record in records:
+            line = there.get(record.evaluation) or _line(record, self._last, None)
+            self._lines.append(line)
+            self._last = record
+        self._write_metrics()
+        if self._local:
+            # A line at a time, so that it can be followed, and nothing is lost with the process.
+            self._metrics = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115
+
+    def _write_metrics(self) -> None:
+        files.write_atomically(
+            self.folder / "metrics.jsonl", "".join(self._lines).encode(), RunError
+        )
+
+    def record(self, record: Record) -> None:
+        """Add the line of one evaluation to the metrics.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
+        line = _line(record, self._last, memory)
+        self._last = record
+        if self._metrics is None:  # a bucket's objects cannot grow: written with the checkpoints
+            self._lines.append(line)
+        else:
+            try:
+                if self._metrics.write(line.encode()) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise RunError(
+                    f"{self.folder}: metrics.jsonl cannot be written ({error.strerror}); "
+                    "the last checkpoint is still there"
+                ) from None
+        if self.board is not None:
+            self.board.numbers(record)
+
+    def wants(self, evaluation: int) -> bool:
+        """See `Keeper`."""
+        return self._checkpoint_schedule.has(evaluation) or self._snapshot_schedule.has(evaluation)
+
+    def keep(self, progress: Progress) -> None:
+        """See `Keeper`.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        evaluation = progress.evaluations
+        # An update of several evaluations may have passed those that were wanted.
+        passed = range(self._kept + 1, evaluation + 1)
+        self._kept = evaluation
+        if any(map(self._snapshot_schedule.has, passed)):
+            image = self._finish(np.asarray(outcome(progress.state)))
+            folder = files.make_folder(self.folder / "snapshots", RunError)
+            images.save_image(folder / f"{evaluation:06}.png", image)
+            if self.board is not None:
+                self.board.picture(evaluation, image)
+        if any(map(self._checkpoint_schedule.has, passed)):
+            self._save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """See `Keeper`; on disk when this returns.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        self._kept = progress.evaluations
+        self._save(progress)
+        self._checkpoints.wait()
+        if not progress.history:
+            self._on_scale()
+
+    def _save(self, progress: Progress) -> None:
+        if self._metrics is None and self._lines:
+            self._write_metrics()
+        self._checkpoints.save(progress)
+
+    def finish(
+        self,
+        image: Image,
+        summary: Mapping[str, Any],
+        *,
+        alpha: np.ndarray | None = None,
+        bits: Literal[8, 16] = 8,
+        metadata: str,
+    ) -> None:
+        """Write the result and mark the run as finished.
+
+        Raises:
+            RunError, ImageError: the disk is full; the same command goes on from here.
+        """
+        self._checkpoints.wait()
+        if self._metrics is None:
+            self._write_metrics()
+        path = self.folder / "image.png"
+        images.save_image(path, image, alpha=alpha, bits=bits, metadata=metadata)
+        if self.board is not None:
+            self.board.picture(summary["evaluations"], image)
+        text = to_json(summary, indent=2)
+        files.write_atomically(self.folder / "result.json", text.encode(), RunError)
+
+
+def fork(
+    folder: epath.PathLike,
+    identity: Identity,
+    like: Callable[[int], LoopState],
+    shapes: Sequence[tuple[int, ...]],
+) -> Progress:
+    """Where a new run starts that goes on from the state of the one in `folder`.
+
+    Args:
+        folder: of the run to start from; it may be under way.
+        identity: of the new run. If it differs in nothing but budgets, and no schedule knows
+            their end, all of the state counts, its history included, whatever of them is spent;
+            otherwise only the image it comes to, which the optimizer, knowing nothing of the new
+            objective's curvature, starts from.
+        like: the structure and shapes that a scale's state has to have.
+        shapes: of the images of the new run, by scale.
+
+    Raises:
+        RunError: there is no run, or it has no checkpoint yet.
+    """
+    changed = differences(folder, identity)
+    scheduled = identity.config.learning_rate_schedule == "cosine"
+    harmless = () if scheduled else ("evaluations", "coarse_evaluations")
+    checkpoints = Checkpoints(epath.Path(folder) / "checkpoint", read_only=True)
+    try:
+        if set(changed) <= set(harmless):
+            progress = checkpoints.restore(like)
+            if progress is not None:
+                return progress
+        image = checkpoints.image()
+    finally:
+        checkpoints.close()
+    if image is None:
+        raise RunError(f"{folder}: has no checkpoint yet; there is nothing to start from")
+    return begin(resize_image(image, shapes[0]), identity.config)
+
+
+def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
+    """What sets `identity` apart from the run in `folder`, by setting or role, in words.
+
+    Raises:
+        RunError: there is no run, or its config.toml is damaged.
+    """
+    path = epath.Path(folder) / "config.toml"
+    try:
+        there = tomllib.loads(files.read_bytes(path, RunError).decode())
+        digests = {role: list(given) for role, given in there.pop("run")["sha256"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, RunError):
+            raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
+        raise RunError(f"{path}: damaged; name another folder") from None
+    here = tomllib.loads(tomli_w.dumps(_given(dataclasses.asdict(identity.config))))
+    found = {
+        name: f"{name} was {there.get(name, 'not given')}, now {here.get(name, 'not given')}"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name) and not (name == "init" and "init" in digests)
+    }
+    for role in {**digests, **identity.sha256}:
+        if digests.get(role, []) != list(identity.sha256.get(role, ())):
+            found[role] = f"{role} was another file"
+    return found
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _line(record: Record, last: Record | None, memory: int | None) -> str:
+    evaluations = record.evaluation - (last.evaluation if last else 0)
+    seconds = record.seconds - (last.seconds if last else 0)
+    row = record._asdict() | {
+        "evaluations_per_second": evaluations / seconds if seconds > 0 else None,
+        "memory_bytes": memory,
+    }
+    return to_json(row) + "\n"

@@ -1,0 +1,425 @@
+"""The command line as a user meets it, on the real weights and small pictures."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image as Pil
+
+from jaxstyle import cli, load_image, preset
+from jaxstyle.cli.commands import CLI_SIZE
+from jaxstyle.config.presets import PRESETS
+from jaxstyle.config.settings import Config, parse_toml
+from jaxstyle.engine import transfer
+from jaxstyle.network.arrays import Params
+from tests.conftest import pattern
+
+
+def stylize(*arguments: str) -> int:
+    return cli.run(["stylize", *arguments])
+
+
+PAIR = ("content.png", "style.png")
+# Direct and of Gram matrices, because that compiles in a fraction of the time.
+PLAIN = ("--convolution=direct", "--scales=1", "--style-statistics=gram")
+QUICK = (*PAIR, "--size", "48", "--evaluations", "3", *PLAIN)
+
+
+def test_stylize_writes_a_picture_and_reports(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png") == 0
+    assert load_image("out.png").shape == (36, 48, 3)
+    printed = capsys.readouterr()
+    assert "out.png: 48×36, 3 evaluations" in printed.out
+    for term in ("content", "style/relu1_1", "style/relu5_1", "tv", "loss"):
+        assert f"  {term} " in printed.out
+    assert printed.err == ""
+
+
+def test_metadata_says_how_to_repeat_the_run(folder: Path, imagenet: Params) -> None:
+    assert stylize(*QUICK, "-o", "a.png", "--init", "noise", "--seed", "5", "--quiet") == 0
+    with Pil.open("a.png") as opened:
+        record = json.loads(opened.info["jaxstyle"])
+    for name, key in (
+        ("content.png", record["sha256"]["content"][0]),
+        ("style.png", record["sha256"]["style"][0]),
+    ):
+        assert key == hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    assert record["config"]["seed"] == 5
+    assert record["evaluations"] == 3
+    assert set(record["versions"]) >= {"jaxstyle", "jax", "flax", "optax", "numpy"}
+    assert len(record["sha256"]["weights"][0]) == 64
+    # Repeating it from its own record gives the same file.
+    Path("again.toml").write_text(
+        "\n".join(f"{k} = {json.dumps(v)}" for k, v in record["config"].items())
+    )
+    assert stylize(*PAIR, "--config", "again.toml", "-o", "b.png", "--quiet") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_quiet_prints_nothing(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.jpg", "--quiet") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_alpha_and_sixteen_bits_reach_the_file(folder: Path, imagenet: Params) -> None:
+    rgba = np.dstack([pattern(48, 64, 0), np.full((48, 64), 255, np.uint8)])
+    rgba[:20, :, 3] = 0
+    Pil.fromarray(rgba).save("content.png")
+    assert stylize(*QUICK, "--size", "original", "-o", "o.png", "--quiet") == 0
+    with Pil.open("o.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened.getchannel("A")), rgba[..., 3])
+    assert stylize(*QUICK, "-o", "deep.png", "--bits", "16", "--quiet") == 0
+    assert Path("deep.png").read_bytes()[24] == 16  # the header's bit depth
+
+
+def test_flags_go_over_the_file_over_the_preset(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("c.toml").write_text("evaluations = 77\nseed = 4\n")
+    assert (
+        stylize(*PAIR, "--preset", "seed", "--config", "c.toml", "--seed", "9", "--print-config")
+        == 0
+    )
+    shown = Config().replace(**parse_toml(capsys.readouterr().out))
+    assert shown == preset("seed").replace(evaluations=77, seed=9, size=CLI_SIZE)
+
+
+def test_a_flag_counts_before_the_file_is_judged(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("rate.toml").write_text("learning_rate = 0.05")
+    flags = ("--config", "rate.toml", "--optimizer", "adam", "--print-config")
+    assert stylize(*PAIR, *flags) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert (shown["learning_rate"], shown["optimizer"]) == (0.05, "adam")
+    assert stylize(*PAIR, "--preset", "gatys-code", "--scales", "1", "--print-config") == 0
+
+
+def test_the_best_image_before_a_divergence_is_kept(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--optimizer", "adam", "--learning-rate", "1e20")
+    assert stylize(*QUICK, "--evaluations", "9", *flags, "-o", "out.png") == 1
+    assert "the best image before is in out.png" in capsys.readouterr().err
+    assert Path("out.png").is_file()
+
+
+def test_nothing_is_written_where_nothing_was_finite(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png", "--style-weight", "3e38", "--init", "noise") == 1
+    assert "never finite" in capsys.readouterr().err
+    assert not Path("out.png").exists()
+
+
+def test_a_history_that_cannot_fit_is_told_before_anything_is_computed(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.png", "--history-size", "100000000") == 2
+    printed = capsys.readouterr().err
+    assert "no size would fit; or take a smaller history_size" in printed
+    assert printed.count("\n") == 1
+
+
+def test_running_out_of_memory_is_one_line(
+    folder: Path,
+    imagenet: Params,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(transfer, "proceed", fail)
+    assert stylize(*QUICK, "-o", "out.png") == 1
+    assert capsys.readouterr().err == (
+        "jaxstyle: out of memory; try a smaller --size or --history-size\n"
+    )
+
+
+def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) -> None:
+    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "-o", "out.png"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path("out.png").is_file()
+
+
+def test_an_interrupt_is_told_by_the_exit_code_even_if_nobody_reads() -> None:
+    code = """
+from jaxstyle.cli import app, terminal
+
+def run(argv):
+    terminal.say("done")
+    terminal.complain("interrupted")
+    return 130
+
+app.run = run
+app.main([])
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writing, stderr=writing, timeout=60, check=False)
+    os.close(writing)
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize("home", ["cache", "content.png"])
+def test_compiled_programs_are_kept_where_they_can_be(
+    home: str, folder: Path, imagenet: Params
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "--quiet", "-o", "out.png"]
+    environment["XDG_CACHE_HOME"] = str(Path(home).absolute())
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    kept = list(Path(home, "jaxstyle", "compiled").glob("*-cache"))
+    assert bool(kept) == (home == "cache")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_shown(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert stylize(*PAIR, f"--preset={name}", "--print-config") == 0
+    assert tomllib.loads(capsys.readouterr().out)["size"] == CLI_SIZE
+
+
+def test_a_folder_is_the_styles_in_it(folder: Path, imagenet: Params) -> None:
+    Path("styles").mkdir()
+    for name, seed in (("b.png", 1), ("a.png", 2)):
+        Pil.fromarray(pattern(40, 36, seed)).save(f"styles/{name}")
+    options = (*QUICK[2:], "--style-weights", "1", "3", "--quiet")
+    assert stylize("content.png", "styles", "-o", "folder-as.png", *options) == 0
+    assert stylize("content.png", "styles/a.png", "styles/b.png", "-o", "files.png", *options) == 0
+    assert Path("folder-as.png").read_bytes() == Path("files.png").read_bytes()
+    assert stylize("content.png", "styles/b.png", "styles/a.png", "-o", "other.png", *options) == 0
+    assert Path("folder-as.png").read_bytes() != Path("other.png").read_bytes()
+
+
+def make_bad_files() -> None:
+    Path("empty.png").write_bytes(b"")
+    Path("text.png").write_text("this is no picture")
+    Path("cut.png").write_bytes(Path("content.png").read_bytes()[:300])
+    Path("bad.toml").write_text("evaluations = = 3")
+    Path("unknown.toml").write_text("evaluation = 3")
+    Path("weights.h5").write_bytes(b"nothing of the kind")
+    Pil.fromarray(pattern(5, 64, 0)).save("thin.png")
+    Path("rate.toml").write_text("learning_rate = 0.05")
+    Path("folder.png").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*PAIR,), "name the file to write"),
+        (("missing.png", "style.png", "-o", "o.png"), "missing.png: no such file"),
+        (("content.png", "missing.png", "-o", "o.png"), "missing.png: no such file"),
+        (("empty.png", "style.png", "-o", "o.png"), "empty.png: the file is empty"),
+        (("text.png", "style.png", "-o", "o.png"), "text.png: not an image"),
+        (("cut.png", "style.png", "-o", "o.png"), "cut.png: damaged or truncated"),
+        (
+            ("thin.png", "style.png", "-o", "o.png", "--size=original"),
+            "content of 64×5 pixels is too small",
+        ),
+        ((*PAIR, "-o", "o.png", "--size=12"), "relu5_1 needs at least 16×16"),
+        ((*PAIR, "-o", "o.bmp"), "must end in one of"),
+        ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
+        ((*PAIR, "-o", "folder.png"), "is a folder"),
+        ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
+        ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
+        ((*PAIR, "-o", "o.png", "--config", "none.toml"), "none.toml: no such file"),
+        ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
+        ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
+        ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "none.safetensors: no such file"),
+        ((*PAIR, "-o", "o.png", "--weights", "weights.h5"), "damaged or truncated .h5"),
+        ((*PAIR, "-o", "o.png", "--init", "none.png"), "none.png: no such file"),
+        ((*PAIR, "-o", "o.jpg", "--bits", "16"), "only .png and .tif"),
+        ((*PAIR, "-o", "content.png"), "content.png is also an input"),
+        ((*PAIR, "-o", "o.png", "--init", "o.png"), "o.png: no such file"),
+        ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
+        ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
+        ((*PAIR, "-o", "o.png", "--config", "rate.toml"), "learning_rate has no meaning"),
+        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "as many as styles, 1, not 2"),
+        ((*PAIR, "-o", "o.png", "--style-layer-weights", "1", "2"), "as many as style_layers, 5"),
+        (("content.png", "folder.png", "-o", "o.png"), "folder.png: no pictures in this folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    folder: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    make_bad_files()
+    before = sorted(Path().rglob("*"))
+    assert stylize(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("jaxstyle: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--evaluations", "0"), "evaluations must be at least 1"),
+        (("--evaluations", "many"), "--evaluations"),
+        (("--style-weight", "-3"), "style_weight must be finite and not negative"),
+        (("--style-weights", "1", "-3"), "style_weights must be finite and not negative"),
+        (("--style-weights", "nan"), "style_weights must be finite and not negative"),
+        (("--style-weights", "0"), "style_weights must not all be 0"),
+        (("--learning-rate", "0.1"), "learning_rate has no meaning with optimizer lbfgs"),
+        (("--optimizer", "sgd"), "lbfgs"),
+        (("--sise", "3"), "--size"),
+    ],
+)
+def test_a_bad_flag_is_explained_with_code_2(
+    folder: Path, capfd: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    try:
+        code = stylize(*PAIR, "-o", "o.png", *arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    printed = capfd.readouterr()
+    assert message in " ".join((printed.out + printed.err).split())
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("stylize",),
+        ("grid",),
+        ("presets",),
+        ("animate",),
+        ("report",),
+        ("plot",),
+        ("weights",),
+        ("weights", "fetch"),
+        ("weights", "convert"),
+        ("weights", "verify"),
+        ("weights", "path"),
+    ],
+)
+def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.run([*arguments, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: jaxstyle" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    script = (
+        "import sys; from jaxstyle import cli\n"
+        "try: cli.run(['stylize', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_weights_commands(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAXSTYLE_WEIGHTS", raising=False)
+    assert cli.run(["weights", "path"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert Path(path).is_file()
+    assert cli.run(["weights", "fetch", "--offline"]) == 0  # it is here: nothing to do
+    assert cli.run(["weights", "verify"]) == 0
+    assert "the ImageNet weights that Keras publishes" in capsys.readouterr().out
+    assert (
+        cli.run(["weights", "convert", path, "-o", "half.safetensors", "--dtype", "float16"]) == 0
+    )
+    assert "VGG19, float16, bgr input" in capsys.readouterr().out
+    assert stylize(*QUICK, "-o", "out.png", "--weights", "half.safetensors", "--quiet") == 0
+    assert cli.run(["weights", "convert", path, "-o", "half.npz"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+    assert cli.run(["weights", "verify", "content.png"]) == 2
+    assert "unknown weights format" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A run whose stderr is a terminal, so that its progress can be watched; ended in any case."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxstyle.cli", "stylize", *PAIR, *PLAIN, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_until(leader: int, expression: bytes, seconds: float = 120) -> None:
+    seen, deadline = b"", time.monotonic() + seconds
+    while not re.search(expression, seen):
+        assert time.monotonic() < deadline, seen
+        seen += os.read(leader, 4096)
+
+
+def drain(leader: int) -> bytes:
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(leader)
+    return seen
+
+
+def test_ctrl_c_keeps_the_best_image_so_far(folder: Path, imagenet: Params) -> None:
+    arguments = ("-o", "out.png", "--size", "64", "--evaluations", "100000")
+    with started(folder, *arguments) as (process, leader):
+        read_until(leader, rb"loss \d")  # evaluations have been reported
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        errors = drain(leader)
+    assert process.returncode == 130
+    assert b"the best image so far is in out.png" in errors
+    assert b"Traceback" not in errors
+    assert b"ended by: stopped" in output
+    assert load_image(folder / "out.png").shape == (48, 64, 3)
+    assert sorted(p.name for p in folder.iterdir()) == ["content.png", "out.png", "style.png"]
+
+
+def test_ctrl_c_before_the_first_evaluation_writes_nothing(folder: Path, imagenet: Params) -> None:
+    arguments = ("-o", "out.png", "--size", "600", "--evaluations", "100000")
+    with started(folder, *arguments) as (process, leader):
+        read_until(leader, b"evaluations")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        errors = drain(leader)
+    assert process.returncode == 130
+    assert b"nothing was written" in errors
+    assert b"Traceback" not in errors
+    assert sorted(p.name for p in folder.iterdir()) == ["content.png", "style.png"]

@@ -1,0 +1,219 @@
+"""Runs with a folder from the command line, on the real weights."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image as Pil
+
+from jaxstyle import cli
+from jaxstyle.network.arrays import Params
+
+# Direct and of Gram matrices, because that compiles in a fraction of the time.
+QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct")
+QUICK += ("--scales=1", "--style-statistics=gram", "--tv-weight=0.001")
+
+
+def stylize(*arguments: str) -> int:
+    return cli.run(["stylize", *QUICK, *arguments])
+
+
+def losses(run: str) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+
+
+def start(*arguments: str) -> Any:
+    words = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, *arguments]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def wait_for_lines(process: Any, run: str, count: int) -> None:
+    while not Path(run, "metrics.jsonl").exists() or len(losses(run)) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_a_run_from_its_start_to_its_report(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--workdir", "RUN", "--evaluations", "4", "--snapshots", "2")
+    assert stylize(*flags, "-o", "out.jpg", "--tensorboard", "board") == 0
+    assert "out.jpg: 48×36, 4 evaluations" in capsys.readouterr().out
+    with Pil.open("RUN/image.png") as opened:
+        metadata = json.loads(opened.info["jaxstyle"])
+    result = json.loads(Path("RUN/result.json").read_text())
+    assert result.items() >= metadata.items()
+    assert min(losses("RUN")) == result["loss"]
+    assert sorted(p.name for p in Path("RUN/snapshots").iterdir()) == ["000002.png", "000004.png"]
+    assert list(Path("board").iterdir())
+    # The same command has nothing to do, but for a copy that is not there.
+    before = {p: p.stat().st_mtime_ns for p in Path("RUN").rglob("*.*") if p.name != ".lock"}
+    assert stylize(*flags, "-o", "out.png") == 0
+    assert "RUN: finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert Path("out.png").read_bytes() == Path("RUN/image.png").read_bytes()
+    assert stylize(*flags, "-o", "copy.jpg") == 0
+    with Pil.open("copy.jpg") as opened:
+        assert json.loads(opened.getexif()[ExifTags.Base.ImageDescription]) == metadata
+    # What is there may be another's, and bits that the image does not have cannot be made up.
+    Path("out.png").write_bytes(b"mine")
+    assert stylize(*flags, "-o", "out.png") == 0
+    assert "out.png is left as it is" in capsys.readouterr().out
+    assert Path("out.png").read_bytes() == b"mine"
+    for words in (("-o", "deep.png", "--bits", "16"), ("-o", "deep.tif")):
+        assert stylize(*flags, *words) == 2
+        assert "RUN is finished, with 8 bits a channel" in capsys.readouterr().err
+        assert not Path(words[1]).exists()
+    # How it ended is told again.
+    Path("RUN/result.json").write_text(json.dumps(result | {"reason": "not finite"}))
+    assert stylize(*flags) == 1
+    Path("RUN/result.json").write_text("{")
+    assert stylize(*flags) == 2
+    assert "result.json: damaged" in capsys.readouterr().err
+    Path("RUN/result.json").write_text(json.dumps(result))
+    # Another is refused, and a larger budget goes on from it.
+    assert stylize("--workdir", "RUN", "--evaluations", "6", "--tv-weight", "0.5") == 2
+    message = capsys.readouterr().err
+    assert "evaluations was 4, now 6, tv_weight was 0.001, now 0.5" in message
+    assert message.count("\n") == 1
+    assert stylize("--workdir", "NEW", "--evaluations", "6", "--fork-from", "RUN") == 0
+    assert losses("NEW")[:4] == losses("RUN")
+    assert len(losses("NEW")) == 6
+    # Killed before its first checkpoint, a fork is made again.
+    Path("LATE").mkdir()
+    shutil.copy("NEW/config.toml", "LATE")
+    assert stylize("--workdir", "LATE", "--evaluations", "6", "--fork-from", "RUN") == 0
+    assert losses("LATE") == losses("NEW")
+    for command in ("report RUN -o r.html", "plot RUN NEW -o p.pdf", "animate RUN -o a.gif"):
+        assert cli.run(command.split()) == 0
+        assert Path(command.split()[-1]).stat().st_size > 1000
+    # What the folder says repeats the run.
+    again = ["content.png", "style.png", "--config", "RUN/config.toml", "--workdir", "A"]
+    assert cli.run(["stylize", *again]) == 0
+    assert losses("A") == losses("RUN")
+
+
+@pytest.mark.parametrize(
+    ("signum", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    folder: Path, imagenet: Params, signum: int, word: str
+) -> None:
+    flags = ("--evaluations", "25", "--scales", "2", "--scale-factor", "1.2", "-o", "out.png")
+    process = start(*flags, "--workdir", "RUN")
+    wait_for_lines(process, "RUN", 5)
+    began = time.monotonic()
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 128 + signum
+    assert f"{word} at evaluation " in errors.decode()
+    assert "the same command goes on" in errors.decode()
+    assert errors.count(b"\n") == 1
+    assert not Path("out.png").exists()
+    reached = len(losses("RUN"))
+    assert 5 <= reached < 25
+    assert stylize(*flags, "--workdir", "RUN", "--quiet") == 0
+    assert stylize(*flags, "--workdir", "WHOLE", "--quiet") == 0
+    assert losses("RUN") == losses("WHOLE")
+    assert Path("RUN/image.png").read_bytes() == Path("WHOLE/image.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_kills_on_the_real_weights_change_nothing(folder: Path, imagenet: Params) -> None:
+    flags = ("--evaluations", "14", "--checkpoints", "2")
+    for lines in (3, 7, 11):
+        process = start(*flags, "--workdir", "RUN")
+        wait_for_lines(process, "RUN", lines)
+        process.kill()
+        process.communicate()
+    assert stylize(*flags, "--workdir", "RUN", "--quiet") == 0
+    assert stylize(*flags, "--workdir", "WHOLE", "--quiet") == 0
+    assert losses("RUN") == losses("WHOLE")
+    assert len(losses("RUN")) == 14
+    assert Path("RUN/image.png").read_bytes() == Path("WHOLE/image.png").read_bytes()
+
+
+def test_a_second_process_is_refused(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    process = start("--workdir", "RUN", "--evaluations", "100000")
+    wait_for_lines(process, "RUN", 1)
+    assert stylize("--workdir", "RUN", "--evaluations", "100000") == 2
+    assert "RUN: another process is working on this run" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "o.png", "--snapshots", "5"), "--snapshots needs --workdir"),
+        (("-o", "o.png", "--checkpoints", "5"), "--checkpoints needs --workdir"),
+        (("-o", "o.png", "--fork-from", "RUN"), "--fork-from needs --workdir"),
+        (("-o", "o.png", "--tensorboard", "b"), "--tensorboard needs --workdir"),
+        (("--workdir", "RUN", "--snapshots", "often"), "--snapshots is N, or N,N"),
+        (("--workdir", "RUN", "--snapshots", "0"), "--snapshots is N, or N,N"),
+        (("--workdir", "RUN", "--checkpoints", "0"), "--checkpoints must be at least 1"),
+        (("--workdir", "RUN", "--fork-from", "none"), "none: not a run's folder"),
+        (("--workdir", "content.png"), "cannot make the folder content.png"),
+        (("--workdir", "s3://a/b"), "neither a local file nor gs://"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    folder: Path,
+    imagenet: Params,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert stylize(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not Path("RUN/config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report gs://none -o a.html",
+        "plot gs://none -o a.png",
+        "animate gs://none -o a.gif",
+        "weights fetch -o gs://none/a.safetensors",
+        "stylize content.png style.png -o a.png --config gs://none/config.toml",
+    ],
+)
+def test_a_bucket_without_its_package_is_told(
+    folder: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("gcsfs")
+
+    monkeypatch.setattr("etils.epath.gpath._GPath.exists", missing)
+    assert cli.run(command.split()) == 2
+    printed = capsys.readouterr()
+    assert "pip install 'jaxstyle[gcs]'" in printed.err
+    assert printed.err.count("\n") == 1
+    assert not Path("gs:").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["report none -o a.html", "plot none -o a.png", "animate none -o a.gif"]
+)
+def test_what_is_no_run_is_told(folder: Path, capsys: pytest.CaptureFixture, command: str) -> None:
+    assert cli.run(command.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("jaxstyle: none: no")
+    assert printed.err.count("\n") == 1

@@ -1,0 +1,167 @@
+"""Scales: how many fit, and that every way to make a picture goes through the same ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxstyle import Config, Result, save_image, stylize, stylize_batch
+from jaxstyle.engine.loop import Progress, state_like
+from jaxstyle.engine.pyramid import level_shape, levels
+from jaxstyle.engine.transfer import plan
+from jaxstyle.network.arrays import Params
+from jaxstyle.storage.cells import GridCell
+from jaxstyle.storage.checkpoints import Checkpoints
+from jaxstyle.storage.grid import Grid
+from tests.conftest import SHALLOW, picture
+
+CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
+# 48×64 and, above the 32 pixels that its short side has to have, 34×45.
+AUTO = SHALLOW.replace(
+    evaluations=5,
+    coarse_evaluations=4,
+    style_weight=1.0,
+    tv_weight=1e-5,
+    scales="auto",
+    start_size=40,
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "long_sides"),
+    [
+        ((384, 512), [128, 181, 256, 362, 512]),
+        ((512, 384), [128, 181, 256, 362, 512]),
+        ((181, 181), [128, 181]),
+        ((180, 180), [180]),
+        ((127, 127), [127]),
+        ((20, 30), [30]),
+        ((100, 1000), [354, 500, 707, 1000]),  # of 35 rows; 25 would be too few
+        ((40, 400), [400]),
+        ((1, 1), [1]),
+    ],
+)
+def test_automatic_scales_are_as_many_as_fit(shape: tuple[int, int], long_sides: list[int]) -> None:
+    found = levels(Config(scales="auto", evaluations=7), shape)
+    assert [max(level_shape(shape, level.ratio)) for level in found] == long_sides
+    assert [level.evaluations for level in found] == [7] * len(long_sides)
+    assert found[-1].ratio == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "long_sides"),
+    [
+        ({"start_size": 64}, [64, 91, 128, 181, 256]),
+        ({"start_size": 65}, [91, 128, 181, 256]),
+        ({"start_size": 200}, [256]),
+        ({"start_size": 1000}, [256]),
+        ({"start_size": 1}, [45, 64, 91, 128, 181, 256]),  # short sides from 32 on
+        ({"scale_factor": 2.0}, [128, 256]),
+        ({"scale_factor": 1.25, "start_size": 160}, [164, 205, 256]),
+    ],
+)
+def test_where_automatic_scales_start(changes: dict, long_sides: list[int]) -> None:
+    shape = (182, 256)
+    found = levels(Config(scales="auto").replace(**changes), shape)
+    assert [max(level_shape(shape, level.ratio)) for level in found] == long_sides
+
+
+def test_coarse_scales_have_their_own_budget() -> None:
+    found = levels(Config(scales="auto", evaluations=7, coarse_evaluations=3), (256, 256))
+    assert [level.evaluations for level in found] == [3, 3, 7]
+    found = levels(Config(scales=3, evaluations=7, coarse_evaluations=(1, 2)), (256, 256))
+    assert [level.evaluations for level in found] == [1, 2, 7]
+    assert [level.ratio for level in found] == pytest.approx([0.5, 0.5**0.5, 1])
+
+
+def losses(result: Result) -> list[tuple[int, float]]:
+    return [(record.scale, record.loss) for record in result.history]
+
+
+@pytest.fixture(scope="module")
+def whole(small_params: Params) -> Result:
+    return stylize(CONTENT, STYLE, AUTO, small_params)
+
+
+def test_automatic_scales_are_those_one_could_have_named(
+    whole: Result, small_params: Params
+) -> None:
+    named = stylize(CONTENT, STYLE, AUTO.replace(scales=2, start_size=None), small_params)
+    assert [record.scale for record in whole.history] == [0] * 4 + [1] * 5
+    assert losses(whole) == losses(named)
+    np.testing.assert_array_equal(whole.image, named.image)
+
+
+def test_the_size_that_runs_decides(small_params: Params) -> None:
+    config = AUTO.replace(size=64, evaluations=1, coarse_evaluations=1)
+    enlarged = stylize(picture(24, 32, 0), STYLE, config, small_params)
+    assert [record.scale for record in enlarged.history] == [0, 1]
+    smaller = stylize(CONTENT, STYLE, config.replace(size=48), small_params)
+    assert [record.scale for record in smaller.history] == [0]
+
+
+def test_a_batch_goes_through_as_many_scales_as_each_shape_has(
+    whole: Result, small_params: Params
+) -> None:
+    contents = [CONTENT, picture(32, 48, 3), CONTENT]
+    configs = [AUTO, AUTO, AUTO.replace(size=48)]
+    found = stylize_batch(contents, STYLE, configs, small_params)
+    assert [[record.scale for record in run.history] for run in found] == [
+        [0] * 4 + [1] * 5,
+        [0] * 5,
+        [0] * 5,
+    ]
+    np.testing.assert_allclose(
+        [loss for _, loss in losses(found[0])], [loss for _, loss in losses(whole)], rtol=1e-4
+    )
+    np.testing.assert_allclose(found[0].image, whole.image, atol=1e-3)
+
+
+def test_a_grid_counts_and_goes_through_the_scales(
+    whole: Result, small_params: Params, tmp_path: Path
+) -> None:
+    save_image(tmp_path / "content.png", CONTENT)
+    save_image(tmp_path / "style.png", STYLE)
+    files = str(tmp_path / "content.png"), (str(tmp_path / "style.png"),)
+    cells = [GridCell(*files, AUTO), GridCell(*files, AUTO.replace(size=48))]
+    grid = Grid(cells, tmp_path / "out", weights_sha256="small")
+    assert [entry.cost for entry in grid.entries] == [48 * 64 * (4 / 2 + 5), 36 * 48 * 5]
+    grid.run(small_params)
+    rows = [grid.row(entry) for entry in grid.entries]
+    assert [row["evaluations"] for row in rows if row is not None] == [9, 5]
+    assert rows[0] is not None
+    np.testing.assert_allclose(rows[0]["losses"], [loss for _, loss in losses(whole)], rtol=1e-3)
+
+
+class Keeps:
+    """Puts the progress after every evaluation into a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scales = folder, []
+
+    def wants(self, evaluation: int) -> bool:
+        return True
+
+    def keep(self, progress: Progress) -> None:
+        checkpoints = Checkpoints(self.folder / f"{len(self.scales):03}")
+        checkpoints.save(progress)
+        checkpoints.close()
+        self.scales.append(progress.scale)
+
+    save = keep
+
+
+def test_a_run_goes_on_within_and_between_automatic_scales(
+    whole: Result, small_params: Params, tmp_path: Path
+) -> None:
+    keeper = Keeps(tmp_path)
+    stylize(CONTENT, STYLE, AUTO, small_params, keeper=keeper)
+    assert set(keeper.scales) == {0, 1}
+    shapes = [scale.content.shape for scale in plan(CONTENT, STYLE, AUTO)]
+    assert shapes == [(34, 45, 3), (48, 64, 3)]
+    for folder in sorted(tmp_path.iterdir()):
+        progress = Checkpoints(folder).restore(lambda scale: state_like(shapes[scale], AUTO))
+        assert progress is not None
+        result = stylize(CONTENT, STYLE, AUTO, small_params, progress=progress)
+        assert losses(result) == losses(whole)
+        np.testing.assert_array_equal(result.image, whole.image)

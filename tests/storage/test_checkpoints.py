@@ -1,0 +1,120 @@
+"""Progress goes to disk and comes back bit for bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxstyle import Config, stylize
+from jaxstyle.config.errors import RunError
+from jaxstyle.engine.loop import LoopState, Progress, state_like
+from jaxstyle.engine.transfer import plan
+from jaxstyle.network.arrays import Params
+from jaxstyle.storage.checkpoints import Checkpoints
+from tests.conftest import SHALLOW, picture
+
+CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
+CONFIG = SHALLOW.replace(
+    evaluations=6,
+    coarse_evaluations=5,
+    scales=2,
+    scale_factor=1.3,
+    style_weight=1.0,
+    tv_weight=1e-5,
+)
+
+
+class Every:
+    """Keeps the progress after every evaluation in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def wants(self, evaluation: int) -> bool:
+        return True
+
+    def keep(self, progress: Progress) -> None:
+        checkpoints = Checkpoints(self.folder / f"{self.count:03}")
+        checkpoints.save(progress)
+        checkpoints.close()
+        self.count += 1
+
+    save = keep
+
+
+def like(config: Config, scale: int) -> LoopState:
+    return state_like(plan(CONTENT, STYLE, config)[scale].content.shape, config)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "optax-lbfgs"])
+def test_a_run_goes_on_from_any_of_its_checkpoints(
+    small_params: Params, tmp_path: Path, optimizer: str
+) -> None:
+    config = CONFIG.replace(optimizer=optimizer)
+    whole = stylize(CONTENT, STYLE, config, small_params)
+    keeper = Every(tmp_path)
+    kept = stylize(CONTENT, STYLE, config, small_params, keeper=keeper)
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) >= 4
+    results = [kept]
+    for folder in folders:
+        progress = Checkpoints(folder).restore(lambda scale: like(config, scale))
+        assert progress is not None
+        results.append(stylize(CONTENT, STYLE, config, small_params, progress=progress))
+    for result in results:
+        np.testing.assert_array_equal(result.image, whole.image)
+        found, expected = (
+            [record._replace(seconds=0, compile_seconds=0) for record in run.history]
+            for run in (result, whole)
+        )
+        np.testing.assert_equal(found, expected)
+        assert (result.loss, result.terms) == (whole.loss, whole.terms)
+        assert (result.reason, result.evaluations) == (whole.reason, whole.evaluations)
+
+
+def progress_of(config: Config, params: Params) -> Progress:
+    kept: list[Progress] = []
+
+    class Last:
+        def wants(self, evaluation: int) -> bool:
+            return False
+
+        def keep(self, progress: Progress) -> None:
+            raise AssertionError("not wanted")
+
+        def save(self, progress: Progress) -> None:
+            kept.append(progress)
+
+    stylize(CONTENT, STYLE, config, params, keeper=Last())
+    return kept[-1]
+
+
+def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
+    config = CONFIG.vary({"scales": 1})
+    checkpoints = Checkpoints(tmp_path / "run", keep=2)
+    assert checkpoints.restore(lambda scale: like(config, scale)) is None
+    for evaluations in (2, 3, 4):
+        checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["3", "4"]
+    restored = Checkpoints(tmp_path / "run").restore(lambda scale: like(config, scale))
+    assert restored is not None
+    assert restored.evaluations == 4
+
+
+def test_another_shape_or_format_is_refused(
+    small_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.vary({"scales": 1, "evaluations": 1})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(progress_of(config, small_params))
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    other = config.replace(history_size=3)
+    with pytest.raises(RunError, match="does not fit this run"):
+        again.restore(lambda scale: like(other, scale))
+    with pytest.raises(RunError, match="does not fit this run"):
+        again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
+    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 2)
+    with pytest.raises(RunError, match="of format 1, this jaxstyle reads 2"):
+        again.restore(lambda scale: like(config, scale))
