@@ -14,14 +14,15 @@ from jaxtyping import Float
 
 from jaxstyle.config import Precision
 from jaxstyle.network import Features, Params, vgg
-from jaxstyle.objective import style_statistics as statistics, tiling
+from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
+from jaxstyle.objective.style_statistics import STATISTICS, Layer
 
-StyleTargets = dict[str, dict[str, statistics.Measure]]
-"""By layer and kind of statistic."""
+StyleTargets = dict[str, dict[str, Any]]
+"""Targets by layer and statistic; see `StyleStatistic.as_target`."""
 
 Gathered = dict[str, dict[str, Any]]
-"""What positions contribute to statistics, by layer and kind; see `statistics.gathered`."""
+"""What positions contribute, by layer and statistic; see `StyleStatistic.gather`."""
 
 GREY_LEVELS = 255.0
 """Total variation is taken in grey levels, as in the sources of the presets."""
@@ -32,7 +33,7 @@ class StylePart:
     """A region of the image, or all of it, and what is matched there."""
 
     guides: dict[str, Float[Array, "_h _w"]] | None
-    """By layer, for `statistics.gathered`; None: everywhere."""
+    """By layer, for `StyleStatistic.gather`; None: everywhere."""
     targets: tuple[StyleTargets, ...]
     shares: dict[str, Float[Array, " s"]]
     """What each of `targets` counts at a layer, the region's area included."""
@@ -134,15 +135,14 @@ class Objective:
         losses: list[Scalar] = []
         for part, gathered in zip(self.parts, measures, strict=True):
             measured = {
-                kind: statistics.finished(kind, found, by)
-                for kind, found in gathered[layer].items()
+                kind: STATISTICS[kind].finish(found, by) for kind, found in gathered[layer].items()
             }
             for share, targets in zip(part.shares[layer], part.targets, strict=True):
                 for kind, weight in self.statistics_weights.items():
-                    apart = statistics.distance(
-                        kind, measured[kind], targets[layer][kind], self.style_normalization
+                    distance = STATISTICS[kind].distance(
+                        measured[kind], targets[layer][kind], self.style_normalization
                     )
-                    losses.append(share * weight * apart)
+                    losses.append(share * weight * distance)
         return jnp.sum(jnp.stack(losses))
 
 
@@ -187,8 +187,8 @@ def gathered_of(
             own = place.own(layer, here)
             guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), here)
         found[layer] = {
-            kind: statistics.gathered(
-                kind, here, guide, vgg.PRECISIONS[precision], axes.get(layer), whole=whole
+            kind: STATISTICS[kind].gather(
+                Layer(here, guide, vgg.PRECISIONS[precision], axes.get(layer), whole)
             )
             for kind in kinds
         }
@@ -199,7 +199,7 @@ def merged(some: Gathered, others: Gathered) -> Gathered:
     """What two tiles contribute together."""
     return {
         layer: {
-            kind: statistics.merged(kind, found, others[layer][kind])
+            kind: STATISTICS[kind].merge(found, others[layer][kind])
             for kind, found in kinds.items()
         }
         for layer, kinds in some.items()

@@ -163,7 +163,7 @@ def layer_guides(
     layers: Sequence[str],
     name: str,
 ) -> tuple[dict[str, Float[np.ndarray, "_h _w"]], dict[str, bool]]:
-    """How much each position of each layer belongs to a region, for `statistics.gathered`.
+    """How much each position of each layer belongs to a region, for `StyleStatistic.gather`.
 
     Args:
         guide: the content's or a style's.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from jaxstyle.config import Config, ConfigError, ImageError, Statistic
 from jaxstyle.imaging import Image, resize_image
 from jaxstyle.network import Features, Params, vgg
-from jaxstyle.objective import regions, style_statistics as statistics, tiling
+from jaxstyle.objective import regions, sliced, tiling
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import (
     Gathered,
@@ -29,6 +29,7 @@ from jaxstyle.objective.objective import (
     zeros,
 )
 from jaxstyle.objective.regions import Guide, Guides, Region
+from jaxstyle.objective.style_statistics import STATISTICS
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -80,7 +81,7 @@ def _statistics(
     for layer, count in zip(layers, positions, strict=True):
         by = divisor(layer, picture, normalization)
         targets[layer] = {
-            kind: statistics.as_target(kind, statistics.finished(kind, whole, by), count)
+            kind: STATISTICS[kind].as_target(STATISTICS[kind].finish(whole, by), count)
             for kind, whole in found[layer].items()
         }
     return targets
@@ -216,7 +217,7 @@ def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]
     for layer in config.style_layers:
         name = vgg.canonical_layer(layer)
         channels = network.channels[vgg.block(name) - 1]
-        found[layer] = statistics.directions(vgg.LAYERS.index(name), channels, config.seed)
+        found[layer] = sliced.directions(vgg.LAYERS.index(name), channels, config.seed)
     return found
 
 
@@ -238,7 +239,7 @@ def blend(
 ) -> tuple[StyleTargets, ...]:
     """What an objective has of styles: one average of their statistics, or each for itself.
 
-    Prepared for `statistics.distance`, which takes the host a second or two: once for a style.
+    Prepared for `StyleStatistic.distance`, which takes the host a second or two: once for a style.
 
     Args:
         targets: of each style, from `style_targets`.
@@ -253,7 +254,7 @@ def blend(
         targets = (functools.reduce(optax.tree.add, shared),)
     return tuple(
         {
-            layer: {kind: statistics.prepared(kind, value) for kind, value in kinds.items()}
+            layer: {kind: STATISTICS[kind].prepare(value) for kind, value in kinds.items()}
             for layer, kinds in layers.items()
         }
         for layers in targets

@@ -1,7 +1,8 @@
 """Reports: a run's or a grid's folder as one HTML file that needs nothing else.
 
-The page is `report.html`; here the folder's files become the JSON that it shows. What they say is
-untrusted: it reaches the page as data only, and only pictures inside the folder are embedded.
+The page is assembled from `report.html`, `report.css` and `report.js`, and shows the folder's files
+as JSON. They are untrusted: their content reaches the page as data only, and only pictures inside
+the folder are embedded.
 """
 
 import base64
@@ -32,8 +33,6 @@ from jaxstyle.imaging import (
 )
 from jaxstyle.reporting.animation import spread
 from jaxstyle.storage import read_metrics
-
-_PLACEHOLDER = "__DATA__"
 
 _LARGE, _SMALL = (1600, 90), (384, 80)
 """Pixels of the long side at most, and quality, of pictures to look at and to look over."""
@@ -76,10 +75,12 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
     text = json.dumps(data, allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    page = (
-        importlib.resources.files("jaxstyle.reporting").joinpath("report.html").read_text("utf-8")
-    )
-    write_atomically(output, page.replace(_PLACEHOLDER, text).encode(), ConfigError)
+    parts = importlib.resources.files("jaxstyle.reporting")
+    page = (parts / "report.html").read_text("utf-8")
+    for placeholder, name in (("__STYLE__", "report.css"), ("__SCRIPT__", "report.js")):
+        page = page.replace(placeholder, (parts / name).read_text("utf-8"))
+    # Last: what it says is never looked through for placeholders.
+    write_atomically(output, page.replace("__DATA__", text).encode(), ConfigError)
 
 
 def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxstyle import extract_features, preset
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.color import to_oklab
 from jaxstyle.network.arrays import Params
-from jaxstyle.objective import style_statistics as statistics
+from jaxstyle.objective import sliced
 from jaxstyle.objective.losses import gram_matrix, style_loss
 
 STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_4")
@@ -55,14 +55,13 @@ def judge(params: Params, image: Image, content: Image, style: Image) -> Judgeme
 
 
 def _sliced(features: jax.Array, wanted: jax.Array) -> jax.Array:
-    axes = statistics.directions(0, features.shape[-1], 0)
-    exact = jax.lax.Precision.HIGHEST
-    measured, target = (
-        statistics.measure("sliced", each, None, 1, exact, axes) for each in (features, wanted)
+    channels = features.shape[-1]
+    axes = sliced.directions(0, channels, 0)
+    image, style = (
+        sliced.Projected(jnp.matmul(each.reshape(-1, channels), axes, precision="highest"), None)
+        for each in (features, wanted)
     )
-    positions = features.shape[0] * features.shape[1]
-    kept = statistics.as_target("sliced", target, positions)
-    return statistics.distance("sliced", measured, kept, "mean")
+    return sliced.distance(image, sliced.quantiles(style, len(image.values)))
 
 
 def _histogram(image: Image) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Statistics against NumPy in float64, and where their gradients could break."""
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,18 @@ import pytest
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
-from jaxstyle.objective import style_statistics as statistics
+from jaxstyle.config import Statistic
+from jaxstyle.objective.sliced import directions
+from jaxstyle.objective.style_statistics import STATISTICS, Layer
 from tests.objective.test_wasserstein import oracle as wasserstein_oracle
 
-KINDS = ("gram", "covariance", "wasserstein", "sliced", "moments")
+KINDS = get_args(Statistic)
 EXACT = jax.lax.Precision.HIGHEST
 CHANNELS = 6
+
+
+def test_settings_name_every_statistic() -> None:
+    assert set(KINDS) == set(STATISTICS)
 
 
 def features(height: int = 9, width: int = 7, seed: int = 0) -> np.ndarray:
@@ -29,21 +35,27 @@ def guide(height: int = 9, width: int = 7, seed: int = 5) -> np.ndarray:
 
 
 def axes() -> np.ndarray:
-    return np.asarray(statistics.directions(0, CHANNELS, 3), np.float64)
+    return np.asarray(directions(0, CHANNELS, 3), np.float64)
+
+
+def measure(kind: str, array: Any, where: Any, vectors: Any) -> Any:
+    statistic, divisor = STATISTICS[kind], array.shape[0] * array.shape[1]
+    return statistic.finish(
+        statistic.gather(Layer(array, where, EXACT, vectors, whole=True)), divisor
+    )
 
 
 def measured(kind: str, array: Any, where: Any = None) -> Any:
-    divisor = array.shape[0] * array.shape[1]
-    return statistics.measure(kind, array, where, divisor, EXACT, jnp.asarray(axes()))
+    return measure(kind, array, where, jnp.asarray(axes()))
 
 
 def target(kind: str, array: Any, where: Any = None, positions: int = 63) -> Any:
-    kept = statistics.as_target(kind, measured(kind, array, where), positions)
-    return statistics.prepared(kind, kept)
+    kept = STATISTICS[kind].as_target(measured(kind, array, where), positions)
+    return STATISTICS[kind].prepare(kept)
 
 
 def apart(kind: str, array: Any, wanted: Any, where: Any = None) -> Any:
-    return statistics.distance(kind, measured(kind, array, where), wanted, "mean")
+    return STATISTICS[kind].distance(measured(kind, array, where), wanted, "mean")
 
 
 def oracle(kind: str, a: np.ndarray, b: np.ndarray) -> float:
@@ -85,8 +97,8 @@ def test_quantiles_of_a_region_know_nothing_outside() -> None:
     around[3:6, 2:] = inside
     where = np.zeros((9, 7))
     where[3:6, 2:] = np.sqrt(63 / 15)
-    found = statistics.as_target("sliced", measured("sliced", around, jnp.asarray(where)), 200)
-    alone = statistics.as_target("sliced", measured("sliced", inside), 200)
+    found = STATISTICS["sliced"].as_target(measured("sliced", around, jnp.asarray(where)), 200)
+    alone = STATISTICS["sliced"].as_target(measured("sliced", inside), 200)
     assert_allclose(found, alone, rtol=1e-6, atol=1e-6)
 
 
@@ -159,13 +171,13 @@ def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
     vectors = jnp.asarray(axes(), jnp.float32)
 
     def seen(array: Any) -> Any:
-        return statistics.measure(kind, array, None, 63, EXACT, vectors)
+        return measure(kind, array, None, vectors)
 
     array = jnp.asarray(features(), jnp.float32)
-    goal = statistics.prepared(kind, statistics.as_target(kind, seen(array), 63))
+    goal = STATISTICS[kind].prepare(STATISTICS[kind].as_target(seen(array), 63))
 
     def compare(array: Any) -> Any:
-        return statistics.distance(kind, seen(array), goal, "mean")
+        return STATISTICS[kind].distance(seen(array), goal, "mean")
 
     traced = jax.jit(jax.grad(compare)).trace(array)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
@@ -175,8 +187,8 @@ def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
 
 
 def test_directions_are_seeded_unit_vectors() -> None:
-    first = statistics.directions(4, CHANNELS, 0)
+    first = directions(4, CHANNELS, 0)
     assert_allclose(jnp.linalg.norm(first, axis=0), 1, rtol=1e-6)
-    np.testing.assert_array_equal(first, statistics.directions(4, CHANNELS, 0))
-    for other in (statistics.directions(5, CHANNELS, 0), statistics.directions(4, CHANNELS, 1)):
+    np.testing.assert_array_equal(first, directions(4, CHANNELS, 0))
+    for other in (directions(5, CHANNELS, 0), directions(4, CHANNELS, 1)):
         assert not np.array_equal(first, other)

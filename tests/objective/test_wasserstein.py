@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxstyle.objective import style_statistics as statistics, wasserstein
+from jaxstyle.objective import wasserstein
+from jaxstyle.objective.style_statistics import Layer, Wasserstein
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -69,8 +70,8 @@ def exact(features: np.ndarray, style: np.ndarray) -> float:
 
 def measure(features: Any, whole: bool = True) -> Any:
     """Of features `[m, c]`."""
-    parts = statistics.gathered("wasserstein", features[None], None, EXACT, None, whole=whole)
-    return statistics.finished("wasserstein", parts, 1.0)
+    parts = Wasserstein().gather(Layer(features[None], None, EXACT, None, whole))
+    return Wasserstein().finish(parts, 1.0)
 
 
 def target(style: np.ndarray) -> wasserstein.Target:

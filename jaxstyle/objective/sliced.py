@@ -1,0 +1,96 @@
+"""The sliced Wasserstein statistic: features compared by the order of their projections.
+
+Of two sets of as many numbers, the squared 2-Wasserstein distance is the mean square difference of
+the sorted numbers (Heitz et al. 2021, eq. 3).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxstyle.objective.losses import Scalar
+
+_DIRECTIONS = 64
+
+
+class Projected(NamedTuple):
+    """Features projected on directions."""
+
+    values: Float[Array, "m d"]
+    shares: Float[Array, " m"] | None
+    """Weight of each position, which sum to 1; None: all weigh the same."""
+
+
+def directions(layer: int, channels: int, seed: int) -> Float[Array, "c d"]:
+    """Draw unit vectors, uniform on the sphere, to project features on."""
+    key = jax.random.fold_in(jax.random.key(seed), layer)
+    vectors = jax.random.normal(key, (channels, _DIRECTIONS))
+    return vectors / jnp.linalg.norm(vectors, axis=0)
+
+
+def shares(guide: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Weights of positions that are in a region or not, where its guide says more than that."""
+    inside = (guide >= jnp.max(guide) / 2) & (guide > 0)
+    return inside / jnp.maximum(jnp.sum(inside), 1)
+
+
+def quantiles(style: Projected, positions: int) -> Float[Array, "m d"]:
+    """The quantile for the middle of each of `positions` equal parts, in each direction."""
+    shares = style.shares
+    order, values = _sorted(style.values, shares)
+    if shares is None and len(values) == positions:
+        return values
+    shares = jnp.full(len(values), 1 / len(values)) if shares is None else shares
+    wanted = (jnp.arange(positions, dtype=values.dtype) + 0.5) / positions
+    columns = jax.vmap(functools.partial(jnp.interp, wanted), in_axes=1, out_axes=1)
+    return columns(_middles(shares, order), values)
+
+
+def distance(image: Projected, quantiles: Float[Array, "m d"]) -> Scalar:
+    """Mean over directions of the squared 2-Wasserstein distance of projections from quantiles."""
+    projected, shares = image
+    order = jnp.argsort(jax.lax.stop_gradient(projected), axis=0)
+    if shares is not None:
+        last = len(projected) - 1
+        place = jnp.clip(_middles(shares, order) * (last + 1) - 0.5, 0, last)
+        below = jnp.floor(place).astype(int)
+        low, high = (
+            jnp.take_along_axis(quantiles, index, axis=0)
+            for index in (below, jnp.minimum(below + 1, last))
+        )
+        quantiles = low + (place - below) * (high - low)
+    # The assignment has no part in the gradient: it minimizes the distance (envelope theorem).
+    partners = jax.lax.stop_gradient(
+        jnp.put_along_axis(quantiles, order, quantiles, axis=0, inplace=False)
+    )
+    squares = jnp.mean(jnp.square(projected - partners), axis=1)
+    return jnp.mean(squares) if shares is None else jnp.sum(squares * shares)
+
+
+def _sorted(
+    projected: Float[Array, "m d"], shares: Float[Array, " m"] | None
+) -> tuple[Int[Array, "m d"], Float[Array, "m d"]]:
+    """Sort projections: the order, and the values in it.
+
+    Positions outside a region come last and get its largest value: quantiles between the region's
+    last value and one from outside would lean towards the latter.
+    """
+    if shares is None:
+        order = jnp.argsort(projected, axis=0)
+        return order, jnp.take_along_axis(projected, order, axis=0)
+    inside = (shares > 0)[:, None]
+    order = jnp.argsort(jnp.where(inside, projected, jnp.inf), axis=0)
+    largest = jnp.max(projected, axis=0, where=inside, initial=-jnp.inf)
+    # A region that vanishes has none.
+    largest = jnp.where(jnp.any(inside), largest, 0.0)
+    return order, jnp.take_along_axis(jnp.where(inside, projected, largest), order, axis=0)
+
+
+def _middles(shares: Float[Array, " m"], order: Array) -> Float[Array, "m d"]:
+    """The middle of each sorted position's share of the interval from 0 to 1."""
+    in_order = shares[order]
+    return jnp.cumsum(in_order, axis=0) - in_order / 2
