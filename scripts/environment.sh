@@ -1,12 +1,16 @@
-# Sourced by the other scripts, with $extra set to what to install beside the project ("[test]").
-# Makes .venv if there is none, and sets $root and $venv.
+# Sourced by the other scripts, with $extra set to what to install beside the project ("[test]") and
+# $version to the Python to use ("3.13"; the newest there is if unset).
+# Creates the virtual environment if there is none, and sets $root and $venv.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv="$root/.venv"
+version="${version:-}"
+venv="$root/.venv${version:+-$version}"
 
 if ! "$venv/bin/python" -c "" >/dev/null 2>&1; then
   rm -rf "$venv"  # none, or one whose Python has gone
-  for python in python3.13 python3.12 python3.11 python3; do
+  pythons="python3.13 python3.12 python3.11 python3"
+  [ -z "$version" ] || pythons="python$version"
+  for python in $pythons; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       break
     fi
@@ -14,7 +18,7 @@ if ! "$venv/bin/python" -c "" >/dev/null 2>&1; then
   done
   if [ -z "$python" ] || ! "$python" -m venv "$venv"; then
     rm -rf "$venv"
-    echo "jaxstyle needs Python 3.11 or newer, with its venv module" >&2
+    echo "jaxstyle needs Python ${version:-3.11 or newer}, with its venv module" >&2
     exit 1
   fi
 elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 \

@@ -185,6 +185,7 @@ app.main([])
     assert done.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", ["cache", "content.png"])
 def test_compiled_programs_are_kept_where_they_can_be(
     home: str, folder: Path, imagenet: Params

@@ -185,6 +185,7 @@ def rows() -> list[dict]:
     return [json.loads(row) for row in Path("out/grid.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_grid_has_guides_by_name(folders: Path, imagenet: Params) -> None:
     arguments = ("--content-guides", "guides", "--style-guides", "style_guides")
     assert cli.run([*GRID, *arguments]) == 0
@@ -206,6 +207,7 @@ def test_a_bad_guide_fails_its_own_cells(
     assert "the guide b.png has" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_table_and_a_sweep_have_every_option(folders: Path, imagenet: Params) -> None:
     Path("cells.csv").write_text(
         "content,style,content_guide,style_statistics,preserve_color\n"

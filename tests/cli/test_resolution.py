@@ -23,6 +23,7 @@ def activations(path: str) -> str:
     return json.loads(texts[0])["activations"]
 
 
+@pytest.mark.slow
 def test_how_activations_are_held_changes_nothing(folder: Path, imagenet: Params) -> None:
     assert stylize(*PAIR, "-o", "kept.png", *QUICK) == 0
     kept = load_image("kept.png")
@@ -81,6 +82,7 @@ def command(*arguments: str, devices: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_devices_share_the_rows(folder: Path, imagenet: Params) -> None:
     command("stylize", *PAIR, "-o", "one.png", *QUICK, devices=1)
     command("stylize", *PAIR, "-o", "four.png", *QUICK, "--space", "4", devices=4)

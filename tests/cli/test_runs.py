@@ -101,6 +101,7 @@ def test_a_run_from_its_start_to_its_report(
     assert losses("A") == losses("RUN")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
 )

@@ -149,6 +149,7 @@ def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     assert lane_program._compiled.cache_info().misses == before + 1
 
 
+@pytest.mark.slow
 def test_scales_shapes_and_structures_go_together(small_params: Params) -> None:
     contents: list[Image] = [CONTENT, picture(40, 40, 5), CONTENT, OTHER]
     configs = [
@@ -174,7 +175,8 @@ def test_a_lane_that_fails_disturbs_no_other(small_params: Params) -> None:
     for run, expected in zip(found[1::2], alone, strict=True):
         # In another lane sums are added in another order.
         assert_allclose(run.image, expected.image, atol=1e-5)
-        assert [r.loss for r in run.history] == [r.loss for r in expected.history]
+        losses = [[record.loss for record in each.history] for each in (run, expected)]
+        assert_allclose(*losses, rtol=1e-5)
 
 
 def test_a_picture_that_cannot_be_used_fails_alone(small_params: Params) -> None:
@@ -357,6 +359,7 @@ def test_times_are_those_of_the_loop(small_params: Params) -> None:
     assert max(seconds) < 1.0
 
 
+@pytest.mark.slow
 def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     config = QUICK.replace(evaluations=1, history_size=5)
     asked: list[int] = []

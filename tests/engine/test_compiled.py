@@ -32,6 +32,7 @@ def blocking_calls(compiled: Any) -> list[str]:
     return re.findall(r'custom_call_target="[^"]*(?:lapack|blas)[^"]*"', compiled.as_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_program_of_the_loop_blocks(name: str, small_params: Params) -> None:
     config = CONFIGS[name]
@@ -63,6 +64,7 @@ def test_a_blocking_call_would_be_seen() -> None:
     assert blocking_calls(jax.jit(jax.vmap(jnp.linalg.eigh)).lower(matrices).compile())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("convolution", ["direct", "winograd"])
 @pytest.mark.parametrize("kind", STATISTICS)

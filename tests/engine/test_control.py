@@ -10,6 +10,8 @@ from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, picture
 
+pytestmark = pytest.mark.slow
+
 # Of one size, so that tests of the same options share a program.
 CONTENT, STYLES = picture(64, 64, 0), (picture(64, 64, 1), picture(64, 64, 3))
 BASE = SHALLOW.replace(evaluations=12, tv_weight=0.0, convolution="direct")
@@ -266,7 +268,7 @@ def test_regions_blend_like_the_whole(imagenet: Params, weights: tuple[float, fl
     np.testing.assert_array_equal(both.image, alone.image)
 
 
-def test_batches_do_as_single_runs(imagenet: Params) -> None:
+def test_batches_do_as_single_runs(small_params: Params) -> None:
     base = TWO_BLOCKS.replace(evaluations=3, content_weight=0.1)
     settings = [
         base.replace(preserve_color="luminance"),
@@ -275,10 +277,10 @@ def test_batches_do_as_single_runs(imagenet: Params) -> None:
         base.replace(optimizer="adam", ema=0.9, learning_rate_schedule="cosine"),
     ]
     guides = [None, Guides.of(HALVES), Guides.of(HALVES), Guides.of(HALVES)]
-    batched = stylize_batch(CONTENT, STYLES[0], settings, imagenet, guides=guides)
+    batched = stylize_batch(CONTENT, STYLES[0], settings, small_params, guides=guides)
     for result, config, guide in zip(batched, settings, guides, strict=True):
-        alone = stylize(CONTENT, STYLES[0], config, imagenet, guides=guide)
+        alone = stylize(CONTENT, STYLES[0], config, small_params, guides=guide)
         np.testing.assert_allclose(result.image, alone.image, atol=2e-3)
-    two = stylize_batch(CONTENT, [STYLES], base, imagenet, guides=guides[1])
-    alone = stylize(CONTENT, STYLES, base, imagenet, guides=guides[1])
+    two = stylize_batch(CONTENT, [STYLES], base, small_params, guides=guides[1])
+    alone = stylize(CONTENT, STYLES, base, small_params, guides=guides[1])
     np.testing.assert_allclose(two[0].image, alone.image, atol=2e-3)

@@ -106,6 +106,7 @@ def test_targets_take_what_they_take_and_are_never_refused(
     assert fit_targets(Config(tile=300), LARGE, half_params).tile == 300
 
 
+@pytest.mark.slow
 def test_a_large_style_refuses_no_small_content(small_params: Params, memory: Any) -> None:
     """Whether it is shrunk to the content's shape or looked at in tiles."""
     content, style = picture(48, 64, 0), picture(1200, 1600, 1)

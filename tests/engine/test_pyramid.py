@@ -100,6 +100,7 @@ def test_the_size_that_runs_decides(small_params: Params) -> None:
     assert [record.scale for record in smaller.history] == [0]
 
 
+@pytest.mark.slow
 def test_a_batch_goes_through_as_many_scales_as_each_shape_has(
     whole: Result, small_params: Params
 ) -> None:

@@ -270,6 +270,7 @@ def test_one_program_serves_every_update(small_params: Params, optimizer: str) -
     assert types(state) == types(after)
 
 
+@pytest.mark.slow
 def test_a_small_style_does_not_end_coarse_passes(small_params: Params) -> None:
     """At the coarsest scale, 45 of 128 pixels, it would have 13 rows."""
     config = preset("gatys").replace(size=128, scales=4, evaluations=1)

@@ -83,6 +83,7 @@ def assert_tiles_change_nothing(
     assert np.linalg.norm(tiled_grad - grad) < 1e-4 * np.linalg.norm(grad)
 
 
+@pytest.mark.slow
 def test_every_statistic(small_params: Params) -> None:
     kinds = ("gram", "covariance", "wasserstein", "moments")
     assert_tiles_change_nothing(small_params, SHALLOW.replace(style_statistics=kinds))
@@ -94,6 +95,7 @@ def test_every_border(small_params: Params, padding: Padding) -> None:
     assert_tiles_change_nothing(small_params, config)
 
 
+@pytest.mark.slow
 def test_deepest_layers_and_other_normalizations(small_params: Params) -> None:
     config = Config(
         content_layers=(LAYERS[-1], "conv3_2"),
@@ -112,6 +114,7 @@ def test_regions(small_params: Params) -> None:
     assert_tiles_change_nothing(small_params, config, Guides.of(guide))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_in_float64_nothing_is_left(small_params: Params) -> None:
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), small_params)
@@ -124,6 +127,7 @@ def test_in_float64_nothing_is_left(small_params: Params) -> None:
     assert_allclose(gradients[1], gradients[0], rtol=1e-9, atol=1e-9 * np.abs(gradients[0]).max())
 
 
+@pytest.mark.slow
 def test_a_tiled_gradient_needs_less_memory() -> None:
     params = random_params((32, 32, 8, 8, 8))
 
@@ -140,6 +144,7 @@ def test_a_tiled_gradient_needs_less_memory() -> None:
     assert needed(activations="tiled", tile=128) < 0.3 * needed()
 
 
+@pytest.mark.slow
 def test_runs_are_the_same(small_params: Params) -> None:
     config = SHALLOW.replace(evaluations=3, size=96)
     tiled = config.replace(tile=32)

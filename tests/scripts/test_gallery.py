@@ -139,6 +139,7 @@ def test_a_frame_is_seen_in_the_border(imagenet: Params) -> None:
     assert border_ratio(imagenet, inside_out, style) < 0.8
 
 
+@pytest.mark.slow
 def test_distances_are_0_for_the_same_and_grow_with_the_difference(imagenet: Params) -> None:
     from gallery.judge import judge
 

@@ -115,6 +115,6 @@ def test_another_shape_or_format_is_refused(
         again.restore(lambda scale: like(other, scale))
     with pytest.raises(RunError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
-    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 2)
-    with pytest.raises(RunError, match="of format 1, this jaxstyle reads 2"):
+    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
+    with pytest.raises(RunError, match="of format 2, this jaxstyle reads 3"):
         again.restore(lambda scale: like(config, scale))

@@ -60,6 +60,7 @@ def ran(grid: Grid, params: Params, **settings: object) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_stylize_makes(files: Path, tmp_path: Path, small_params: Params) -> None:
     whole = Config(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
     configs = [whole, whole.replace(init="noise", seed=4, style_weight=3.0)]
@@ -182,6 +183,7 @@ def test_a_loss_that_is_never_finite_fails_its_cell(
     assert "never finite" in row["reason"]
 
 
+@pytest.mark.slow
 def test_shards_are_the_grid_once(files: Path, tmp_path: Path, small_params: Params) -> None:
     configs = [QUICK, QUICK.replace(pooling="average"), QUICK.replace(size=40, evaluations=8)]
     cells = cells_of(files, configs)
@@ -281,6 +283,7 @@ def test_names_stay_in_the_folder(files: Path, tmp_path: Path, small_params: Par
     assert len({entry.name for entry in grid.entries}) >= 3
 
 
+@pytest.mark.slow
 def test_contents_of_nearly_one_shape_are_cropped_to_one(
     tmp_path: Path, small_params: Params
 ) -> None:

@@ -98,6 +98,7 @@ def test_eight_devices_make_the_images_that_one_makes(files: Path, tmp_path: Pat
     assert images_in(tmp_path / "1") == images_in(tmp_path / "8")
 
 
+@pytest.mark.slow
 def test_two_processes_do_every_cell_once(files: Path, tmp_path: Path) -> None:
     command = ["-c", CHILD, str(files), str(tmp_path / "both"), "yes", "32"]
     done = [last_line(process) for process in cluster(command, command)]

@@ -83,6 +83,7 @@ def test_a_run_killed_at_evaluations_is_the_run(
     assert_same_run(tmp_path, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["checkpoint", "image.png", "result.json"])
 def test_a_kill_while_writing_loses_nothing(whole: Any, tmp_path: Path, moment: str) -> None:
     expected, optimizer = whole
@@ -97,6 +98,7 @@ def test_a_kill_while_writing_loses_nothing(whole: Any, tmp_path: Path, moment: 
     assert_same_run(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_costs_no_checkpoint(whole: Any, tmp_path: Path) -> None:
     expected, optimizer = whole
     process = start(tmp_path, optimizer, trouble="full")
