@@ -1,4 +1,4 @@
-"""`python -m jaxstyle.cli`."""
+"""Entry point of `python -m jaxstyle.cli`."""
 
 from jaxstyle.cli.app import main
 

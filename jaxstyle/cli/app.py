@@ -1,6 +1,6 @@
-"""The command line: parse, wire, exit codes.
+"""Entry point of the command line: parsing, dispatch and exit codes.
 
-0: done. 1: the loss was no longer finite, or memory ran out. 2: a mistake of the user's.
+0: done. 1: the loss was no longer finite, or memory ran out. 2: user error.
 3: some cells of a grid failed. 130: interrupted. 143: terminated.
 """
 
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
-        # XLA may be in the middle of a computation, which Python's own exit would crash into.
+        # XLA may be in the middle of a computation, and a normal Python exit would crash.
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # its reader is still there
+            if stream is not None:  # None once its reader is gone
                 with contextlib.suppress(OSError):
                     stream.flush()
         os._exit(code)
@@ -101,8 +101,8 @@ def _presets(command: Presets) -> int:
     default = dataclasses.asdict(PRESETS["default"])
     for name, config in PRESETS.items():
         say(f"{name}: {SUMMARIES[name]}")
-        apart = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
-        for setting, value in apart.items():
+        differing = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+        for setting, value in differing.items():
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
             say(f"    {setting} = {shown}")
     return 0

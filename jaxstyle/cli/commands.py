@@ -1,4 +1,4 @@
-"""What the command line takes: a dataclass for each command, and how flags become one."""
+"""Command-line interface: a dataclass for each command, and parsing of flags into one."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from jaxstyle.imaging import read_bytes
 from jaxstyle.storage import parse_value
 
 CLI_SIZE = 512
-"""Long side where nothing names one: a camera's picture at full size would run for hours."""
+"""The default long side; a camera's picture at full size would run for hours."""
 
 
 _PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
@@ -30,7 +30,7 @@ _DECIDING = (
     "style_layers",
     "style_statistics",
 )
-"""Settings that decide whether others may be given, or how many."""
+"""Settings that determine whether, or with how many values, others may be given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RenderGrid:
     """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
     settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
     asked: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """The settings named by flags or the TOML file, which hold whatever preset is swept."""
+    """Settings given by flags or the TOML file; they apply under every preset swept."""
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
@@ -113,7 +113,7 @@ class RenderGrid:
     """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
     have the columns content_guide and style_guide."""
     style_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
-    """Likewise for the styles."""
+    """The same for the styles."""
     aspect: Literal["nearest", "own"] = "nearest"
     """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
     few programs have to be compiled, or keep their own, as with --size original."""
@@ -137,7 +137,7 @@ class RenderGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Presets:
-    """List the presets, with what each sets apart from the default."""
+    """List the presets, with the settings in which each differs from the default."""
 
     print_config: Annotated[str | None, arg(metavar="NAME")] = None
     """Show all settings of one, as TOML for --config."""
@@ -230,12 +230,12 @@ Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
 
 
 def parse(argv: list[str]) -> Command:
-    """The command that `argv` asks for; what cannot be parsed ends the program.
+    """Parse `argv` into a command; exit the program if it cannot be parsed.
 
     Raises:
-        ConfigError: settings that cannot be.
+        ConfigError: a setting is not allowed.
     """
-    # As tyro has them: an option's name has hyphens for the underscores that it may be given with.
+    # Use hyphens in option names, as tyro does; underscores are accepted too.
     argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
     settings, in_file = _base_settings(argv)
     options = {name[0] for name in map(_OPTION.match, argv) if name}
@@ -264,26 +264,26 @@ def parse(argv: list[str]) -> Command:
 
 
 def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
-    """What the flags override: the preset, and over it the TOML file; and what that one sets."""
+    """Return the settings of the preset and TOML file, and the names that the file sets."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--config")
     hints = get_type_hints(Config)
     for name in _DECIDING:
-        several = "*" if get_origin(hints[name]) is tuple else None
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=several)
+        arity = "*" if get_origin(hints[name]) is tuple else None
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=arity)
     try:
         chosen, _ = parser.parse_known_args(argv)
-    except argparse.ArgumentError:  # an option without its value, which tyro explains
+    except argparse.ArgumentError:  # an option without its value; reported by tyro
         return Config(size=CLI_SIZE), set()
     settings = preset(chosen.preset).replace(size=CLI_SIZE)
-    # What the other settings may be depends on these, so they count before the file is judged.
+    # The validity of other settings depends on these, so they apply before the file is checked.
     forced: dict[str, Any] = {}
     for name in _DECIDING:
         given = getattr(chosen, name)
         if given is not None:
             value = parse_value(name, given) if isinstance(given, str) else given
-            with contextlib.suppress(ConfigError):  # which tyro explains, by the flag's name
+            with contextlib.suppress(ConfigError):  # reported by tyro, by the flag's name
                 forced[name] = getattr(Config().replace(**{name: value}), name)
     if chosen.config is None:
         return settings.vary(forced), set()

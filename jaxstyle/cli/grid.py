@@ -1,4 +1,4 @@
-"""`jaxstyle grid`: which cells, done by which process, and what came of them."""
+"""Implementation of `jaxstyle grid`: cells, shards and summary."""
 
 import re
 
@@ -11,10 +11,10 @@ from jaxstyle.storage import cells
 
 
 def render_grid(command: RenderGrid) -> int:
-    """Do what the command line asks for; returns the exit code.
+    """Run the command and return the exit code.
 
     Raises:
-        JaxstyleError: a mistake of the user's.
+        JaxstyleError: a user error.
     """
     output, shard = command.output, _shard(command.shard)
     if output is None:
@@ -85,10 +85,10 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
-    """The cells that the command line names.
+    """Return the cells requested on the command line.
 
     Raises:
-        ConfigError: it names none, or settings that cannot be.
+        ConfigError: none are requested, or a setting is not allowed.
     """
     asked = {name: getattr(command.settings, name) for name in command.asked}
     base = cells.Base(command.preset, asked)

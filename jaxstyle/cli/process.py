@@ -1,4 +1,4 @@
-"""The process as the operating system sees it: exit codes, signals, compiled programs, devices."""
+"""Process-level setup: exit codes, signals, the compilation cache, CPU devices."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from typing import Any
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED = 1, 2, 3
 EXIT_SIGNAL = 128
-"""And the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+"""Added to the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class Interrupt:
-    """Whether this process was asked to end, and how."""
+    """The request to end this process, if any, and its signal."""
 
     def __init__(self) -> None:
         self.signal: int = signal.SIGINT
@@ -20,19 +20,19 @@ class Interrupt:
 
     @property
     def word(self) -> str:
-        """What happened to the run."""
+        """A word for the outcome: "terminated" or "interrupted"."""
         return "terminated" if self.signal == signal.SIGTERM else "interrupted"
 
     def arm(self) -> None:
-        """There is something worth keeping: a first signal lets the evaluation end."""
+        """Let the evaluation finish on a first signal, since there is now something to keep."""
         if not self._armed:
             self._armed = True
             self._on_sigterm(self.handle)
 
     def disarm(self) -> None:
-        """Everything is on disk, so SIGTERM may end the process as it does any other.
+        """Restore the default action of SIGTERM, since everything is on disk.
 
-        Python does not get to see signals while XLA compiles.
+        Python cannot handle signals while XLA compiles.
         """
         self._armed = False
         self._on_sigterm(signal.SIG_DFL)
@@ -40,10 +40,10 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def handle(self, signum: int, frame: object) -> None:
-        """Note the signal; a second one, or a first with nothing to keep, ends at once."""
+        """Note the signal; end at once on a second one, or on a first with nothing to keep."""
         del frame
         at_once = self.requested or not self._armed
-        # Noted first: raised inside a finalizer, the exception would be swallowed.
+        # Noted before raising, since an exception raised inside a finalizer is swallowed.
         self.requested, self.signal = True, signum
         if at_once:
             raise KeyboardInterrupt
@@ -55,7 +55,7 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible(state: Interrupt) -> Iterator[None]:
-    """Let the first Ctrl-C end the loop between evaluations, and a second one at once."""
+    """Let a first Ctrl-C end the loop between evaluations, and a second one at once."""
     try:
         previous = {
             signal.SIGTERM: signal.getsignal(signal.SIGTERM),
@@ -72,7 +72,7 @@ def interruptible(state: Interrupt) -> Iterator[None]:
 
 
 def keep_compiled_programs() -> None:
-    """Use JAX's persistent compilation cache, in the user's cache folder if none is set."""
+    """Enable JAX's persistent compilation cache, by default in the user's cache folder."""
     import jax
     import platformdirs
 
@@ -81,19 +81,19 @@ def keep_compiled_programs() -> None:
     path = platformdirs.user_cache_path("jaxstyle") / "compiled"
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:  # no home to write to: every start compiles
+    except OSError:  # no writable home: every start compiles
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # A start compiles many small programs beside the large one.
+    # Cache even fast compilations: a start compiles many small programs beside the large one.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def share_out_cpu() -> None:
-    """Let a CPU be two devices, whose lanes keep its cores busy where one waits."""
+    """Split a CPU into two devices, whose lanes keep its cores busy while one waits."""
     import jax
 
     asked = jax.config.values["jax_num_cpu_devices"] != -1
     asked |= "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked and (os.cpu_count() or 1) > 1:
-        with contextlib.suppress(RuntimeError):  # it is in use already
+        with contextlib.suppress(RuntimeError):  # JAX is in use already
             jax.config.update("jax_num_cpu_devices", 2)

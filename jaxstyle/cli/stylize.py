@@ -1,4 +1,4 @@
-"""`jaxstyle stylize`: what it reads, its run's folder, what it writes."""
+"""Implementation of `jaxstyle stylize`: inputs, run folder and outputs."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import INITS, Config, ConfigError, ImageError, is_out_of_memory, to_toml
 from jaxstyle.storage import cells
 
-# What computes is imported where it is used: help and mistakes need not wait for JAX.
+# Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
 if TYPE_CHECKING:
     from jaxstyle.engine import Record, Result, Scale, loop
     from jaxstyle.imaging import Image, Picture
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 _CHECKPOINTS = 50
-"""Evaluations from one checkpoint to the next."""
+"""The default number of evaluations between checkpoints."""
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
-    """Do what the command line asks for; returns the exit code.
+    """Run the command and return the exit code.
 
     Raises:
-        JaxstyleError: a mistake of the user's.
-        MemoryError: of the device's.
+        JaxstyleError: a user error.
+        MemoryError: the device ran out of memory.
     """
     config, output = command.settings, command.output
     if command.print_config:
@@ -80,7 +80,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
                 if run is not None:
                     run.record(record)
                 show(record)
-                if command.distributed:  # who goes on alone would wait for the others for ever
+                if command.distributed:  # a host that went on alone would wait forever
                     return False
                 interrupted.arm()
                 return interrupted.requested
@@ -112,7 +112,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
 
 
 class _Inputs(NamedTuple):
-    """The pictures of a run, and the SHA-256 of every file they came from by role."""
+    """The pictures of a run, and the SHA-256 of their files by role."""
 
     content: "Picture"
     styles: list["Image"]
@@ -122,7 +122,7 @@ class _Inputs(NamedTuple):
 
 
 def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
-    """Read the pictures and check, before anything is fetched or computed, that all will fit."""
+    """Read the pictures and check that they fit, before anything is fetched or computed."""
     from jaxstyle.engine import transfer
     from jaxstyle.imaging import images
     from jaxstyle.objective import regions
@@ -134,28 +134,28 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     styles: list[Picture] = []
     for path in command.style:
         size = None
-        # A style that is stretched to the content's shape is resampled once, there.
+        # A style stretched to the content's shape is resampled only once, when stretched.
         if config.style_shape == "own":
             shape = transfer.fitted_style_shape(images.glance(path).shape, config)
-            # What its scale is relative to its file's size has to be seen at that.
+            # A style scaled relative to its file's size is read at that size.
             size = max(shape) if (config.style_size or config.size) != "original" else None
         styles.append(images.read_picture(path, size))
     sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
     paths = [command.content, *command.style]
     guides = None
     if command.content_guide is not None:
-        found = [
+        read_guides = [
             images.read_picture(path) for path in (command.content_guide, *command.style_guide)
         ]
         first, *others = (
             regions.Guide.of(guide.pixels, path)
             for guide, path in zip(
-                found, (command.content_guide, *command.style_guide), strict=True
+                read_guides, (command.content_guide, *command.style_guide), strict=True
             )
         )
         guides = regions.Guides(first, tuple(others))
-        sha256["content_guide"] = [found[0].sha256]
-        sha256["style_guide"] = [guide.sha256 for guide in found[1:]]
+        sha256["content_guide"] = [read_guides[0].sha256]
+        sha256["style_guide"] = [guide.sha256 for guide in read_guides[1:]]
         paths += [command.content_guide, *command.style_guide]
     if config.init not in INITS:
         sha256["init"] = [images.read_picture(config.init).sha256]
@@ -173,7 +173,7 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
 def _enter_run(
     command: Stylize, inputs: _Inputs, interrupted: Interrupt, stack: contextlib.ExitStack
 ) -> "tuple[runs.Run, loop.Progress | None]":
-    """Take the run's folder, and see how far it is."""
+    """Open the run's folder and return it with its progress, if any."""
     from jaxstyle.engine import state_like, transfer
     from jaxstyle.storage import runs
 
@@ -190,7 +190,7 @@ def _enter_run(
         finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
-    # Once there is progress of its own, a run goes on from that.
+    # A run that has progress of its own resumes from it.
     fork = None if run.has_progress else command.fork_from
     identity = runs.Identity(
         config,
@@ -308,7 +308,7 @@ def _report(output: str, result: "Result") -> str:
 
 
 def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> dict[str, Any]:
-    """What it takes to repeat the run; no clock, so that a repeated run writes the same file."""
+    """Summarize how to repeat the run; without times, so that a repeat writes the same file."""
     import jax
 
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")

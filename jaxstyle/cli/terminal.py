@@ -1,4 +1,4 @@
-"""What the command line shows: results on stdout, complaints and progress bars on stderr."""
+"""Terminal output: results on stdout, errors, warnings and progress bars on stderr."""
 
 import contextlib
 import os
@@ -11,33 +11,33 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxstyle.config import Config
 
-# What computes is imported where it is used: help and mistakes need not wait for JAX.
+# Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
 if TYPE_CHECKING:
     from jaxstyle.engine import Callback, Record
     from jaxstyle.storage import grid
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """Print what a command came to."""
+    """Print the result of a command."""
     if quiet:
         return
     try:
         print(text, flush=True)  # noqa: T201
-    except OSError:  # a reader that has gone, or a full disk: what was asked for is done
+    except OSError:  # the reader is gone or the disk is full; the command itself is done
         sys.stdout = None
 
 
 def complain(text: str) -> None:
-    """Print what went wrong."""
+    """Print an error or a warning."""
     try:
         print(f"jaxstyle: {text}", file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # a reader that has gone, as `say` has it; the exit code tells
+    except OSError:  # the reader is gone, as in `say`; the exit code still tells
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 @contextlib.contextmanager
 def run_progress(config: Config, shape: tuple[int, int], quiet: bool) -> Iterator["Callback"]:
-    """A bar on stderr with loss and time left; none where stderr is not a terminal."""
+    """Show a progress bar on stderr with loss and time left, if stderr is a terminal."""
     from jaxstyle.engine import pyramid
 
     total = sum(level.evaluations for level in pyramid.levels(config, shape))
@@ -55,7 +55,7 @@ def run_progress(config: Config, shape: tuple[int, int], quiet: bool) -> Iterato
 def cells_progress(
     todo: Sequence["grid.Entry"], quiet: bool
 ) -> Iterator[tuple["grid.OnCell", Callable[[int], None]]]:
-    """A bar on stderr over the evaluations of cells, and a line for every one that failed."""
+    """Show a progress bar on stderr for the evaluations of cells, and a line per failed cell."""
     from jaxstyle.engine import pyramid
 
     levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
@@ -77,7 +77,7 @@ def cells_progress(
 
 
 def _bar(quiet: bool, field: str) -> Progress:
-    """A progress bar on stderr; none where that is not a terminal."""
+    """Create a progress bar on stderr, disabled if that is not a terminal."""
     return Progress(
         TextColumn("{task.completed}/{task.total} evaluations"),
         BarColumn(),

@@ -1,8 +1,7 @@
-"""Runs: objectives, images and an optimizer to results.
+"""Runs: from objectives, images and an optimizer to results.
 
-One update is one compiled program, driven from Python. What surrounds it: scales from coarse to
-fine, lanes for batches, rows over several devices, what fits in memory, and the records of what
-happened.
+One update is one compiled program, driven from Python. Around it: scales from coarse to fine,
+lanes for batches, rows sharded over several devices, fitting into memory, and records.
 """
 
 from jaxstyle.engine import batch, fitting, loop, pyramid, sharding, transfer

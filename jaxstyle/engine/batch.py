@@ -1,4 +1,4 @@
-"""Batches: many contents, styles and settings, as few compiled programs as their shapes allow."""
+"""Batches: many contents, styles and settings in as few compiled programs as shapes allow."""
 
 import dataclasses
 import functools
@@ -52,31 +52,31 @@ from jaxstyle.objective import (
 )
 
 _CONTENTS_KEPT = 8
-"""Contents that are kept at a time: a grid's cells come content by content."""
+"""Number of contents cached at a time: a grid's cells are ordered by content."""
 
 _STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
-"""Targets of styles, at one scale each: megabytes. Few where they are as large as the image, or of
-one content's colours alone."""
+"""Numbers of style targets cached, each for one scale and megabytes in size; the smaller one if
+they are as large as the image, or specific to one content's colours."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A picture to be had when it is needed; the same object for the same picture."""
+    """A lazily loaded picture; the same object stands for the same picture."""
 
     shape: tuple[int, ...]
-    """`(height, width, …)` of what `load` returns."""
+    """`(height, width, …)` of the picture that `load` returns."""
     load: Callable[[], Image]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GuideSource:
-    """A guide to be had when it is needed; the same object for the same guide."""
+    """A lazily loaded guide; the same object stands for the same guide."""
 
     load: Callable[[], Guide]
 
 
 class Cell(NamedTuple):
-    """One content in some styles under one setting: a lane's worth of work."""
+    """One content, its styles and one config: the work of one lane."""
 
     content: Source
     styles: tuple[Source, ...]
@@ -85,17 +85,17 @@ class Cell(NamedTuple):
     style_guides: tuple[GuideSource, ...] = ()
 
     def guides(self) -> Guides | None:
-        """The guides, loaded.
+        """Load the guides.
 
         Raises:
-            ImageError: one cannot be read, or is none.
+            ImageError: a file cannot be read, or is not a guide.
         """
         if self.content_guide is None:
             return None
         return Guides(self.content_guide.load(), tuple(guide.load() for guide in self.style_guides))
 
     def regions(self) -> tuple[Region, ...]:
-        """What goes where; see `regions.assign`."""
+        """Assign the styles to regions; see `regions.assign`."""
         return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
 
 
@@ -110,30 +110,30 @@ def stylize_batch(
     devices: Sequence[Device] | None = None,
     space: int = 1,
 ) -> list[Result]:
-    """`stylize` for many at once: lanes of one program that share what they can.
+    """Stylize many images at once, as lanes of one program that share their common work.
 
-    Contents, styles, configs and guides belong together by position; a single one of them serves
-    all. What differs between configs by value (weights, seed, init, budgets) shares a program, what
-    differs by structure (size, layers, pooling, optimizer …) is grouped.
+    Contents, styles, configs and guides correspond by position; a single one serves all. Configs
+    that differ by value (weights, seed, init, budgets) share a program; those that differ by
+    structure (size, layers, pooling, optimizer …) are grouped.
 
     Args:
-        contents: sRGB 0–1 `[h, w, 3]` each, of any shapes: one program a shape.
-        styles: for each one image, or several to blend.
-        config: as for `stylize`, for each; `optimizer` is `lbfgs` or `adam`.
-        guides: as for `stylize`, for each.
-        params: from `load_weights`; loaded, and on first use fetched, if not given.
-        lanes: images at a time on each device; by default as many as fit its memory and pay.
-        devices: of this host; all if not given.
-        space: how many of them share the rows of each image, fewer at scales where they cannot
-            evenly; the others work at other images.
+        contents: sRGB 0–1 `[h, w, 3]` each, of any shapes; each shape has its own program.
+        styles: for each content, one image, or several to blend.
+        config: as for `stylize`, one per content; `optimizer` is `lbfgs` or `adam`.
+        guides: as for `stylize`, one per content.
+        params: from `load_weights`; by default loaded, and downloaded on first use.
+        lanes: images at a time on each device; by default as many as fit its memory and pay off.
+        devices: devices of this host; all by default.
+        space: number of devices that share the rows of each image. At scales whose rows they
+            cannot share evenly, fewer do, and the others work on other images.
 
     Returns:
-        A result for each, in order; one whose loss is not finite says so in its `reason`. Where
-        a run ends early, the evaluation that was under way is not in its history.
+        The results in order; the `reason` of one whose loss is not finite says so. If a run ends
+        early, its history lacks the evaluation that was under way.
 
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
-        JaxstyleError: memory ran out for one of them, even alone.
+        JaxstyleError: memory ran out for one image, even alone.
     """
     devices = _checked(devices, lanes, space)
     sources: dict[int, Source] = {}
@@ -155,15 +155,17 @@ def stylize_batch(
     cells: list[Cell] = []
     guide_sources: dict[int, GuideSource] = {}
     for i in range(count):
-        content, several, setting, here = (items[i % len(items)] for items in given.values())
-        as_styles(content.load(), [style.load() for style in several])
-        check_scales(content.shape, [style.shape for style in several], setting, here)
+        content, cell_styles, setting, cell_guides = (
+            items[i % len(items)] for items in given.values()
+        )
+        as_styles(content.load(), [style.load() for style in cell_styles])
+        check_scales(content.shape, [style.shape for style in cell_styles], setting, cell_guides)
         sourced = [
             guide_sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
-            for guide in (() if here is None else (here.content, *here.styles))
+            for guide in (() if cell_guides is None else (cell_guides.content, *cell_guides.styles))
         ]
         content_guide = sourced[0] if sourced else None
-        cells.append(Cell(content, several, setting, content_guide, tuple(sourced[1:])))
+        cells.append(Cell(content, cell_styles, setting, content_guide, tuple(sourced[1:])))
     params = load_weights() if params is None else params
     for program, shape in {
         (program_of(cell.config), fitted_shape(cell.content.shape, cell.config)) for cell in cells
@@ -194,7 +196,7 @@ def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) ->
 
 
 def program_of(config: Config) -> Config:
-    """`config` without what is data: equal for those that share a compiled program."""
+    """Return `config` without settings that are data: equal results share a compiled program."""
     scheduled = config.learning_rate_schedule == "cosine"
     return config.replace(
         content_weight=1.0,
@@ -205,14 +207,14 @@ def program_of(config: Config) -> Config:
         style_statistics_weights=(),
         style_weights=(),
         init="content",
-        # Directions are drawn once a program, and a schedule knows its end.
+        # Directions are drawn once per program, and a schedule depends on its length.
         seed=config.seed if "sliced" in config.style_statistics else 0,
         **({"evaluations": 1, "coarse_evaluations": None} if not scheduled else {}),
     )
 
 
 def check_batch(config: Config, styles: int) -> None:
-    """Raise `ConfigError` if no batch could be made with `config` and so many styles a cell."""
+    """Raise `ConfigError` if a batch is impossible with `config` and `styles` styles per cell."""
     check_layers(config)
     style_shares(styles, config)
     if config.optimizer == "optax-lbfgs":
@@ -229,20 +231,20 @@ def stylize_cells(
     space: int = 1,
     on_evaluations: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
-    """Stylize every cell; yields its position and its result, or what is wrong with it.
+    """Stylize every cell, yielding its position and its result or error.
 
     Args:
-        cells: pictures are loaded when their turn comes.
+        cells: the cells, whose pictures are loaded when needed.
         params: from `load_weights`.
-        skip: positions of cells that are done. They count where lanes are shared out, so that
-            a batch that goes on where another was cut off runs the same programs.
+        skip: positions of finished cells. They still count when lanes are shared out, so that a
+            resumed batch runs the same programs as the interrupted one.
         lanes: see `optimize_lanes`.
         devices: see `optimize_lanes`.
         space: see `stylize_batch`.
         on_evaluations: see `optimize_lanes`.
 
     Raises:
-        ConfigError: see `check_batch`; lanes or space that are none.
+        ConfigError: see `check_batch`; also invalid `lanes` or `space`.
     """
     for cell in cells:
         check_batch(cell.config, len(cell.styles))
@@ -253,17 +255,17 @@ def stylize_cells(
         program = program_of(cell.config if space == 1 else spreadable(cell.config))
         shape = fitted_shape(cell.content.shape, program)
         try:
-            found = cell.regions()
+            cell_regions = cell.regions()
         except ImageError as error:
             if index not in skip:
                 yield index, error
             continue
         blended = program.style_blend == "statistics"
-        parts = [(r.color is None, 1 if blended else len(r.styles)) for r in found]
+        parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
         groups.setdefault((program, shape, tuple(parts)), []).append(index)
     for (program, shape, _), members in groups.items():
-        # With one scale every cell waits in one queue; with several, a round goes through all
-        # scales before the next, so that cells are finished all along.
+        # With one scale, all cells wait in one queue. With several, each round goes through all
+        # scales before the next one starts, so that cells are finished steadily.
         most = lanes or paying_lanes(shape, devices, sharing(shape[0], space))
         levels = pyramid.levels(program, shape)
         step = most * (len(devices) // space) if len(levels) > 1 else len(members)
@@ -340,8 +342,8 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
         )
         blended = len(styles) > 1 and cell.config.style_blend == "statistics"
         shares = tuple(share for _, share in region.styles) if blended else None
-        here = guided_content(guides, region, content.shape, cell.config)
-        parts.append(style_part(region, here, targets.of_styles(styles, shares), cell.config))
+        guided = guided_content(guides, region, content.shape, cell.config)
+        parts.append(style_part(region, guided, targets.of_styles(styles, shares), cell.config))
     objective = assemble_objective(
         targets.params,
         content.shape,
@@ -354,7 +356,7 @@ def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> J
 
 
 def _style_at(source: Source, colors: Source | None, config: Config, ratio: float) -> Image:
-    """The style at a scale of `ratio`, in the colours it is given of the content `colors`."""
+    """Return the style at a scale of `ratio`, recoloured after the content `colors` if given."""
     style = style_at_scale(source.load(), config, ratio)
     if colors is None:
         return style
@@ -362,22 +364,22 @@ def _style_at(source: Source, colors: Source | None, config: Config, ratio: floa
 
 
 class _StyleTarget(NamedTuple):
-    """What the statistics of a style depend on."""
+    """Everything that the statistics of a style depend on."""
 
     source: Source
     ratio: float
-    """Of the scale."""
+    """Ratio of the scale."""
     like: tuple[int, ...] | None
-    """Shape of the images, if they depend on it."""
+    """Shape of the images, if the statistics depend on it."""
     colors: Source | None
-    """The content, if they depend on its colours."""
+    """The content, if the statistics depend on its colours."""
     guide: GuideSource | None
     region: Region
-    """Where in the style, whatever it counts."""
+    """Region of the style, without its area and shares."""
 
 
 class _Targets:
-    """What the cells of a program share, each computed once; targets wait on the host."""
+    """Data shared by a program's cells, each computed once; targets are cached on the host."""
 
     def __init__(
         self, params: Params, program: Config, devices: Sequence[Device], space: int
@@ -405,23 +407,23 @@ class _Targets:
     def _of_styles(
         self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
     ) -> Guided:
-        """The targets of styles, blended; `shares` only where they make a difference."""
-        # One style alone is kept as it is blended.
+        """Return the blended targets of styles; `shares` is None where it makes no difference."""
+        # A single style is cached only in its blended form.
         of_style = self._of_style if len(styles) == 1 else self.of_style
-        found = [of_style(style) for style in styles]
-        values = [style.value for style in found]
+        guided = [of_style(style) for style in styles]
+        values = [style.value for style in guided]
         shares = shares or (1.0,) * len(styles)
-        return Guided(blend(values, shares, self.program), everywhere_there(found))
+        return Guided(blend(values, shares, self.program), everywhere_there(guided))
 
     def _of_style(self, wanted: _StyleTarget) -> Guided:
-        """The statistics of a style, or of a region in it, whatever that counts."""
+        """Compute the statistics of a style, or of a region in it, regardless of its share."""
         source, ratio, like, colors, guide, region = wanted
         style = _style_at(source, colors, self.program, ratio)
         if self.program.style_shape == "own":
             check_size(style.shape, self.program.style_layers, self.program.padding, "style")
         loaded = None if guide is None else guide.load()
         shape = like or style.shape
-        looked_at = shape if self.program.style_shape == "content" else style.shape
-        fitted = fit_targets(self.program, looked_at, self.params)
-        found = guided_targets(self.params, style, fitted, shape, loaded, region)
-        return found._replace(value=self._reader.get(found.value, "a style's statistics"))
+        evaluated = shape if self.program.style_shape == "content" else style.shape
+        fitted = fit_targets(self.program, evaluated, self.params)
+        guided = guided_targets(self.params, style, fitted, shape, loaded, region)
+        return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))

@@ -1,4 +1,4 @@
-"""What fits a device's memory: how activations are held, chosen before anything is compiled."""
+"""Fitting a device's memory: the choice of how activations are held, before compilation."""
 
 import functools
 import math
@@ -13,43 +13,43 @@ from jaxstyle.network import Params, vgg
 from jaxstyle.objective import tiling
 
 _TIMES = {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3}
-"""What a gradient's temporary memory is, in compiled programs, over its activations once."""
+"""Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations."""
 
 _FORWARD = 1.5
-"""The same without a gradient: 1.0 in compiled programs, 1.4 with sliced distances."""
+"""The same ratio without a gradient: 1.0 in compiled programs, 1.4 with sliced distances."""
 
 _BFLOAT16 = 0.75
-"""What of that is left in bfloat16: losses and half of the rest stay in float32."""
+"""Fraction of that memory needed in bfloat16: losses and half of the rest stay in float32."""
 
 _IMAGES = 12
-"""Arrays of the image's own size that an evaluation in tiles has beside the optimizer's."""
+"""Image-sized arrays that an evaluation in tiles needs besides the optimizer's."""
 
 _SIDES = (2048, 1536, 1024, 768, 512, 384, 256)
 
 
 class _Need(NamedTuple):
-    """Bytes, in parts that grow differently."""
+    """Bytes needed, split by how they grow."""
 
     fixed: int
-    """The network's parameters, and the temporary memory of a tile."""
+    """Bytes of the network's parameters and of a tile's temporary memory."""
     growing: int
-    """What grows with the image."""
+    """Bytes that grow with the image."""
 
 
 def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> Config:
-    """`config` with `activations` and `tile` so that images of `shape` fit the first device.
+    """Choose `activations` and `tile` so that images of `shape` fit the first device.
 
-    The first of `kept`, `recomputed` and `tiled`, with tiles as large as possible, that fits, if
-    `config` does not say which.
+    Unless `config` specifies them, use the first of `kept`, `recomputed` and `tiled` that fits,
+    with tiles as large as possible.
 
     Args:
-        config: names the optimizer, whose state counts as well.
+        config: names the optimizer, whose state counts too.
         shape: `(height, width, …)` of the image.
         params: from `prepare_params`.
-        devices: how many share the image's rows evenly; several have no tiles.
+        devices: number of devices that share the image's rows evenly; only one can use tiles.
 
     Raises:
-        ConfigError: nothing would fit; the message says what does.
+        ConfigError: nothing fits; the message says what would.
     """
     channels = vgg.network(params, config.layers).channels
     memory = device_memory(jax.local_devices()[0])
@@ -57,9 +57,10 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
 
 
 def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Config:
-    """The same for the targets of a picture of `shape`, which one device computes.
+    """Do as `fit` does for the targets of a picture of `shape`, which one device computes.
 
-    There is no gradient and no optimizer: it all is kept, or had in the largest tiles that fit.
+    Without gradient or optimizer, activations are either kept or computed in the largest tiles
+    that fit.
     """
     channels = vgg.network(params, config.layers).channels
     room = device_memory(jax.local_devices()[0]) * USABLE - _size(params)
@@ -78,7 +79,7 @@ def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Confi
 
 
 def estimate(config: Config, shape: tuple[int, ...], params: Params) -> int:
-    """Bytes that optimizing an image of `shape` takes on one device; `activations` not auto."""
+    """Estimate the bytes to optimize an image of `shape` on one device; `activations` not auto."""
     channels = vgg.network(params, config.layers).channels
     need = _need(config, (shape[0], shape[1]), channels, _size(params))
     return need.fixed + need.growing
@@ -89,16 +90,16 @@ def _size(params: Params) -> int:
 
 
 def spreadable(config: Config) -> Config:
-    """`config` for images whose rows several devices share.
+    """Return `config` adapted to images whose rows several devices share.
 
     Raises:
-        ConfigError: something in it has no meaning there.
+        ConfigError: a setting has no meaning for such images.
     """
     if config.activations == "tiled" or config.tile is not None:
         raise ConfigError("tiles have no meaning for an image that devices share")
     if config.convolution == "winograd":
         raise ConfigError("convolution winograd has no meaning for an image that devices share")
-    # Winograd's strided tiles would be exchanged whole.
+    # Winograd's strided tiles would be exchanged between devices in full.
     return config.replace(convolution="direct")
 
 
@@ -116,7 +117,7 @@ def _fit(
     devices: int,
 ) -> Config:
     choices = _choices(config) if devices == 1 else _untiled(config)
-    # What was asked for in so many words is only refused where there is no way that it fits.
+    # An explicit choice is refused only if it cannot possibly fit.
     room = int(memory * (USABLE if len(choices) > 1 else 1))
     for choice in choices:
         need = _need(choice, shape, channels, params)

@@ -1,4 +1,4 @@
-"""One update of all lanes as one compiled program, over all devices of this host."""
+"""One update of all lanes, compiled into one program over all devices of this host."""
 
 import dataclasses
 import functools
@@ -27,23 +27,23 @@ AXIS = "lanes"
 
 
 class Job(NamedTuple):
-    """What one lane does: minimize `objective` from `image` within `budget` evaluations."""
+    """The work of one lane: minimize `objective` from `image` within `budget` evaluations."""
 
     objective: Objective
-    """Without its parameters, which all lanes share."""
+    """The objective without its parameters, which all lanes share."""
     image: Image
     budget: int
     before: Sequence[Record] = ()
-    """Records of the scales before this one, which the new ones count on from."""
+    """Records of the earlier scales; the new records continue their counts."""
 
 
 def replicate(params: Params, devices: Sequence[Device]) -> Params:
-    """`params` on every one of `devices`; nothing to do where they are."""
+    """Copy `params` to each of `devices`; do nothing if they are already there."""
     return jax.device_put(params, NamedSharding(lane_mesh(devices, 1), PartitionSpec()))
 
 
 def lane_mesh(devices: Sequence[Device], space: int) -> Mesh:
-    """Groups of `space` devices, which share the rows of their lanes' images."""
+    """Return a mesh of groups of `space` devices that share the rows of their lanes' images."""
     groups = len(devices) // space
     if space == 1:
         return Mesh(np.asarray(devices), (AXIS,))
@@ -51,7 +51,7 @@ def lane_mesh(devices: Sequence[Device], space: int) -> Mesh:
 
 
 class Batch(NamedTuple):
-    """What is on the devices, with a leading axis of lanes; the objectives without parameters."""
+    """The arrays on the devices, with a leading lane axis; objectives have no parameters."""
 
     objectives: Objective
     state: LoopState
@@ -73,15 +73,15 @@ class Program(NamedTuple):
 
 
 def filled(program: Program, batch: Batch | None, jobs: dict[int, Job]) -> Batch:
-    """The batch with `jobs` in their slots; in a first one, idle slots repeat some job."""
-    some = next(iter(jobs.values()))
-    each = [jobs.get(slot, some) for slot in range(program.slots)]
+    """Return the batch with `jobs` in their slots; idle slots of a first batch repeat a job."""
+    repeated = next(iter(jobs.values()))
+    slot_jobs = [jobs.get(slot, repeated) for slot in range(program.slots)]
 
     def stacked(*leaves: Array | np.ndarray) -> np.ndarray:
         return np.stack([np.asarray(leaf) for leaf in leaves])
 
-    pairs = jax.tree.map(stacked, *((job.objective, job.image) for job in each))
-    where = shardings(pairs, some.image.shape, program.mesh, AXIS)
+    pairs = jax.tree.map(stacked, *((job.objective, job.image) for job in slot_jobs))
+    where = shardings(pairs, repeated.image.shape, program.mesh, AXIS)
     objectives, images = jax.device_put(pairs, where)
     new = Batch(objectives, _init(program.optimizer, program.mesh, images))
     if batch is None:
@@ -92,16 +92,16 @@ def filled(program: Program, batch: Batch | None, jobs: dict[int, Job]) -> Batch
 
 
 def _sharded(mesh: Mesh, function: Callable[..., Any], *, shared: Sequence[int] = ()) -> Any:
-    """`function` of each device's lanes, vmapped; arguments numbered in `shared` have no lanes."""
+    """Vmap `function` over each device's lanes; arguments numbered in `shared` have no lanes."""
 
     def call(*arguments: Any) -> Any:
         specs = [
             PartitionSpec() if i in shared else PartitionSpec(AXIS) for i in range(len(arguments))
         ]
-        here = functools.partial(_each_lane, function, shared)
-        # The rows are the compiler's to share out, lane by lane.
+        per_device = functools.partial(_each_lane, function, shared)
+        # The compiler partitions the rows of each lane.
         return jax.shard_map(
-            here,
+            per_device,
             mesh=mesh,
             in_specs=tuple(specs),
             out_specs=PartitionSpec(AXIS),
@@ -117,8 +117,8 @@ def _each_lane(function: Callable[..., Any], shared: Sequence[int], *arguments: 
     laned = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
     if jax.tree.leaves(laned)[0].shape[0] > 1:
         return jax.vmap(function, in_axes=axes)(*arguments)
-    # One lane alone is one run alone, bit for bit: a unit axis would change the compiler's mind
-    # about the order of its sums.
+    # A single lane equals a single run, bit for bit: a unit axis would make the compiler sum in
+    # another order.
     alone = [
         a if axis is None else jax.tree.map(lambda leaf: leaf[0], a)
         for a, axis in zip(arguments, axes, strict=True)
@@ -153,20 +153,20 @@ def fitting_program(
     mesh: Mesh,
     check: bool,
 ) -> Program:
-    """The program with that many lanes a device or, if `check`, as many as fit its memory."""
+    """Compile the program for `lanes` lanes a device, fewer if `check` finds too little memory."""
     room = USABLE * device_memory(mesh.devices.flat[0])
     shared = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     started = time.perf_counter()
     while True:
         signature = _Signature.of((job.objective, job.image)), _Signature.of(params)
         compiled = _compiled(optimizer, mesh, *signature, lanes)
-        # Inputs that are donated are outputs as well.
+        # Donated inputs also count as outputs.
         usage = compiled.memory_analysis()
         assert usage is not None
         need = usage.argument_size_in_bytes + usage.output_size_in_bytes
         need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
         fixed = min(shared, usage.argument_size_in_bytes)
-        # For a moment, while one of several is filled anew, there is a second batch.
+        # While one of several lanes is refilled, a second batch exists for a moment.
         if lanes * mesh.shape[AXIS] > 1:
             need += usage.argument_size_in_bytes - fixed
         if not check or lanes == 1 or need <= room:
@@ -176,7 +176,7 @@ def fitting_program(
 
 
 class _Signature(NamedTuple):
-    """Structure, shapes and types of a pytree: what a compiled program is looked up by."""
+    """Structure, shapes and dtypes of a pytree: the key by which programs are cached."""
 
     structure: Any
     leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]
@@ -187,7 +187,7 @@ class _Signature(NamedTuple):
         return cls(structure, tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves))
 
     def shapes(self, *lanes: int) -> Any:
-        """Shapes of the arrays, with a leading axis of `lanes` if given."""
+        """Return the shapes of the arrays, with a leading axis of `lanes` if given."""
         return self.structure.unflatten(
             jax.ShapeDtypeStruct((*lanes, *shape), dtype) for shape, dtype in self.leaves
         )

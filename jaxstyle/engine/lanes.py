@@ -1,7 +1,7 @@
 """Lanes: many images optimized in lockstep by one program, over all devices of this host.
 
 Each lane has its own objective, optimizer state, line search and end. No operation mixes lanes,
-so one that stops or fails leaves the others as they are, and its place goes to the next job.
+so one that stops or fails does not affect the others, and the next job takes its slot.
 """
 
 import collections
@@ -32,11 +32,11 @@ from jaxstyle.optim import RUNNING
 
 _PIXELS = {"cpu": 2**17}
 _PIXELS_ELSEWHERE = 2**23
-"""Pixels of all lanes of a device, above which more lanes no longer pay."""
+"""Total pixels of a device's lanes above which more lanes no longer pay off."""
 
 
 class _Lane:
-    """A job under way."""
+    """A running job."""
 
     def __init__(self, index: int, job: Job) -> None:
         self.index, self.job, self.journal = index, job, Journal(job.before)
@@ -63,25 +63,25 @@ def optimize_lanes(
     balance: int | None = None,
     on_evaluations: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
-    """Run every job and yield its position and its result when it ends.
+    """Run every job, yielding its position and its result when it ends.
 
     Args:
-        params: from `prepare_params`; put on all devices, if they are not there already.
-        jobs: make a job each, when a lane is free for it; all of the same shapes, so that what
-            differs is data. One that raises a `JaxstyleError` has that for a result.
-        config: names the optimizer, `lbfgs` or `adam`; with a schedule of its learning rate, jobs
+        params: from `prepare_params`; copied to all devices unless already there.
+        jobs: functions that make a job each, called when a lane is free. All jobs have the same
+            shapes, so that they differ only in data. A `JaxstyleError` raised by one is its result.
+        config: names the optimizer, `lbfgs` or `adam`; with a learning-rate schedule, jobs must
             have equal budgets.
-        lanes: jobs at a time on each device, or on each `space` devices; if not given, as many as
-            memory has room for, but no more than pay. Where memory runs out all the same they are
-            halved, down to one.
-        devices: of this host; all if not given.
-        space: devices that share the rows of each image, which they must divide evenly.
-        balance: how many jobs to share out evenly, if not these: what a run that goes on where
-            another was cut off had, so that it gets the same program.
+        lanes: jobs at a time on each device, or on each group of `space` devices; by default as
+            many as fit in memory, but no more than pay off. If memory runs out nevertheless, they
+            are halved, down to one.
+        devices: devices of this host; all by default.
+        space: number of devices that share the rows of each image; must divide them evenly.
+        balance: number of jobs to share out evenly, by default `len(jobs)`. A resumed run passes
+            the interrupted run's number, to get the same program.
         on_evaluations: called with the number of evaluations read since the last call.
     """
     total = balance or len(jobs)
-    # A device without a job would keep those of a CPU from working.
+    # On a CPU, a device without a job would keep the others from working.
     devices = tuple(jax.local_devices() if devices is None else devices)[: max(1, total) * space]
     mesh = lane_mesh(devices, space)
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -102,8 +102,8 @@ def optimize_lanes(
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            # What there is no room for beside others may do before them. Once, unless fewer lanes
-            # are no way out: those under way begin anew.
+            # A job that cannot be made beside the running ones may fit before them. Running jobs
+            # then start over, so do this only once, unless the lanes cannot be reduced.
             if work.making and work.active and (wanted == 1 or not crowded):
                 crowded = True
                 work.first_alone()
@@ -123,17 +123,17 @@ def optimize_lanes(
 
 
 class _Work:
-    """Jobs waiting, under way by slot, and done: nothing is lost whatever is interrupted."""
+    """Jobs waiting, running (by slot) and done: no interruption loses a job."""
 
     def __init__(self, jobs: Sequence[Callable[[], Job]]) -> None:
         self.queue = collections.deque(enumerate(jobs))
         self.active: dict[int, _Lane] = {}
         self.making = False
-        """Whether it was while a job was made that something was raised."""
+        """Whether an exception was raised while a job was being made."""
         self.done: collections.deque[tuple[int, Result | JaxstyleError]] = collections.deque()
 
     def take(self) -> _Lane | None:
-        """The next job that can be made."""
+        """Make the next job that can be made; those that cannot are done, with their error."""
         while self.queue:
             index, make = self.queue[0]
             self.making = True
@@ -150,7 +150,7 @@ class _Work:
         return None
 
     def look(self) -> Job | None:
-        """What `take` will give."""
+        """Return the job that `take` will return next."""
         lane = self.take()
         if lane is None:
             return None
@@ -158,19 +158,19 @@ class _Work:
         return lane.job
 
     def put_back(self) -> None:
-        """Let the jobs under way wait again, to start from their beginning."""
+        """Requeue the running jobs, to start from their beginning."""
         again = [(lane.index, lambda job=lane.job: job) for lane in self.active.values()]
         self.queue.extendleft(reversed(again))
         self.active.clear()
 
     def first_alone(self) -> None:
-        """Let the job whose turn it is be made before those under way are begun again."""
+        """Requeue the running jobs behind the first waiting one, which is then made alone."""
         first = self.queue.popleft()
         self.put_back()
         self.queue.appendleft(first)
 
     def give_up(self, error: JaxstyleError) -> None:
-        """End the jobs under way, or the one whose turn it is, with `error`."""
+        """End the running jobs, or else the first one in the queue, with `error`."""
         indices = [lane.index for lane in self.active.values()] or [self.queue.popleft()[0]]
         self.active.clear()
         self.done.extend((index, error) for index in indices)
@@ -183,7 +183,7 @@ class _Work:
 def _lockstep(
     work: _Work, program: Program, on_evaluations: Callable[[int], None] | None
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
-    """Work the queue off with one program."""
+    """Work through the queue with one program."""
     batch: Batch | None = None
     begun, reader = False, Reader()
     pending: collections.deque[tuple[UpdateInfo, dict[int, _Lane]]] = collections.deque()
@@ -196,7 +196,7 @@ def _lockstep(
             for slot, lane in ended.items():
                 work.done.append((lane.index, lane.result(images[slot].copy())))
                 del active[slot]
-            if not active:  # make room, for what jobs are made of as well
+            if not active:  # free memory, also for making the next jobs
                 batch = None
         fresh: dict[int, _Lane] = {}
         for slot in range(program.slots):
@@ -217,11 +217,11 @@ def _lockstep(
             pending.append((info, dict(active)))
             for lane in active.values():
                 lane.dispatched += 1
-        # The device has its next step: the time for whatever the caller does with the images.
+        # The device is busy with its next step while the caller uses the images.
         yield from work.outcomes()
         if not active:
             return
-        # Who has done its last evaluation is known without reading, and waited for.
+        # A lane's last evaluation is known without reading; wait for its result.
         due = any(lane.dispatched == lane.job.budget for lane in active.values())
         while len(pending) > (0 if due else IN_FLIGHT):
             info, lanes = pending.popleft()
@@ -239,12 +239,12 @@ def _updated(program: Program, batch: Batch) -> tuple[Batch, UpdateInfo]:
 
 
 def paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int = 1) -> int:
-    """Lanes of `space` devices, above which more do not pay, for images of `shape`."""
+    """Return the largest number of lanes that pays off on `space` devices, given `shape`."""
     pixels = space * _PIXELS.get(devices[0].platform, _PIXELS_ELSEWHERE)
     return max(1, pixels // (shape[0] * shape[1]))
 
 
 def _evenly(most: int, jobs: int, groups: int) -> int:
-    """Lanes a group of devices, at most `most`, so that the last round is as full as others."""
+    """Return lanes per device group, up to `most`, that make the last round as full as others."""
     rounds = -(-jobs // (most * groups))
     return -(-jobs // (rounds * groups))

@@ -1,4 +1,4 @@
-"""The one loop: an objective, an image, an optimizer, driven from Python."""
+"""The optimization loop: an objective, an image and an optimizer, driven from Python."""
 
 import collections
 import functools
@@ -25,11 +25,11 @@ from jaxstyle.objective import Objective, Scalar
 from jaxstyle.optim import NOT_FINITE, RUNNING, STALLED
 
 IN_FLIGHT = 1
-"""Evaluations the device may be ahead of the host, so that reading never stalls it."""
+"""Evaluations by which the device may be ahead of the host, so that reading never stalls it."""
 
 
 class LoopState(NamedTuple):
-    """All that one update needs and the next one gets."""
+    """The state that one update passes to the next."""
 
     image: Float[Array, "h w 3"]
     optimizer: optax.OptState
@@ -39,7 +39,7 @@ class LoopState(NamedTuple):
 
 
 def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
-    """The image that a run with this state comes to: the best one, or the mean if one is kept."""
+    """Return a run's image: the mean of the iterates if one is kept, else the best image."""
     average = optax.tree.get(state.optimizer, "average")
     return state.best_image if average is None else average
 
@@ -48,11 +48,11 @@ def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
 def init_state(
     optimizer: optax.GradientTransformationExtraArgs, image: Float[Array, "h w 3"]
 ) -> LoopState:
-    """The loop's state before its first evaluation."""
+    """Return the loop's state before its first evaluation."""
     return LoopState(
-        # Copies, because the state's buffers are donated and the caller's are not.
+        # Copies, because the state's buffers are donated and the caller's must not be.
         image=jnp.array(image),
-        # With the types that updates give it: weaker ones would be compiled for once more.
+        # The dtypes that updates return: weak types would cause a second compilation.
         optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(image)),
         best_image=jnp.array(image),
         best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
@@ -63,7 +63,7 @@ def init_state(
 def update(
     optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
 ) -> tuple[LoopState, UpdateInfo]:
-    """One evaluation of the objective and the optimizer's update; pure, and vmappable."""
+    """Evaluate the objective once and apply the optimizer's update; pure and vmappable."""
     (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
     updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
     get = optax.tree.get
@@ -84,10 +84,10 @@ def update(
 def baseline_update(
     optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
 ) -> tuple[LoopState, UpdateInfo]:
-    """One update of `optax.lbfgs`, whose line search takes several evaluations.
+    """Make one update of `optax.lbfgs`, whose line search takes several evaluations.
 
-    The search's last value and gradient are reused, as optax advises, so its record is of the
-    point it arrives at, and has no terms.
+    The line search's last value and gradient are reused, as optax advises, so the record
+    describes the point reached and has no terms.
     """
 
     def loss_of(image: Float[Array, "h w 3"]) -> Scalar:
@@ -135,51 +135,51 @@ def _advanced(
 
 
 class Progress(NamedTuple):
-    """All that it takes to go on with a run: between two evaluations, nothing else is known."""
+    """Everything needed to resume a run between two evaluations."""
 
     state: LoopState
-    """Of the scale under way."""
+    """State of the current scale."""
     history: tuple[Record, ...] = ()
-    """Of the scale under way."""
+    """Records of the current scale."""
     earlier: Result | None = None
-    """The scales before, as one."""
+    """Joint result of the earlier scales."""
     status: int = RUNNING
     compile_seconds: float = 0.0
-    """Spent on the scale under way."""
+    """Compilation time of the current scale."""
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Of all scales."""
+        """Records of all scales."""
         return (*(self.earlier.history if self.earlier else ()), *self.history)
 
     @property
     def evaluations(self) -> int:
-        """Of all scales."""
+        """Number of evaluations in all scales."""
         return self.records[-1].evaluation if self.records else 0
 
     @property
     def scale(self) -> int:
-        """Position of the scale under way, counted from the coarsest."""
+        """Position of the current scale, counted from the coarsest."""
         return self.earlier.history[-1].scale + 1 if self.earlier else 0
 
 
 class Keeper(Protocol):
-    """Is shown a run's progress at evaluations of its choice, as to write it down.
+    """An observer that is shown a run's progress at chosen evaluations, for example to save it.
 
-    Progress is shown when its evaluations are read and no other is under way. Its arrays are
-    only there until the call returns: the next update takes over their memory.
+    Progress is shown once its evaluations are read and no other is under way. Its arrays are
+    valid only until the call returns: the next update reuses their memory.
     """
 
     def wants(self, evaluation: int) -> bool:
-        """Whether to show the progress after `evaluation`, counted over all scales."""
+        """Return whether to show the progress after `evaluation`, counted over all scales."""
         ...
 
     def keep(self, progress: Progress) -> None:
-        """Take the progress wanted."""
+        """Receive the progress that `wants` asked for."""
         ...
 
     def save(self, progress: Progress) -> None:
-        """Take the progress of a new scale, or of a run that is stopped or ends."""
+        """Receive the progress of a new scale, or of a run that is stopped or ends."""
         ...
 
 
@@ -205,7 +205,7 @@ def _compiled(
 def _places(
     optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...], mesh: Mesh
 ) -> LoopState:
-    """How the state for images of `shape` lies on `mesh`."""
+    """Return the shardings on `mesh` of the state for images of `shape`."""
     return space.shardings(_shapes(optimizer, shape), shape, mesh)
 
 
@@ -226,30 +226,30 @@ def optimize(
 
     Args:
         objective: from `build_objective`, for images of this shape.
-        image: sRGB start.
+        image: the starting image, in sRGB.
         config: names the optimizer and the budget.
         callback: see `Callback`.
-        budget: evaluations, at least 1, if not `config.evaluations`.
+        budget: number of evaluations, at least 1; by default `config.evaluations`.
     """
     budget = config.evaluations if budget is None else budget
     return proceed(objective, begin(image, config), config, budget, callback=callback)[1]
 
 
 def state_like(shape: tuple[int, ...], config: Config) -> LoopState:
-    """Structure, shapes and types of the state for float32 images of `shape`; no arrays."""
+    """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
     return _shapes(make_optimizer(config), shape)
 
 
 def begin(
     image: Image, config: Config, earlier: Result | None = None, mesh: Mesh | None = None
 ) -> Progress:
-    """A scale before its first evaluation.
+    """Return the progress of a scale before its first evaluation.
 
     Args:
-        image: where it starts.
+        image: the starting image.
         config: names the optimizer.
-        earlier: the scales before.
-        mesh: see `proceed`; no device then ever has more of the state than its part.
+        earlier: joint result of the earlier scales.
+        mesh: see `proceed`; no device then ever holds more than its part of the state.
     """
     optimizer = make_optimizer(config)
     if mesh is None:
@@ -273,22 +273,21 @@ def proceed(
     keeper: Keeper | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Progress, Result]:
-    """Go on with a scale until its budget is spent, it ends, or the callback ends it.
+    """Continue a scale until its budget is spent, it ends, or the callback ends it.
 
     Args:
-        objective: of this scale.
-        progress: from `begin`, or of a run that was cut off; its arrays are no longer there
-            afterwards.
+        objective: the objective of this scale.
+        progress: from `begin`, or of an interrupted run; its arrays are invalid afterwards.
         config: names the optimizer.
-        budget: evaluations of this scale, at least 1, those of `progress` counted.
+        budget: evaluations of this scale, at least 1, including those of `progress`.
         callback: see `Callback`.
         keeper: see `Keeper`.
-        mesh: of devices that share the image's rows, from `space.row_mesh`; one device has them
-            all if not given.
+        mesh: devices that share the image's rows, from `space.row_mesh`; by default one device
+            has them all.
 
     Returns:
-        How far the scale is, and its result. They depend on neither where it was cut off nor
-        what was kept.
+        The progress of the scale, and its result. Neither depends on where the run was
+        interrupted or on what was kept.
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
@@ -297,7 +296,7 @@ def proceed(
     state = progress.state
     shape = state.image.shape
     thrifty = objective.activations != "kept"
-    # The shape is only asked for by what lies on several devices.
+    # The shape matters only for arrays on several devices.
     compiled = _compiled(optimizer, baseline, thrifty, () if mesh is None else shape, mesh)
     if mesh is None:
         state = jax.tree.map(jnp.asarray, state)
@@ -344,8 +343,8 @@ def proceed(
         if wanted and journal.status == RUNNING and not stopped:
             assert keeper is not None
             keeper.keep(reached())
-    # What was under way when the run was stopped belongs to the state; what comes after the
-    # optimizer's end does not move it.
+    # An evaluation under way when the run was stopped is part of the state; one after the
+    # optimizer's end does not change it.
     while pending and journal.status == RUNNING:
         journal.read(reader.get(pending.popleft(), "the last evaluation"))
     reason = "stopped" if stopped else REASONS.get(journal.status, "budget")

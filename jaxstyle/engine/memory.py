@@ -1,4 +1,4 @@
-"""How much memory a device has, and how a program is compiled to need little of it."""
+"""Memory of devices, and compiler options for programs that need little of it."""
 
 import os
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 import jax
 
 Device = Any
-"""A `jax.Device`, which is no type to type checkers."""
+"""A `jax.Device`, which type checkers do not recognize as a type."""
 
 USABLE = 0.85
-"""Share of a device's memory that is planned with."""
+"""Fraction of a device's memory that plans may use."""
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def device_memory(device: Device) -> int:
-    """Bytes that a program on `device` may use; on a CPU, this device's part of the machine's."""
+    """Return the bytes a program on `device` may use; on a CPU, its part of the machine's."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, _LIMITS):  # what a container may use of it
+    for path in map(Path, _LIMITS):  # limits of a container
         try:
             limits.append(int(path.read_text(encoding="ascii")))
         except (OSError, ValueError):
@@ -30,8 +30,8 @@ def device_memory(device: Device) -> int:
 
 
 def thrifty_options() -> dict[str, str | bool]:
-    """Compiler options for programs that are to need little memory."""
+    """Return compiler options for programs that must need little memory."""
     if jax.default_backend() != "cpu":
         return {}
-    # The default, which keeps all threads busy, also keeps a third more arrays at a time.
+    # The default keeps all threads busy, but holds a third more arrays at a time.
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}

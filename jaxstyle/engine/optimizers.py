@@ -1,4 +1,4 @@
-"""The optimizers that settings can name, as optax transformations."""
+"""The optimizers that a config can name, as optax transformations."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from jaxstyle.objective import GREY_LEVELS
 from jaxstyle.optim import lbfgs, smooth
 
 FIRST_STEP = 4.0 / GREY_LEVELS
-"""Root-mean-square change of the first L-BFGS step: large enough for float32 to see the
+"""Root-mean-square change of the first L-BFGS step: large enough for float32 to resolve the
 curvature along it."""
 
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
@@ -25,7 +25,7 @@ _DEFAULT_LEARNING_RATE, _DEFAULT_BETA2 = 0.02, 0.999
 def make_optimizer(
     config: Config, budget: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """The optax transformation that `config` names; schedules reach over `budget` evaluations."""
+    """Return the optax transformation that `config` names; schedules span `budget` evaluations."""
     if config.optimizer == "adam":
         cosine = config.learning_rate_schedule == "cosine"
         return _adam(
@@ -41,7 +41,7 @@ def make_optimizer(
     return _lbfgs(history_size, noise, config.history_precision, config.preconditioner != "none")
 
 
-# Cached, because a compiled update is looked up by its functions' identity.
+# Cached, because compiled updates are looked up by the identity of their functions.
 @functools.lru_cache
 def _lbfgs(
     history_size: int, noise: float, stored: str | None, preconditioned: bool
@@ -78,10 +78,10 @@ class AverageState(NamedTuple):
 
 
 def average_iterates(decay: float) -> optax.GradientTransformation:
-    """Keep an exponential mean of the iterates, corrected for its start; updates pass through.
+    """Keep a bias-corrected exponential moving average of the iterates; updates pass through.
 
-    The mean of n iterates weighs the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ), as
-    Kingma and Ba (2015) correct their moments. It comes last in a chain.
+    The average of n iterates weights the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ),
+    the bias correction of Kingma and Ba (2015). The transformation comes last in a chain.
     """
 
     def init(params: optax.Params) -> AverageState:
@@ -96,7 +96,7 @@ def average_iterates(decay: float) -> optax.GradientTransformation:
         share = (1 - decay) / (1 - decay**count)
 
         def moved(mean: Array, iterate: Array) -> Array:
-            # The last iterate of a run that ends for not being finite does not count.
+            # Skip an iterate that is not finite; a run ends with it.
             nearer = mean + (share * (iterate - mean)).astype(mean.dtype)
             return jnp.where(jnp.isfinite(iterate).all(), nearer, mean)
 

@@ -1,28 +1,28 @@
-"""Coarse-to-fine schedules: which scales to go through, and with what budget."""
+"""Coarse-to-fine schedules: the scales of a run and their budgets."""
 
 from typing import NamedTuple
 
 from jaxstyle.config import Config
 
 FACTOR = 2**0.5
-"""Ratio of one scale's size to that of the scale before, unless there is another."""
+"""The default ratio of one scale's size to that of the previous scale."""
 
 START_SIZE = 128
-"""Long side of the coarsest of automatic scales, at least."""
+"""The default minimum long side of the coarsest automatic scale."""
 
 SHORTEST = 32
-"""Short side of theirs, at least: what is left of it at relu5_1 is 2."""
+"""Minimum short side of automatic scales, which leaves 2 pixels at relu5_1."""
 
 
 class Level(NamedTuple):
-    """One scale: its size relative to the last one's, and its budget of evaluations."""
+    """One scale: its size relative to the last scale, and its budget of evaluations."""
 
     ratio: float
     evaluations: int
 
 
 def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
-    """The scales of `config` for a result of `shape`, coarsest first; the last has ratio 1."""
+    """Return `config`'s scales for a result of `shape`, coarsest first; the last has ratio 1."""
     scales = _automatic(config, shape) if config.scales == "auto" else config.scales
     coarse = config.coarse_evaluations or config.evaluations
     if not isinstance(coarse, tuple):
@@ -48,5 +48,5 @@ def _automatic(config: Config, shape: tuple[int, ...]) -> int:
 
 
 def level_shape(shape: tuple[int, ...], ratio: float) -> tuple[int, int]:
-    """`(height, width)` of a picture of `shape` at a scale of `ratio`."""
+    """Return the `(height, width)` of a picture of `shape` at a scale of `ratio`."""
     return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))

@@ -1,4 +1,4 @@
-"""What is told of evaluations, scales and runs."""
+"""Records of evaluations, scales and runs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from jaxstyle.objective import Objective, Scalar
 from jaxstyle.optim import CONVERGED, NOT_FINITE, RUNNING, STALLED
 
 REASONS = {CONVERGED: "converged", STALLED: "stalled", NOT_FINITE: "not finite"}
-"""Why a run ended, by the optimizer's status, if not by its budget."""
+"""Reasons why a run ended before its budget, by the optimizer's status."""
 
 
 class UpdateInfo(NamedTuple):
-    """What one update has seen; on the device until it is read."""
+    """Measurements of one update, on the device until they are read."""
 
     evaluations: Int[Array, ""]
     loss: Scalar
@@ -29,10 +29,10 @@ class UpdateInfo(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One evaluation as it is reported.
+    """The report of one evaluation.
 
-    `evaluation` counts from 1, `seconds`, without compilation, and `compile_seconds` from 0,
-    over all scales.
+    Over all scales, `evaluation` counts from 1, `seconds` (without compilation) and
+    `compile_seconds` from 0.
     """
 
     evaluation: int
@@ -47,16 +47,16 @@ class Record(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The best image of the last scale that was run, and how it came about."""
+    """The best image of the last scale run, and the history that led to it."""
 
     image: Image
-    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`. Otherwise
-    it is only where a run stopped at a coarse scale, which enlarges it, with `ema`, whose mean is
-    not evaluated, and where `preserve_color` puts the content's colours back."""
+    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`. Exceptions:
+    a run that stopped at a coarse scale, whose image is enlarged; `ema`, whose mean is not
+    evaluated; and `preserve_color` where it restores the content's colours."""
     loss: float
     terms: dict[str, float]
     history: tuple[Record, ...]
-    """One record an evaluation; an update for `optax-lbfgs`, whose updates take several."""
+    """One record per evaluation; for `optax-lbfgs`, per update, which takes several evaluations."""
     evaluations: int
     reason: str
     """`budget`, `converged`, `stalled`, `not finite`, or `stopped` by the callback."""
@@ -64,9 +64,9 @@ class Result(NamedTuple):
     """Wall time of the loop up to its last evaluation, compilation excluded."""
     compile_seconds: float
     convolution: Literal["direct", "winograd"]
-    """What `config.convolution` came to, in all or some of the layers."""
+    """The resolved value of `config.convolution`, used in all or some of the layers."""
     activations: Literal["kept", "recomputed", "tiled"]
-    """What `config.activations` came to."""
+    """The resolved value of `config.activations`."""
 
     @property
     def rejected(self) -> int:
@@ -75,12 +75,12 @@ class Result(NamedTuple):
 
 
 Callback = Callable[[Record], bool | None]
-"""Called with each evaluation's record while the device does the next; a true result ends the
-run, with one more evaluation under way, whose record is only in the history."""
+"""A function called with each evaluation's record while the device computes the next. A true
+result ends the run; the evaluation then under way is recorded only in the history."""
 
 
 class Journal:
-    """The host's account of one scale of a run: what was read, and when."""
+    """The host's log of one scale of a run: the records read, with their times."""
 
     def __init__(self, before: Sequence[Record] = (), history: Sequence[Record] = ()) -> None:
         last = before[-1] if before else None
@@ -94,7 +94,7 @@ class Journal:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of this scale that were read."""
+        """Number of evaluations of this scale that have been read."""
         return self.history[-1].evaluation - self._spent if self.history else 0
 
     @property
@@ -102,12 +102,12 @@ class Journal:
         return self.history[-1].seconds if self.history else self._began
 
     def start(self, compile_seconds: float = 0.0) -> None:
-        """Count time from now on, after so much of compilation."""
+        """Start measuring time, after `compile_seconds` of compilation."""
         self.compile_seconds = compile_seconds
         self._offset = self._elapsed - time.perf_counter()
 
     def read(self, info: UpdateInfo) -> None:
-        """Add what one update has seen, once it is on the host."""
+        """Append the record of one update whose `info` is on the host."""
         self.history.append(
             Record(
                 evaluation=self._spent + int(info.evaluations),
@@ -124,8 +124,8 @@ class Journal:
         self.status = int(info.status)
 
     def result(self, image: Image, objective: Objective, reason: str) -> Result:
-        """The scale as a whole, whose best image is `image`."""
-        # Of no finite loss at all, the first: NaN compares false.
+        """Return the result of the whole scale, whose best image is `image`."""
+        # If no loss is finite, take the first: NaN compares false.
         best = min(self.history, key=lambda record: (not np.isfinite(record.loss), record.loss))
         return Result(
             image=image,

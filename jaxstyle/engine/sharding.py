@@ -1,7 +1,7 @@
-"""One image over several devices: its rows are sharded, the compiler exchanges what they share.
+"""Sharding the rows of one image over several devices, with communication by the compiler.
 
-Programs stay as they are. XLA's partitioner sees which arrays have the image's rows and works out
-halos of convolutions and sums of Gram matrices by itself (Xu et al. 2021).
+Programs stay unchanged: XLA's partitioner sees which arrays have the image's rows and derives the
+halos of convolutions and the sums of Gram matrices by itself (Xu et al. 2021).
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ _LAYERED = ("content_targets", "guides")
 
 
 def pick_devices(count: int) -> tuple[Device, ...]:
-    """The first `count` devices, of all processes.
+    """Return the first `count` devices of all processes.
 
     Raises:
-        ConfigError: there are fewer, or a process has none of them.
+        ConfigError: fewer devices exist, or a process has none of them.
     """
     if not 1 <= count <= jax.device_count():
         raise ConfigError(f"space must be from 1 to the {jax.device_count()} devices, not {count}")
@@ -37,38 +37,38 @@ def pick_devices(count: int) -> tuple[Device, ...]:
 
 
 def sharing(rows: int, devices: int) -> int:
-    """How many of `devices` can share so many rows evenly."""
+    """Return the largest number of devices, up to `devices`, that can share `rows` evenly."""
     return max(count for count in range(1, devices + 1) if rows % count == 0)
 
 
 def row_mesh(devices: Sequence[Device], rows: int) -> Mesh:
-    """As many of `devices` as can share `rows` evenly, equally many of each process.
+    """Return a mesh of as many of `devices` as share `rows` evenly, equally many per process.
 
-    Where not even one of each can, every process works for itself with its own.
+    If not even one device per process can, each process works alone on its own devices.
     """
     processes: dict[int, list[Device]] = {}
     for device in devices:
         processes.setdefault(device.process_index, []).append(device)
     if rows % len(processes) == 0:
         count = sharing(rows // len(processes), min(map(len, processes.values())))
-        chosen = [device for here in processes.values() for device in here[:count]]
+        chosen = [device for members in processes.values() for device in members[:count]]
     else:
-        here = processes[jax.process_index()]
-        chosen = here[: sharing(rows, len(here))]
+        local = processes[jax.process_index()]
+        chosen = local[: sharing(rows, len(local))]
     return Mesh(np.asarray(chosen), (AXIS,))
 
 
 def shardings(tree: Any, image: tuple[int, ...], mesh: Mesh, *lead: str) -> Any:
-    """How the arrays of a state or an objective for images of `image`'s shape lie on `mesh`.
+    """Return the shardings on `mesh` of a state or an objective for images of shape `image`.
 
-    What has the image's or a layer's rows is sharded along them, if they can be shared evenly;
-    everything else is on every device.
+    Arrays with the image's or a layer's rows are sharded along them, if they can be shared evenly;
+    all others are on every device.
 
     Args:
         tree: arrays or their shapes.
         image: `(height, width, channels)`.
-        mesh: with the axis `space`, or nothing has rows to share.
-        lead: axes that come before the arrays' own.
+        mesh: without an axis `space`, no rows are sharded.
+        lead: names of mesh axes for the leading axes, before the arrays' own.
     """
     count = mesh.shape.get(AXIS, 1)
 
@@ -89,19 +89,19 @@ def shardings(tree: Any, image: tuple[int, ...], mesh: Mesh, *lead: str) -> Any:
 
 
 def spread(tree: Any, image: tuple[int, ...], mesh: Mesh) -> Any:
-    """A state, an objective or an image as `shardings` wants it."""
+    """Place a state, an objective or an image on `mesh` as `shardings` specifies."""
 
     def placed(leaf: Any, where: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
             return leaf
-        # Through the host: a process may hold what is going to be spread over several.
+        # Through the host: a process may hold an array to be spread over several processes.
         return jax.device_put(np.asarray(leaf), where)
 
     return jax.tree.map(placed, tree, shardings(tree, image, mesh))
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """The whole of an array, wherever its parts are; all of its processes have to ask."""
+    """Gather a whole array, wherever its parts are; all of its processes must call this."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

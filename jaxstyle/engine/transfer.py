@@ -1,4 +1,4 @@
-"""`stylize`: pictures and settings to the runs of the loop, from coarse to fine."""
+"""`stylize`: run the loop for pictures and a config, from coarse to fine scales."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,11 +28,11 @@ from jaxstyle.objective import (
 )
 
 ENDS = ("stopped", "not finite")
-"""Reasons for which no finer scale follows."""
+"""Reasons after which no finer scale follows."""
 
 
 class Scale(NamedTuple):
-    """The pictures at one scale, and how many evaluations it gets."""
+    """The pictures at one scale, and its budget of evaluations."""
 
     content: Image
     styles: tuple[Image, ...]
@@ -45,19 +45,19 @@ def plan(
     config: Config,
     guides: Guides | None = None,
 ) -> tuple[Scale, ...]:
-    """The pictures at every scale of `config`, coarsest first; all that can be wrong is checked.
+    """Return the pictures at every scale of `config`, coarsest first, after checking all inputs.
 
     Raises:
         ConfigError, ImageError: see `build_objective`.
     """
-    several = as_styles(content, styles)
-    check_scales(content.shape, [style.shape for style in several], config, guides)
+    originals = as_styles(content, styles)
+    check_scales(content.shape, [style.shape for style in originals], config, guides)
     scales: list[Scale] = []
     for level in pyramid.levels(config, fitted_shape(content.shape, config)):
         content_here = at_scale(content, config, level.ratio)
         styles_here = tuple(
             color.colored_style(style_at_scale(style, config, level.ratio), content_here, config)
-            for style in several
+            for style in originals
         )
         content_here = color.colored_content(content_here, config)
         scales.append(Scale(content_here, styles_here, level.evaluations))
@@ -70,7 +70,7 @@ def check_scales(
     config: Config,
     guides: Guides | None = None,
 ) -> None:
-    """Raise what `plan` would for pictures of these shapes, without making any.
+    """Raise the errors of `plan` for pictures of these shapes, without making any picture.
 
     Raises:
         ConfigError, ImageError: see `build_objective`.
@@ -78,30 +78,30 @@ def check_scales(
     style_shares(len(styles), config)
     fitted = fitted_shape(content, config)
     for ratio, _ in pyramid.levels(config, fitted):
-        here = pyramid.level_shape(fitted, ratio)
-        styles_here = [_style_shape(style, config, ratio) for style in styles]
-        check_shapes(here, styles_here, config)
+        content_shape = pyramid.level_shape(fitted, ratio)
+        style_shapes = [_style_shape(style, config, ratio) for style in styles]
+        check_shapes(content_shape, style_shapes, config)
         if guides is not None:
-            check_guides(here, styles_here, config, guides)
+            check_guides(content_shape, style_shapes, config, guides)
 
 
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
-    """`picture` fitted to `config.size`, then at a scale of `ratio` to that."""
+    """Resize `picture` to `config.size`, then by `ratio`."""
     picture = resize_image(picture, fitted_shape(picture.shape, config))
     return resize_image(picture, pyramid.level_shape(picture.shape, ratio))
 
 
 def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """`(height, width)` that `config.size` gives a picture of `shape`."""
+    """Return the `(height, width)` that `config.size` gives a picture of `shape`."""
     if config.size == "original":
         return shape[0], shape[1]
     return fit_shape(shape, config.size)
 
 
 def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
-    """A style at a scale of `ratio` to its own size, but no smaller than a coarsest scale is.
+    """Resize a style to `ratio` times its last scale's size, but not below `pyramid.SHORTEST`.
 
-    As it is where it is going to be stretched to the content's shape anyway.
+    A style that is stretched to the content's shape later is returned as it is.
     """
     shape = _style_shape(style.shape, config, ratio)
     if config.style_shape == "own":
@@ -117,10 +117,10 @@ def _style_shape(shape: tuple[int, ...], config: Config, ratio: float) -> tuple[
 
 
 def fitted_style_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """`(height, width)` that a style of `shape` has at the last scale.
+    """Return the `(height, width)` of a style of `shape` at the last scale.
 
     Raises:
-        ImageError: that would be too large.
+        ImageError: the style would be too large.
     """
     size = config.style_size or config.size
     long_side = max(shape[:2]) if size == "original" else size
@@ -128,9 +128,9 @@ def fitted_style_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int
 
 
 def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Image:
-    """The start that `config.init` names, of the content's shape: content, noise, style, a file.
+    """Return the starting image `config.init`: content, noise, style or a file.
 
-    Noise is uniform in 0–1 from `config.seed`.
+    It has the content's shape. Noise is uniform in 0–1, seeded by `config.seed`.
     """
     if config.init == "content":
         return content
@@ -159,18 +159,18 @@ def stylize(
     Args:
         content: sRGB 0–1, float `[h, w, 3]`; resized to `config.size`.
         styles: one such image, or several, blended as `config` says.
-        config: what to do; `preset(name)` has the well-known ones.
-        params: from `load_weights`; loaded, and on first use fetched, if not given.
+        config: the settings; `preset(name)` returns well-known ones.
+        params: from `load_weights`; by default loaded, and downloaded on first use.
         callback: called with each `Record`; a true result ends the run early.
-        guides: which style goes where; all of them everywhere if not given.
-        keeper: is shown the progress, so that a run that was cut off can go on.
-        devices: that share the image's rows, if several are to, from `space.pick_devices`. At
-            scales whose rows they cannot share evenly, fewer do.
-        progress: what a keeper was shown of a run of the same inputs and settings, to go on from.
+        guides: regions and their styles; by default all styles apply everywhere.
+        keeper: is shown the progress, so that an interrupted run can be resumed.
+        devices: several devices to share the image's rows, from `space.pick_devices`. At scales
+            whose rows they cannot share evenly, fewer do.
+        progress: shown to a keeper by a run of the same inputs and settings, to resume from.
 
     Returns:
-        The best image of the last scale run, with the history of all scales: the same bits
-        wherever the run was cut off and went on.
+        The best image of the last scale run, with the history of all scales; bit for bit the
+        same wherever the run was interrupted and resumed.
 
     Raises:
         ConfigError, ImageError, WeightsError: before anything is computed.
@@ -182,7 +182,7 @@ def stylize(
     # Once for all scales.
     params = prepare_params(params, config)
     shape = scales[-1].content.shape
-    # The last one first: memory that would run out there is told now.
+    # The last scale first: if it does not fit in memory, that is reported now.
     meshes = [_shared(devices, scale.content.shape[0]) for scale in scales]
     fits = [
         fit(config, scale.content.shape, params, mesh.size if mesh else 1)
@@ -195,8 +195,8 @@ def stylize(
         scale = scales[position]
         if progress.history == () and progress.earlier is not None and keeper is not None:
             keeper.save(progress)
-        here = fit_targets(config, _largest(scale, config), params)
-        objective = build_objective(params, scale.content, scale.styles, here, guides)
+        fitted = fit_targets(config, _largest(scale, config), params)
+        objective = build_objective(params, scale.content, scale.styles, fitted, guides)
         objective = hold(objective, scale.content.shape, fits[position])
         progress, result = proceed(
             objective,
@@ -220,25 +220,25 @@ def stylize(
 
 
 def _shared(devices: Sequence[Device], rows: int) -> Mesh | None:
-    """The devices that share so many rows, if several do."""
+    """Return a mesh of the devices that share `rows` rows, or None if only one would."""
     mesh = row_mesh(devices, rows) if len(devices) > 1 else None
     return mesh if mesh is not None and mesh.size > 1 else None
 
 
 def _largest(scale: Scale, config: Config) -> tuple[int, ...]:
-    """The shape of the largest picture that the network looks at."""
+    """Return the shape of the largest picture that the network evaluates."""
     styles = scale.styles if config.style_shape == "own" else ()
     return max((picture.shape for picture in (scale.content, *styles)), key=np.prod)
 
 
 def finished_image(image: Image, content: Image, config: Config) -> Image:
-    """What a run makes of an image of its loop: with its colours, where they were kept apart."""
+    """Turn an image of the loop into the final one, restoring colours that were set aside."""
     return color.colored_result(image, resize_image(content, image.shape), config)
 
 
 def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:
-    """One result of a run's scales, coarsest first, with its image at `shape`."""
-    # A scale that was never finite leaves the one before as the best there is.
+    """Join the results of a run's scales, coarsest first, into one with its image at `shape`."""
+    # If a scale was never finite, the scale before it has the best image.
     best = next((r for r in reversed(results) if np.isfinite(r.loss)), results[0])
     history = tuple(record for result in results for record in result.history)
     return best._replace(

@@ -1,4 +1,4 @@
-"""Reading from devices, with a warning where one does not answer."""
+"""Reading from devices, with a warning if one does not answer."""
 
 import threading
 import time
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 _LEAST_SECONDS = 300.0
 _TIMES_LONGEST = 20
-"""Of the longest wait so far, before a device is said not to answer."""
+"""Multiple of the longest wait so far after which a device is reported as not answering."""
 
 
 class Reader:
-    """Copies values of one run from its devices to the host.
+    """A reader that copies values of one run from its devices to the host.
 
-    Warns once if that takes far longer than it ever did in this run, and at least minutes, which
-    a device that is stuck does; then goes on waiting.
+    It warns once, then continues waiting, if a read takes minutes and far longer than any before
+    in this run, as it does on a stuck device.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Reader:
         self._warned = False
 
     def get(self, tree: T, meaning: str) -> T:
-        """`tree` with NumPy arrays for its arrays.
+        """Return `tree` with its arrays copied to NumPy arrays.
 
         Args:
-            tree: of arrays.
-            meaning: what they are, for the warning.
+            tree: a pytree of arrays.
+            meaning: name of the values, for the warning.
         """
         if self._warned or all(map(_is_ready, jax.tree.leaves(tree))):
             return jax.device_get(tree)

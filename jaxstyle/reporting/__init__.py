@@ -1,4 +1,4 @@
-"""Reports, plots, animations and TensorBoard logs of the folders that runs and grids leave."""
+"""Reports, plots, animations and TensorBoard logs of the folders of runs and grids."""
 
 from jaxstyle.reporting.animation import write_animation
 from jaxstyle.reporting.plot import plot_runs

@@ -1,4 +1,4 @@
-"""An animation of a run: its snapshots in order, and the result held at the end."""
+"""Animation of a run: its snapshots in order, with the result held at the end."""
 
 import io
 import itertools
@@ -18,28 +18,31 @@ from jaxstyle.imaging import files, images, resize_image, to_uint8
 
 _SUFFIXES = (".webp", ".gif", ".mp4")
 _HELD = 1.5
-"""Seconds that the last frame is shown."""
+"""Duration of the last frame in seconds."""
 _FPS = 30
 _MOST_PER_SECOND = 50
-"""What browsers show of a WebP or GIF; more snapshots than there is time for are left out."""
+"""Maximum frame rate of browsers for WebP and GIF; excess snapshots are left out."""
 
 Frames = list[UInt8[np.ndarray, "h w 3"]]
 
 
 def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: float = 6.0) -> int:
-    """Animate the snapshots in `run` and write that to `output`: .webp, .gif or .mp4.
+    """Animate the snapshots in `run` and write the animation to `output`: .webp, .gif or .mp4.
+
+    Coarse scales are enlarged to the last frame's size.
 
     Args:
         run: a run's folder.
-        output: coarse scales are enlarged to the last frame's size.
-        seconds: how long it takes, the last frame's 1.5 s not counted.
+        output: the file to write.
+        seconds: the duration, not counting the 1.5 s of the last frame.
 
     Returns:
-        The number of frames: the snapshots, evenly thinned where there is no time for all, and
-        the result.
+        The number of frames: the result and the snapshots, evenly thinned if too many for the
+        duration.
 
     Raises:
-        ConfigError: another suffix, no snapshots, a file that cannot be written, or no encoder.
+        ConfigError: the suffix is not supported, the run has no snapshots, the file cannot be
+            written, or the encoder is missing.
     """
     suffix = PurePath(output).suffix.lower()
     if suffix not in _SUFFIXES:
@@ -48,8 +51,8 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
         raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
     files.check_writable(output, ConfigError)
     folder = epath.Path(run) / "snapshots"
-    there = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
-    snapshots = [path for path in there if path.stem.isdecimal()]
+    candidates = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
+    snapshots = [path for path in candidates if path.stem.isdecimal()]
     paths = sorted(snapshots, key=lambda path: int(path.stem))
     if not paths:
         raise ConfigError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
@@ -67,7 +70,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of `items`, evenly, with the last and, if there is room, the first."""
+    """Pick at most `most` of `items`, evenly, with the last and, if there is room, the first."""
     count = len(items)
     if count <= most:
         return list(items)
@@ -82,7 +85,7 @@ def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3
 
 
 def _whole(each: float, count: int) -> list[int]:
-    """`count` whole numbers of about `each`, whose sum is off by less than 1."""
+    """Return `count` integers of about `each`, whose sum is off by less than 1."""
     ends = [round(each * number) for number in range(count + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
@@ -109,7 +112,7 @@ def _mp4(frames: Frames, each: float) -> bytes:
         import imageio_ffmpeg
     except ImportError:
         raise ConfigError("an .mp4 needs pip install 'jaxstyle[video]'") from None
-    # H.264 at 4:2:0 wants even sides.
+    # H.264 at 4:2:0 requires even sides.
     frames = [
         np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
         for frame in frames

@@ -1,4 +1,4 @@
-"""A plot for papers: loss against evaluations and against seconds, on a log scale."""
+"""Plots for papers: loss against evaluations and seconds, on a log scale."""
 
 import io
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 _DRAWN = {"scale": int, "seconds": (int, float)}
-"""What a line of metrics has to have to be drawn; a loss may be none."""
-# Okabe and Ito's colours, which the colour-blind tell apart; dashes, for print.
+"""Fields that a line of metrics needs to be drawn; the loss may be None."""
+# Okabe and Ito's colours, distinguishable by the colour-blind; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 STYLE: Any = {
@@ -33,11 +33,12 @@ STYLE: Any = {
 
 
 def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
-    """Plot the best loss so far of `runs` and write it to `output`: .png, .pdf or .svg.
+    """Plot the best loss so far of `runs` and write the plot to `output`: .png, .pdf or .svg.
 
     Raises:
-        ConfigError: another suffix, a file that cannot be written, or no matplotlib.
-        RunError: a folder is no run's.
+        ConfigError: the suffix is not supported, the file cannot be written, or matplotlib is
+            missing.
+        RunError: a folder is not a run's.
     """
     suffix = PurePath(output).suffix.lower()
     if suffix not in _SUFFIXES:
@@ -56,7 +57,7 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
 
 
 def _names(runs: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
-    """A short name for each run: its folder's, or the whole path where that is not enough."""
+    """Name each run after its folder, or by its whole path where folder names are ambiguous."""
     stems = [PurePath(run).name for run in runs]
     return {
         stem if stems.count(stem) == 1 else str(run): run
@@ -65,12 +66,12 @@ def _names(runs: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
 
 
 def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
-    """Two panels that share the axis of the loss: a line a run, from the lines of its metrics.
+    """Draw two panels with a common loss axis and a curve per run, from the lines of its metrics.
 
-    Losses of different scales measure different things, so a line begins anew at each.
+    Losses of different scales measure different things, so a new curve starts at each scale.
 
     Raises:
-        ConfigError: there is no finite loss.
+        ConfigError: no loss is finite.
     """
     from matplotlib.figure import Figure
 
@@ -79,15 +80,15 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
     drawn = False
     for number, (name, rows) in enumerate(curves.items()):
         for scale in sorted({row["scale"] for row in rows}):
-            here = [row for row in rows if row["scale"] == scale]
+            scale_rows = [row for row in rows if row["scale"] == scale]
             best = np.minimum.accumulate(
-                [np.inf if row.get("loss") is None else row["loss"] for row in here]
+                [np.inf if row.get("loss") is None else row["loss"] for row in scale_rows]
             )
             best[~np.isfinite(best)] = np.nan
             drawn |= bool(np.isfinite(best).any())
             for panel, key in zip(panels, ("evaluation", "seconds"), strict=True):
                 panel.plot(
-                    [row[key] for row in here],
+                    [row[key] for row in scale_rows],
                     best,
                     color=_COLORS[number % len(_COLORS)],
                     linestyle=DASHES[number % len(DASHES)],

@@ -1,8 +1,8 @@
-"""Reports: a run's or a grid's folder as one HTML file that needs nothing else.
+"""Self-contained HTML reports of a run's or a grid's folder.
 
-The page is assembled from `report.html`, `report.css` and `report.js`, and shows the folder's files
-as JSON. They are untrusted: their content reaches the page as data only, and only pictures inside
-the folder are embedded.
+The page is assembled from `report.html`, `report.css` and `report.js`, with the contents of the
+folder's files as JSON. The files are untrusted: their content reaches the page as data only, and
+only pictures inside the folder are embedded.
 """
 
 import base64
@@ -35,9 +35,9 @@ from jaxstyle.reporting.animation import spread
 from jaxstyle.storage import read_metrics
 
 _LARGE, _SMALL = (1600, 90), (384, 80)
-"""Pixels of the long side at most, and quality, of pictures to look at and to look over."""
+"""Maximum long side in pixels and quality, for main pictures and for overview pictures."""
 _TINY = (256, 75)
-"""The same where there are many: 500 cells stay below 15 MB."""
+"""The same for pages with many pictures: 500 cells stay below 15 MB."""
 _FEW_CELLS = 60
 _MOST_SNAPSHOTS = 48
 _MOST_LOSSES = 400
@@ -47,11 +47,11 @@ _ROW = {"cell": str, "content": str, "styles": list, "config": dict, "status": s
 
 
 def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
-    """Write a page about what is in the folder `source`.
+    """Write an HTML report of the folder `source`.
 
     Args:
-        source: a run's folder, under way or finished, or a grid's; local or `gs://`.
-        output: the HTML file; links to full-size pictures are relative to where it is.
+        source: the folder of a run, under way or finished, or of a grid; local or `gs://`.
+        output: the HTML file; links to full-size pictures are relative to its location.
 
     Raises:
         ConfigError: `source` is neither, a file in it is damaged, or `output` cannot be written.
@@ -71,7 +71,7 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
             f"{source}: neither a run's folder (metrics.jsonl and config.toml) nor a grid's "
             "(grid.jsonl, which grid --collect writes)"
         )
-    # Nothing in the data may end the element that it lies in.
+    # Nothing in the data may close the element that contains it.
     text = json.dumps(data, allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -79,7 +79,7 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
     page = (parts / "report.html").read_text("utf-8")
     for placeholder, name in (("__STYLE__", "report.css"), ("__SCRIPT__", "report.js")):
         page = page.replace(placeholder, (parts / name).read_text("utf-8"))
-    # Last: what it says is never looked through for placeholders.
+    # Inserted last, so that the data is never searched for placeholders.
     write_atomically(output, page.replace("__DATA__", text).encode(), ConfigError)
 
 
@@ -158,14 +158,14 @@ def _cell(
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What may set a cell apart beside its content and styles."""
+    """Return a cell's settings and guides: its possible differences besides content and styles."""
     return row["config"] | {name: row[name] for name in _GUIDES if name in row}
 
 
 def _picture(
     folder: epath.Path, name: Any, output: epath.PathLike, form: tuple[int, int]
 ) -> dict[str, Any]:
-    """The picture called `name` in `folder`, if there is one, and where it is from `output`."""
+    """Return the embedded picture `name` of `folder`, if it exists, and its link from `output`."""
     path = _inside(folder, name)
     return {
         "picture": path and _embed(path, form),
@@ -174,7 +174,7 @@ def _picture(
 
 
 def _inside(folder: epath.Path, name: Any) -> epath.Path | None:
-    """The file called `name` in `folder`, or None for one that is not a name or is elsewhere."""
+    """Return the file `name` in `folder`, or None if `name` is invalid or leads outside it."""
     if not isinstance(name, str) or "\\" in name or ":" in name or "\0" in name:
         return None
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -197,14 +197,14 @@ def _read_toml(path: epath.Path) -> dict[str, Any]:
 
 
 def _numbered(folder: epath.Path, inner: str, pattern: str) -> list[str]:
-    """Names in `folder` of files in its folder `inner`, by number: style-10 after style-9."""
-    found = (folder / inner).glob(pattern) if (folder / inner).is_dir() else ()
-    ordered = sorted(found, key=lambda path: (len(path.name), path.name))
+    """List files of the subfolder `inner`, relative to `folder`, by number: 10 after 9."""
+    matches = (folder / inner).glob(pattern) if (folder / inner).is_dir() else ()
+    ordered = sorted(matches, key=lambda path: (len(path.name), path.name))
     return [f"{inner}/{path.name}" for path in ordered]
 
 
 def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
-    """The picture at `path` as a WebP data URI with its size; None if there is none."""
+    """Encode the picture at `path` as a WebP data URI with its size; None if unreadable."""
     side, quality = form
     try:
         long_side = max(images.glance(path).shape)
@@ -225,7 +225,7 @@ def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
 
 
 def _link(path: epath.Path, output: epath.PathLike) -> str | None:
-    """Where `path` is as seen from `output`, for an href; None if a browser could not go there."""
+    """Return the relative link from `output` to `path`; None if a browser cannot follow it."""
     if "://" in os.fspath(path) or "://" in os.fspath(output):
         return None
     try:

@@ -1,4 +1,4 @@
-"""A run's numbers and pictures in TensorBoard."""
+"""TensorBoard logs of a run's numbers and pictures."""
 
 from etils import epath
 
@@ -8,10 +8,10 @@ from jaxstyle.imaging import Image, to_uint8
 
 
 class TensorBoard:
-    """Writes event files; a `Board`."""
+    """A writer of TensorBoard event files; a `Board`."""
 
     def __init__(self, folder: epath.PathLike, after: int = 0) -> None:
-        """Open `folder`; what it shows after the evaluation `after` is taken back.
+        """Open `folder` and discard everything logged after the evaluation `after`.
 
         Raises:
             ConfigError: tensorboardX is not installed, or the folder cannot be written to.
@@ -26,7 +26,7 @@ class TensorBoard:
             raise ConfigError(f"{folder}: cannot be written to ({error.strerror})") from None
 
     def numbers(self, record: Record) -> None:
-        """Add what one evaluation has seen."""
+        """Add the record of one evaluation."""
         scalars = {
             "loss": record.loss,
             "gradient_norm": record.gradient_norm,
@@ -44,5 +44,5 @@ class TensorBoard:
         self._writer.add_image("image", pixels, evaluation, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write everything still pending and close the writer."""
         self._writer.close()

@@ -1,8 +1,8 @@
 """Runs and grids on disk.
 
 Run folders with metrics, snapshots and checkpoints; grids, whose cells are named by their content
-and done once; the split of a grid over processes. Names are listed in `__init__.pyi` and imported
-when first used: which cells a grid has is read without JAX.
+and computed once; the split of a grid over processes. Names are listed in `__init__.pyi` and
+imported on first use, so that the cells of a grid can be read without JAX.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Which cells a grid has: files and folders, sweeps over settings, or a table."""
+"""The cells of a grid, from files and folders, sweeps over settings, or a table."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ from jaxstyle.config import Config, ConfigError, preset
 from jaxstyle.imaging import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
-"""Names of files in a folder that are taken for pictures."""
+"""File name suffixes of the pictures in a folder."""
 
 
 class GridCell(NamedTuple):
-    """One content file in some styles under one setting."""
+    """One content file in one or more styles under one setting."""
 
     content: str
     styles: tuple[str, ...]
@@ -28,16 +28,16 @@ class GridCell(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The settings that a grid varies: a preset and what was asked for over it."""
+    """The settings that a grid varies: a preset and the changes requested on top of it."""
 
     preset: str
     changes: Mapping[str, Any]
 
     def vary(self, texts: Mapping[str, str]) -> Config:
-        """The settings with those in `texts`, of which `preset` may be one.
+        """Return the settings changed by those in `texts`, which may include `preset`.
 
         Raises:
-            ConfigError: an unknown setting, or a value that it cannot have.
+            ConfigError: a setting is unknown, or its value is not allowed.
         """
         values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
         chosen = preset(texts.get("preset", self.preset))
@@ -45,29 +45,29 @@ class Base(NamedTuple):
 
 
 def list_pictures(paths: Sequence[str]) -> list[str]:
-    """`paths` with each folder replaced by the pictures in it, by name.
+    """Replace each folder in `paths` by the pictures in it, sorted by name.
 
     Raises:
         ConfigError: a folder cannot be read or has no picture.
     """
-    found: list[str] = []
+    pictures: list[str] = []
     for path in paths:
         folder = epath.Path(path)
         try:
             if not folder.is_dir():
-                found.append(path)  # whatever is wrong with a file is its cells' problem
+                pictures.append(path)  # a bad file is reported by its cells
                 continue
-            inside = sorted(
+            in_folder = sorted(
                 str(file)
                 for file in folder.iterdir()
                 if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
             )
         except Exception as error:  # whatever a storage client raises
             raise ConfigError(f"{path}: cannot be read ({error})") from None
-        if not inside:
+        if not in_folder:
             raise ConfigError(f"{path}: no pictures in this folder")
-        found.extend(inside)
-    return found
+        pictures.extend(in_folder)
+    return pictures
 
 
 def product(
@@ -77,13 +77,13 @@ def product(
     content_guides: Sequence[str] = (),
     style_guides: Sequence[str] = (),
 ) -> list[GridCell]:
-    """Every content in every style under every setting.
+    """Combine every content with every style under every setting.
 
-    A guide belongs to the picture of the same name, whatever their suffixes; where a content has
-    one and styles have guides, both count, otherwise none of the styles'.
+    A guide belongs to the picture of the same name, regardless of suffix. The guide of a style is
+    used only in cells whose content has a guide as well.
 
     Raises:
-        ConfigError: a guide belongs to no picture, or a style has none where others have.
+        ConfigError: a guide belongs to no picture, or only some of the styles have guides.
     """
     of_content = _by_stem(content_guides, contents, "content")
     of_style = _by_stem(style_guides, styles, "style")
@@ -107,23 +107,23 @@ def product(
 
 
 def _by_stem(guides: Sequence[str], pictures: Sequence[str], role: str) -> dict[str, str]:
-    """The guide of each picture that has one."""
+    """Match guides to pictures by file name without suffix; pictures without one are left out."""
     stems = {epath.Path(guide).stem: guide for guide in guides}
-    found = {p: stems[epath.Path(p).stem] for p in pictures if epath.Path(p).stem in stems}
-    unused = [guide for guide in guides if guide not in found.values()]
+    guide_of = {p: stems[epath.Path(p).stem] for p in pictures if epath.Path(p).stem in stems}
+    unused = [guide for guide in guides if guide not in guide_of.values()]
     if unused:
         raise ConfigError(f"{unused[0]}: no {role} has the same name, or another guide has it")
-    return found
+    return guide_of
 
 
 def sweep(base: Base, sweeps: Sequence[str]) -> list[Config]:
-    """The settings of all combinations of `NAME=VALUE,VALUE…`.
+    """Return the settings of all combinations of `NAME=VALUE,VALUE…`.
 
-    A value may be a range of integers, `0:4` for 0 to 3; layers of one value are joined by `+`.
+    A value may be a range of integers, `0:4` for 0 to 3; the layers in one value are joined by `+`.
     `preset=…` varies the preset under the other settings.
 
     Raises:
-        ConfigError: not of that form, an unknown setting or a value that it cannot have.
+        ConfigError: a sweep is malformed, a setting is unknown, or its value is not allowed.
     """
     axes: dict[str, list[str]] = {}
     for text in sweeps:
@@ -148,12 +148,12 @@ def _expanded(value: str) -> list[str]:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The value of setting `name` that `text` stands for; `Config` judges it."""
+    """Parse `text` as a value of the setting `name`; `Config` validates it."""
     hint = get_type_hints(Config).get(name)
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for several in (option for option in options if get_origin(option) is tuple):
+    for sequence in (option for option in options if get_origin(option) is tuple):
         if len(options) == 1 or "+" in text:
-            numbers = get_args(several)[0] in (int, float)
+            numbers = get_args(sequence)[0] in (int, float)
             return tuple(_number(part) if numbers else part for part in text.split("+"))
     if not {int, float} & set(options):
         return text
@@ -170,12 +170,13 @@ def _number(text: str) -> int | float | str:
 
 
 def read_cells(path: str, base: Base) -> list[GridCell]:
-    """The cells of a CSV file: `content`, `style` (several with `;`), and any setting a column.
+    """Read the cells of a CSV file.
 
-    So are `content_guide` and `style_guide`.
+    Its columns are `content`, `style` (several are separated by `;`) and, optionally,
+    `content_guide`, `style_guide` and any setting.
 
     Raises:
-        ConfigError: unreadable, no such columns, or a setting that cannot be.
+        ConfigError: the file is unreadable, a column is missing, or a setting is not allowed.
     """
     try:
         text = read_bytes(path, ConfigError).decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""A run's progress on disk, through Orbax: atomic, written in the background, newest kept."""
+"""Checkpoints of a run through Orbax: atomic, written in the background, the newest kept."""
 
 import contextlib
 import logging
@@ -20,12 +20,12 @@ from jaxstyle.config import RunError
 from jaxstyle.engine import LoopState, Progress, Record, Result
 
 _FORMAT = 2
-"""The version of a checkpoint's content; any other is refused."""
+"""Checkpoint format version; any other is refused."""
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
-# What fails is raised as well: logs, and what a failed checkpoint's other writes say when they
-# find the event loop closed, would put tracebacks before, after and into our line.
+# Failures are raised as exceptions. Orbax also logs them, and the other writes of a failed
+# checkpoint report a closed event loop; both would mix tracebacks into our one-line message.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
@@ -41,12 +41,13 @@ sys.unraisablehook = _leave_out_closed_loops
 
 
 class Checkpoints:
-    """The checkpoints of one run; close it, or the last one may be missing."""
+    """The checkpoints of one run; must be closed, or the last one may be missing."""
 
     def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False) -> None:
-        """Open `folder`, local or `gs://`, made if it is not there; `keep` is how many stay.
+        """Open `folder`, local or `gs://`, and keep the `keep` newest checkpoints in it.
 
-        Unless `read_only`, what a killed process left half-written is removed.
+        Unless `read_only`, the folder is created if missing, and files left half-written by a
+        killed process are removed.
         """
         self._folder = epath.Path(folder)
         self._local = "://" not in str(folder)
@@ -57,7 +58,7 @@ class Checkpoints:
             read_only=read_only,
             enable_async_checkpointing=False,
         )
-        # Not Orbax's own: what fails in its threads is told on stderr, with every traceback.
+        # Instead of Orbax's own threads, which print every traceback on stderr when they fail.
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[bool] | None = None
         if read_only and not self._folder.is_dir():
@@ -65,16 +66,16 @@ class Checkpoints:
         with self._explained("opened"):
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
             self.newest = self._manager.latest_step()
-            """Number of the newest checkpoint; None if there is none."""
+            """Number of the newest checkpoint, or None."""
         self._written = self.newest
 
     def save(self, progress: Progress) -> None:
-        """Write `progress` down; what is there already is not written again.
+        """Save `progress`, unless it is saved already.
 
-        The arrays are copied before this returns and written afterwards.
+        The arrays are copied before this returns and written in the background.
 
         Raises:
-            RunError: this or the last one cannot be written; those before are still there.
+            RunError: this or the previous checkpoint cannot be written; earlier ones remain.
         """
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
         if self.newest is not None and step <= self.newest:
@@ -92,13 +93,13 @@ class Checkpoints:
         self.newest = step
 
     def restore(self, like: Callable[[int], LoopState]) -> Progress | None:
-        """The newest progress; None if there is none.
+        """Return the newest progress, or None.
 
         Args:
-            like: the structure and shapes that a scale's state has to have.
+            like: gives the expected structure and shapes of a scale's state.
 
         Raises:
-            RunError: it is damaged, or of another version or shape.
+            RunError: the checkpoint is damaged, or of another version or shape.
         """
         if self.newest is None:
             return None
@@ -112,10 +113,10 @@ class Checkpoints:
             ) from None
 
     def image(self) -> Float[np.ndarray, "h w 3"] | None:
-        """What the newest progress comes to, of whatever shape; None if there is none.
+        """Return the resulting image of the newest progress, of any shape, or None.
 
         Raises:
-            RunError: it is damaged, or of another version.
+            RunError: the checkpoint is damaged, or of another version.
         """
         if self.newest is None:
             return None
@@ -139,7 +140,7 @@ class Checkpoints:
             return self._manager.restore(step, args=wanted)["arrays"], meta
 
     def wait(self) -> None:
-        """Return when everything is written.
+        """Wait until everything is written.
 
         Raises:
             RunError: see `save`.
@@ -151,7 +152,7 @@ class Checkpoints:
                 self._written = self.newest
 
     def close(self) -> None:
-        """Wait until everything is written, and let go of the folder.
+        """Wait until everything is written, then release the folder.
 
         Raises:
             RunError: see `save`.
@@ -164,7 +165,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, done: str) -> Iterator[None]:
-        """Whatever Orbax and its storage raise, as one line."""
+        """Raise any error of Orbax or its storage as a `RunError` of one line."""
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -178,7 +179,7 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's word for `error`, if it has one, out of all that TensorStore says."""
+    """Extract the operating system's message from TensorStore's `error`, or else its first line."""
     text = str(getattr(error, "strerror", None) or error)
     code = re.search(r"OS error code: (\d+)|os_error_code='(\d+)'", text)
     if code:
@@ -192,8 +193,8 @@ def _named(state: LoopState) -> dict[str, Any]:
 
 
 def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, and what is no array; both of built-in types, that any version reads."""
-    # Copies: on a CPU a view would change with the next update.
+    """Split `progress` into named arrays and metadata of built-in types that any version reads."""
+    # Copied, since on a CPU the next update would overwrite a view.
     arrays = {name: np.array(leaf) for name, leaf in _named(progress.state).items()}
     records, earlier = progress.records, progress.earlier
     terms = list(records[0].terms) if records else []
@@ -201,7 +202,7 @@ def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any
         [*(getattr(record, name) for name in _NUMBERS), *(record.terms[term] for term in terms)]
         for record in records
     ]
-    if rows:  # Orbax takes no empty array
+    if rows:  # Orbax does not accept empty arrays
         arrays["records"] = np.array(rows, np.float64)
     meta: dict[str, Any] = {
         "format": _FORMAT,
@@ -222,18 +223,18 @@ def _from_arrays(
 ) -> Progress:
     state = like(meta["scale"])
     for name, leaf in _named(state).items():
-        found = arrays.get(name)
-        if found is None:
+        saved = arrays.get(name)
+        if saved is None:
             raise ValueError(f"it has no {name}")
-        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise ValueError(f"{name} is {found.shape}, not {leaf.shape}")
+        if (saved.shape, saved.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(f"{name} is {saved.shape}, not {leaf.shape}")
     rows = arrays["records"].tolist() if "records" in arrays else []
     records = [_to_record(row, meta["terms"]) for row in rows]
     earlier = None
     if meta["earlier"] is not None:
         before = tuple(record for record in records if record.scale < meta["scale"])
         earlier = Result(**meta["earlier"] | {"image": arrays["earlier"], "history": before})
-    # Through the structure of `like`: what is on disk has none.
+    # The structure comes from `like`, since none is stored.
     restored = [arrays[name] for name in _named(state)]
     return Progress(
         jax.tree.unflatten(jax.tree.structure(state), restored),

@@ -1,12 +1,12 @@
-"""Grids on disk: cells from files, done once each, by one process or by many.
+"""Grids on disk: cells from files, each computed once, by one process or many.
 
     OUT/cells/NAME.png    a cell's image
     OUT/cells/NAME.json   its row, written after the image: a cell that has one is done
     OUT/grid.jsonl        the rows of the whole grid, in its order
     OUT/sheet….jpg        contact sheets
 
-NAME is made of the files' names and the hash of all that makes the cell what it is. Processes
-share nothing but the folder: whichever finishes last finds every row there and writes the last two.
+NAME consists of the files' names and a hash of everything that determines the cell. Processes
+share nothing but the folder: the last one to finish finds every row and writes the last two.
 """
 
 import dataclasses
@@ -31,37 +31,37 @@ from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
 
 _ON_A_SHEET = 24
-"""Contents, and styles, on one contact sheet."""
+"""Maximum number of contents, and of styles, on one contact sheet."""
 
 
 class Entry(NamedTuple):
-    """A cell whose files were looked at: its name, and what is wrong with it, if anything."""
+    """A cell whose files were inspected, with its name and its problem, if any."""
 
     cell: GridCell
     name: str
     sha256: dict[str, list[str]]
     shape: tuple[int, int]
-    """Of the image to make; (0, 0) if that cannot be known."""
+    """Shape of the resulting image; (0, 0) if unknown."""
     problem: str | None
 
     @property
     def cost(self) -> int:
-        """Pixels times evaluations, over all scales."""
+        """Pixels times evaluations, summed over all scales."""
         levels = pyramid.levels(self.cell.config, self.shape)
         pixels = self.shape[0] * self.shape[1]
         return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
 
 
 OnCell = Callable[[Entry, str | None], None]
-"""Called when a cell ends, with what was wrong with it, if anything."""
+"""Callback for each cell that ends, with its problem, if any."""
 
 
 Rows = Mapping[str, dict[str, Any] | None]
-"""The row of each cell by its name; None where there is none."""
+"""The row of each cell by name, or None if missing."""
 
 
 class Summary(NamedTuple):
-    """How many cells of the whole grid are in which state."""
+    """The number of cells of the whole grid in each state."""
 
     done: int
     failed: int
@@ -69,7 +69,7 @@ class Summary(NamedTuple):
 
 
 class Grid:
-    """Cells, what their files say, and the folder that they go to."""
+    """A grid of cells, with the digests and shapes of their files, and its output folder."""
 
     def __init__(
         self,
@@ -79,20 +79,20 @@ class Grid:
         weights_sha256: str,
         aspect: Literal["nearest", "own"] = "nearest",
     ) -> None:
-        """Look at every file.
+        """Inspect every file.
 
         Args:
-            cells: equal ones count once.
+            cells: the cells; duplicates count once.
             output: the folder, local or `gs://`.
-            weights_sha256: digest of the weights' file, which every cell depends on.
+            weights_sha256: digest of the weights file, on which every cell depends.
             aspect: `nearest` crops contents to the nearest common aspect ratio, so that few
-                programs serve many photographs; `own` leaves every picture its shape.
+                programs serve many photographs; `own` keeps the shape of every picture.
         """
         self.output = epath.Path(output)
         self._pictures = Pictures(aspect)
         self._weights_sha256 = weights_sha256
         entries = [self._entry(cell, aspect) for cell in dict.fromkeys(cells)]
-        # The same picture under one name in two folders is one cell.
+        # The same picture under the same name in two folders is one cell.
         self.entries = list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
     def _entry(self, cell: GridCell, aspect: str) -> Entry:
@@ -111,7 +111,7 @@ class Grid:
             problem = str(error)
             sha256 = {role: list(paths) for role, paths in roles.items()}
         sha256["weights"] = [self._weights_sha256]
-        # Files count by what is in them, wherever they are.
+        # Files are identified by their content, not by their path.
         settings = dataclasses.asdict(cell.config) | ({"init": "file"} if init else {})
         identity = json.dumps([settings, sha256, aspect], sort_keys=True)
         digest = hashlib.sha256(identity.encode())
@@ -119,7 +119,7 @@ class Grid:
         return Entry(cell, f"{stems}_{digest.hexdigest()[:16]}", sha256, shape, problem)
 
     def row(self, entry: Entry) -> dict[str, Any] | None:
-        """The row of `entry` if it is there."""
+        """Return the row of `entry`, or None if missing."""
         try:
             row = json.loads((self._folder / f"{entry.name}.json").read_text())
         except (OSError, ValueError):
@@ -127,12 +127,12 @@ class Grid:
         return row if isinstance(row, dict) and "status" in row else None
 
     def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
-        """The rows of `entries`, or of all, that are there, to ask several questions of."""
+        """Read the rows of `entries`, by default all, once for several queries."""
         chosen = self.entries if entries is None else entries
         return {entry.name: self.row(entry) for entry in chosen}
 
     def is_done(self, entry: Entry, rows: Rows | None = None) -> bool:
-        """Whether the row of `entry`, of `rows` if given, says so, and its image is there."""
+        """Return whether the row of `entry`, from `rows` if given, says so and its image exists."""
         row = self.row(entry) if rows is None else rows[entry.name]
         return row is not None and row["status"] == "done" and (self.output / row["image"]).exists()
 
@@ -152,21 +152,21 @@ class Grid:
         on_evaluations: Callable[[int], None] | None = None,
         rows: Rows | None = None,
     ) -> None:
-        """Do the cells of this shard that are not done.
+        """Compute the cells of this shard that are not done.
 
         Args:
             params: from `load_weights`.
-            shard: `(index, count)`: which part of the grid, of how many. Parts are of about
-                equal cost, and the same whoever asks.
+            shard: `(index, count)`: the index of the part of the grid and the number of parts.
+                Parts have about equal cost and are the same in every process.
             lanes: see `optimize_lanes`.
             devices: see `optimize_lanes`.
             space: see `stylize_batch`.
             on_cell: see `OnCell`.
             on_evaluations: see `optimize_lanes`.
-            rows: of the shard's cells, if they were read.
+            rows: rows of the shard's cells, if already read.
 
         Raises:
-            ConfigError: a setting that no batch can have.
+            ConfigError: a setting is not allowed in a batch.
             ImageError: the folder cannot be written to.
         """
         if any(not entry.cell.styles for entry in self.entries):
@@ -190,7 +190,7 @@ class Grid:
             )
             for entry in todo
         ]
-        # Encoding and writing go on while the devices work on the next cells.
+        # Images are encoded and written while the devices compute the next cells.
         with ThreadPoolExecutor(1) as writer:
             writing: list[Future[None]] = []
             outcomes = stylize_cells(
@@ -211,7 +211,7 @@ class Grid:
                 written.result()
 
     def share(self, shard: tuple[int, int]) -> list[Entry]:
-        """The entries of one shard, those with the same program together."""
+        """Return the entries of one shard, with those of the same program adjacent."""
         index, count = shard
         keys = {
             entry.name: (
@@ -284,19 +284,19 @@ class Grid:
         write_atomically(path, to_json(row).encode(), ImageError)
 
     def summary(self, rows: Rows | None = None) -> Summary:
-        """Count the cells of the whole grid that are there; `rows` of all, if they were read."""
+        """Count the cells of the whole grid by state, from the `rows` of all if already read."""
         rows = self.rows() if rows is None else rows
         states = [(row or {}).get("status", "missing") for row in rows.values()]
         return Summary(*(states.count(state) for state in ("done", "failed", "missing")))
 
     def collect(self, rows: Rows | None = None) -> list[epath.Path]:
-        """Write `grid.jsonl` and the contact sheets of whatever cells are there.
+        """Write `grid.jsonl` and the contact sheets of the cells available so far.
 
         Args:
-            rows: of all cells, if they were read.
+            rows: rows of all cells, if already read.
 
         Returns:
-            The sheets, at least one for each setting.
+            The paths of the sheets, at least one for each setting.
         """
         make_folder(self.output, ImageError)
         rows = self.rows() if rows is None else rows
@@ -311,9 +311,9 @@ class Grid:
         return sheets
 
     def _pages(self, rows: Rows) -> Iterator[dict[str, Any]]:
-        """What is on each sheet: one for a setting, or several where it has many pictures.
+        """Yield the arguments of each sheet: one per setting, or several if it has many pictures.
 
-        What has the same content, styles and setting under other guides is on another sheet.
+        Cells that differ only in their guides go on different sheets.
         """
         settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
         places: dict[tuple[Config, int], dict[tuple[str, tuple[str, ...]], Any]] = {}
@@ -339,7 +339,7 @@ class Grid:
                     }
 
     def _shown(self, row: dict[str, Any] | None) -> epath.Path | str:
-        """The file of a row's image, or why there is none."""
+        """Return the path of a row's image, or the reason why it is missing."""
         if row is None:
             return "not done yet"
         if row["status"] == "failed":
@@ -356,18 +356,18 @@ def run_grid(
     shard: tuple[int, int] = (0, 1),
     lanes: int | None = None,
 ) -> Summary:
-    """Do what is missing of a grid, and write its sheets once all of it is there.
+    """Compute the missing cells of a grid, and write its sheets once it is complete.
 
     Args:
         cells: from `cells.product` or `cells.read_cells`, or made by hand.
         output: the folder, local or `gs://`.
-        weights: their file, if not the default one, which is fetched if need be.
+        weights: the weights file; the default one is fetched if necessary.
         aspect: see `Grid`.
         shard: see `Grid.run`.
         lanes: see `optimize_lanes`.
 
     Raises:
-        ConfigError, ImageError, WeightsError: what no cell could be done with.
+        ConfigError, ImageError, WeightsError: a problem that affects every cell.
     """
     checkpoint = read(locate(weights))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
@@ -380,12 +380,12 @@ def run_grid(
 
 
 def _stem(path: str) -> str:
-    """What of a path can be part of a file's name anywhere."""
+    """Return the stem of `path`, reduced to characters valid in file names everywhere."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", PurePath(path).stem)[:40].strip("-") or "picture"
 
 
 def _differences(config: Config, others: Sequence[Config]) -> str:
-    """What sets `config` apart from the other settings."""
+    """Describe the settings of `config` that vary among `others`."""
     return ", ".join(
         f"{field.name} = {getattr(config, field.name)}"
         for field in dataclasses.fields(config)

@@ -1,4 +1,4 @@
-"""Several processes for one grid: which part is whose."""
+"""Coordination of several processes that share one grid."""
 
 import hashlib
 import os
@@ -12,13 +12,13 @@ from jaxstyle.config import ConfigError
 
 
 def join_cluster() -> tuple[int, int]:
-    """Meet the other processes; returns `(index, count)`.
+    """Join the other processes and return `(index, count)`.
 
-    On TPU pod slices, Slurm, Open MPI and Kubernetes JAX finds them by itself; elsewhere
-    `$JAX_COORDINATOR_ADDRESS`, `$JAX_NUM_PROCESSES` and `$JAX_PROCESS_ID` say where they are.
+    On TPU pod slices, Slurm, Open MPI and Kubernetes, JAX detects them by itself; elsewhere set
+    `$JAX_COORDINATOR_ADDRESS`, `$JAX_NUM_PROCESSES` and `$JAX_PROCESS_ID`.
 
     Raises:
-        ConfigError: there is no cluster, or not all of it came.
+        ConfigError: no cluster was found, or not all of its processes joined.
     """
     count, index = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
@@ -35,9 +35,9 @@ def join_cluster() -> tuple[int, int]:
 
 
 def agree(names: Sequence[str]) -> None:
-    """Check that every process has the same cells, then part from the others.
+    """Check that every process has the same cells, then leave the cluster.
 
-    From here on each works alone: one that dies takes no other with it.
+    From then on each process works alone, so that one that dies does not end the others.
 
     Raises:
         ConfigError: the processes have different cells.

@@ -1,4 +1,4 @@
-"""What a run's metrics.jsonl says."""
+"""Reader of a run's metrics.jsonl."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,17 +17,17 @@ def read_metrics(
     error: type[JaxstyleError] = RunError,
     also: Mapping[str, type | tuple[type, ...]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl; what is no number is None.
+    """Read the lines of RUN/metrics.jsonl; values that are not numbers become None.
 
-    A line that is being written, at the end, is left out.
+    An incomplete last line, still being written, is omitted.
 
     Args:
-        run: its folder.
-        error: what to raise.
-        also: what every line has to have, of which type, beside its evaluation and terms.
+        run: the run's folder.
+        error: the type of error to raise.
+        also: required fields of every line and their types, besides evaluation and terms.
 
     Raises:
-        error: there is no such file, or a line is damaged.
+        error: the file is missing, or a line is damaged.
     """
     path = epath.Path(run) / "metrics.jsonl"
     if not exists(path, error):

@@ -1,4 +1,4 @@
-"""The files of a grid: each is looked at once, and decoded when it is needed."""
+"""Access to the image files of a grid, inspected once and decoded lazily."""
 
 import functools
 from pathlib import PurePath
@@ -13,11 +13,11 @@ from jaxstyle.objective import Guide, Guides, assign, check_shape, style_shares
 from jaxstyle.storage.cells import GridCell
 
 _GUIDES_KEPT = 32
-"""Guides that are kept at a time, a byte a pixel."""
+"""Number of guides cached at a time, at one byte per pixel."""
 
 
 class Pictures:
-    """The files of a grid, each looked at once; decoded when needed."""
+    """The image files of a grid, each inspected once and decoded when needed."""
 
     def __init__(self, aspect: Literal["nearest", "own"]) -> None:
         self._aspect = aspect
@@ -28,37 +28,37 @@ class Pictures:
         self._with_alpha: set[str] = set()
 
     def look(self, path: str) -> images.Glance:
-        """The digest and shape of the file at `path`."""
+        """Return the digest and shape of the file at `path`."""
         if path not in self._looked:
             try:
                 self._looked[path] = images.glance(path)
             except ImageError as error:
                 self._looked[path] = error
-        found = self._looked[path]
-        if isinstance(found, ImageError):
-            raise found
-        return found
+        looked = self._looked[path]
+        if isinstance(looked, ImageError):
+            raise looked
+        return looked
 
     def shape(self, path: str, config: Config) -> tuple[int, int]:
-        """The shape that the content at `path` is given."""
+        """Return the shape of the content at `path` in the grid."""
         shape = self.look(path).shape
         if self._aspect == "own" or config.size == "original":
             return fitted_shape(shape, config)
         return nearest_shape(shape, config.size)
 
     def content(self, path: str, config: Config) -> Source:
-        """The picture at `path`, at the size and shape it has in the grid."""
+        """Return the content at `path`, at its size and shape in the grid."""
         shape = self.shape(path, config)
         source = Source(shape, lambda: self._read_content(path, config).pixels)
         return self._sources.setdefault((path, shape), source)
 
     def style(self, path: str) -> Source:
-        """The picture at `path`, as it is."""
+        """Return the style at `path`, at its own size."""
         shape = self.look(path).shape
         return self._sources.setdefault((path,), Source(shape, lambda: self._read(path).pixels))
 
     def content_guide(self, cell: GridCell) -> GuideSource | None:
-        """The guide of the cell's content, cropped as that is."""
+        """Return the guide of the cell's content, cropped like the content, or None."""
         if cell.content_guide is None:
             return None
         path, shape = cell.content_guide, self.shape(cell.content, cell.config)
@@ -66,12 +66,12 @@ class Pictures:
         return self._guides.setdefault((path, shape), source)
 
     def style_guide(self, path: str) -> GuideSource:
-        """The guide at `path` of a style."""
+        """Return the guide of a style at `path`."""
         source = GuideSource(functools.partial(self._guide, path))
         return self._guides.setdefault((path,), source)
 
     def check_guides(self, cell: GridCell) -> None:
-        """Raise `ImageError` if the cell's guides are none, or do not go with its pictures."""
+        """Raise `ImageError` if the cell's guides are invalid or do not fit its pictures."""
         if cell.content_guide is None:
             return
         whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
@@ -84,7 +84,7 @@ class Pictures:
         return Guide.of(self._read(path).pixels, PurePath(path).name)
 
     def alpha(self, path: str, config: Config) -> np.ndarray | None:
-        """The alpha channel that goes with `content`."""
+        """Return the alpha channel of the content at `path`, or None."""
         if path not in self._with_alpha:
             return None
         return self._read_content(path, config).alpha
@@ -97,9 +97,9 @@ class Pictures:
     def _read(
         self, path: str, size: int | Literal["original"] | tuple[int, int] | None = None
     ) -> images.Picture:
-        found = images.read_picture(path, size)
-        if found.sha256 != self.look(path).sha256:
+        picture = images.read_picture(path, size)
+        if picture.sha256 != self.look(path).sha256:
             raise ImageError(f"{path}: has changed since the grid was started")
-        if found.alpha is not None:
+        if picture.alpha is not None:
             self._with_alpha.add(path)
-        return found
+        return picture

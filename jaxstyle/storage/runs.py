@@ -1,9 +1,9 @@
-"""A run's folder: what it was asked, how far it is, what came out.
+"""The folder of a run: its settings and inputs, progress and result.
 
-RUN/config.toml      settings, the inputs' paths and everyone's SHA-256
-RUN/inputs/….jpg     content and styles as they went in, to look at
-RUN/metrics.jsonl    a line an evaluation
-RUN/snapshots/….png  best images so far, if asked for
+RUN/config.toml      settings, the paths of the inputs, and the SHA-256 of every file
+RUN/inputs/….jpg     content and styles as used, for viewing
+RUN/metrics.jsonl    one line per evaluation
+RUN/snapshots/….png  best images so far, if requested
 RUN/checkpoint/      the newest progress
 RUN/image.png        the result
 RUN/result.json      written last: a run that has one is finished
@@ -32,11 +32,11 @@ from jaxstyle.storage.metrics import read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What makes a run the run that it is, and where its inputs came from."""
+    """Everything that determines a run, and the origin of its inputs."""
 
     config: Config
     sha256: Mapping[str, Sequence[str]]
-    """Of the files, by role: content, style, weights, and init if that is a file."""
+    """Digests of the files by role: content, style, weights, and init if that is a file."""
     content: str
     styles: Sequence[str]
     forked_from: str | None = None
@@ -44,7 +44,7 @@ class Identity:
     style_guides: Sequence[str] = ()
 
     def to_toml(self) -> str:
-        """The text of config.toml; `jaxstyle stylize --config` takes it as it is."""
+        """Return the text of config.toml, which `jaxstyle stylize --config` accepts unchanged."""
         settings = _given(dataclasses.asdict(self.config))
         run = {"content": self.content, "style": list(self.styles)}
         optional = {
@@ -58,10 +58,10 @@ class Identity:
 
 
 class Board(Protocol):
-    """Where numbers and pictures are shown beside the folder."""
+    """A display of numbers and pictures, in addition to the folder."""
 
     def numbers(self, record: Record) -> None:
-        """Show what one evaluation has seen."""
+        """Show the record of one evaluation."""
         ...
 
     def picture(self, evaluation: int, image: Image) -> None:
@@ -71,18 +71,18 @@ class Board(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """At which evaluations, counted over all scales, something is written."""
+    """The evaluations, counted over all scales, at which something is written."""
 
     every: int | None = None
     at: tuple[int, ...] = ()
 
     def has(self, evaluation: int) -> bool:
-        """Whether `evaluation` is one of them."""
+        """Return whether `evaluation` is one of them."""
         return evaluation in self.at or bool(self.every and evaluation % self.every == 0)
 
 
 class Run:
-    """A run's folder, held by this process until it is closed; a `Keeper`."""
+    """The folder of a run, locked by this process until closed; a `Keeper`."""
 
     def __init__(
         self,
@@ -93,18 +93,19 @@ class Run:
         on_scale: Callable[[], None] = lambda: None,
         finish: Callable[[Image], Image] = lambda image: image,
     ) -> None:
-        """Take the folder, local or `gs://`, made if it is not there.
+        """Lock the folder, local or `gs://`, and create it if missing.
 
         Args:
-            folder: of this run alone.
-            checkpoints: when progress is saved; it is saved as well when a scale begins and
-                when the run is stopped or ends.
-            snapshots: when the best image so far is saved.
-            on_scale: called when a new scale's beginning is safely on disk.
-            finish: makes of an image of the loop what a result would be, for snapshots.
+            folder: the folder, used by this run alone.
+            checkpoints: when to save progress; it is also saved when a scale begins and when
+                the run is stopped or ends.
+            snapshots: when to save the best image so far.
+            on_scale: called once the start of a new scale is safely on disk.
+            finish: converts an image of the loop as for a result; used for snapshots.
 
         Raises:
-            RunError: it cannot be written to, or another process has it. A bucket has no locks.
+            RunError: the folder cannot be written to, or another process has locked it. Buckets
+                have no locks.
         """
         self.folder = files.make_folder(folder, RunError)
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
@@ -138,20 +139,20 @@ class Run:
                 self._lock.release()
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished run came to; None of one that is not finished."""
+        """Return the result of a finished run, or None if it is not finished."""
         path = self.folder / "result.json"
         return parse(files.read_bytes(path, RunError), path, RunError) if path.exists() else None
 
     @property
     def has_progress(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether the run has a checkpoint to resume from."""
         return self._checkpoints.newest is not None
 
     def identify(self, identity: Identity) -> None:
-        """Note what the run is or, if that was done, check that it still is the same.
+        """Record the identity of the run or, if already recorded, check that it is the same.
 
         Raises:
-            RunError: it is another one; the message shows the difference.
+            RunError: the folder is of another run; the message shows the difference.
         """
         path = self.folder / "config.toml"
         if not path.exists():
@@ -165,7 +166,7 @@ class Run:
             )
 
     def show_inputs(self, content: Image, styles: Sequence[Image]) -> None:
-        """Save the inputs, as they go in, for whoever looks at the run later."""
+        """Save the inputs as used, for viewing later."""
         folder = files.make_folder(self.folder / "inputs", RunError)
         names = ["content", *(f"style-{number}" for number in range(1, len(styles) + 1))]
         for name, picture in zip(names, [content, *styles], strict=True):
@@ -173,7 +174,7 @@ class Run:
                 images.save_image(folder / f"{name}.jpg", picture)
 
     def resume(self, like: Callable[[int], LoopState]) -> Progress | None:
-        """How far the run is; its metrics go on from there.
+        """Return the progress of the run, or None, and continue its metrics from it.
 
         Raises:
             RunError: see `Checkpoints.restore`.
@@ -183,7 +184,7 @@ class Run:
         return progress
 
     def start_from(self, progress: Progress) -> Progress:
-        """Begin with what `fork` gave, safely on disk; returns it."""
+        """Save the progress given by `fork` to disk as the start of this run, and return it."""
         self._start_metrics(progress.records)
         self._save(progress)
         self._checkpoints.wait()
@@ -193,18 +194,18 @@ class Run:
         if self._metrics is not None:
             self._metrics.close()
         path = self.folder / "metrics.jsonl"
-        # What was measured beside the records is only there.
+        # Measurements that are not part of the records are only in this file.
         rows = read_metrics(self.folder) if path.exists() else []
-        there = {row["evaluation"]: to_json(row) + "\n" for row in rows}
+        old_lines = {row["evaluation"]: to_json(row) + "\n" for row in rows}
         self._lines, self._last = [], None
         self._kept = records[-1].evaluation if records else 0
         for record in records:
-            line = there.get(record.evaluation) or _line(record, self._last, None)
+            line = old_lines.get(record.evaluation) or _line(record, self._last, None)
             self._lines.append(line)
             self._last = record
         self._write_metrics()
         if self._local:
-            # A line at a time, so that it can be followed, and nothing is lost with the process.
+            # Unbuffered, so that it can be followed and no line is lost if the process dies.
             self._metrics = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115
 
     def _write_metrics(self) -> None:
@@ -213,7 +214,7 @@ class Run:
         )
 
     def record(self, record: Record) -> None:
-        """Add the line of one evaluation to the metrics.
+        """Append one evaluation to the metrics.
 
         Raises:
             RunError: the disk is full.
@@ -221,7 +222,7 @@ class Run:
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
         line = _line(record, self._last, memory)
         self._last = record
-        if self._metrics is None:  # a bucket's objects cannot grow: written with the checkpoints
+        if self._metrics is None:  # bucket objects cannot grow; written with the checkpoints
             self._lines.append(line)
         else:
             try:
@@ -236,17 +237,17 @@ class Run:
             self.board.numbers(record)
 
     def wants(self, evaluation: int) -> bool:
-        """See `Keeper`."""
+        """Return whether a checkpoint or snapshot is due at `evaluation`; see `Keeper`."""
         return self._checkpoint_schedule.has(evaluation) or self._snapshot_schedule.has(evaluation)
 
     def keep(self, progress: Progress) -> None:
-        """See `Keeper`.
+        """Save the snapshot and checkpoint that are due; see `Keeper`.
 
         Raises:
             RunError: the disk is full.
         """
         evaluation = progress.evaluations
-        # An update of several evaluations may have passed those that were wanted.
+        # An update of several evaluations may have passed a scheduled one.
         passed = range(self._kept + 1, evaluation + 1)
         self._kept = evaluation
         if any(map(self._snapshot_schedule.has, passed)):
@@ -259,7 +260,7 @@ class Run:
             self._save(progress)
 
     def save(self, progress: Progress) -> None:
-        """See `Keeper`; on disk when this returns.
+        """Save a checkpoint, which is on disk when this returns; see `Keeper`.
 
         Raises:
             RunError: the disk is full.
@@ -287,7 +288,7 @@ class Run:
         """Write the result and mark the run as finished.
 
         Raises:
-            RunError, ImageError: the disk is full; the same command goes on from here.
+            RunError, ImageError: the disk is full; the same command resumes from here.
         """
         self._checkpoints.wait()
         if self._metrics is None:
@@ -306,19 +307,19 @@ def fork(
     like: Callable[[int], LoopState],
     shapes: Sequence[tuple[int, ...]],
 ) -> Progress:
-    """Where a new run starts that goes on from the state of the one in `folder`.
+    """Return the starting point of a new run that continues the one in `folder`.
 
     Args:
-        folder: of the run to start from; it may be under way.
-        identity: of the new run. If it differs in nothing but budgets, and no schedule knows
-            their end, all of the state counts, its history included, whatever of them is spent;
-            otherwise only the image it comes to, which the optimizer, knowing nothing of the new
-            objective's curvature, starts from.
-        like: the structure and shapes that a scale's state has to have.
-        shapes: of the images of the new run, by scale.
+        folder: the folder of the run to start from; it may be under way.
+        identity: the identity of the new run. If it differs only in budgets, and no schedule
+            depends on them, the new run continues the whole state, its history included, however
+            much of the budgets is spent. Otherwise it starts from the resulting image alone, and
+            the optimizer knows nothing of the new objective's curvature.
+        like: gives the expected structure and shapes of a scale's state.
+        shapes: the shapes of the new run's images, by scale.
 
     Raises:
-        RunError: there is no run, or it has no checkpoint yet.
+        RunError: `folder` is not a run's, or has no checkpoint yet.
     """
     changed = differences(folder, identity)
     scheduled = identity.config.learning_rate_schedule == "cosine"
@@ -338,29 +339,29 @@ def fork(
 
 
 def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
-    """What sets `identity` apart from the run in `folder`, by setting or role, in words.
+    """Describe the differences of `identity` from the run in `folder`, by setting or role.
 
     Raises:
-        RunError: there is no run, or its config.toml is damaged.
+        RunError: `folder` is not a run's, or its config.toml is damaged.
     """
     path = epath.Path(folder) / "config.toml"
     try:
-        there = tomllib.loads(files.read_bytes(path, RunError).decode())
-        digests = {role: list(given) for role, given in there.pop("run")["sha256"].items()}
+        old = tomllib.loads(files.read_bytes(path, RunError).decode())
+        digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RunError):
             raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
         raise RunError(f"{path}: damaged; name another folder") from None
-    here = tomllib.loads(tomli_w.dumps(_given(dataclasses.asdict(identity.config))))
-    found = {
-        name: f"{name} was {there.get(name, 'not given')}, now {here.get(name, 'not given')}"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name) and not (name == "init" and "init" in digests)
+    new = tomllib.loads(tomli_w.dumps(_given(dataclasses.asdict(identity.config))))
+    changes = {
+        name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name) and not (name == "init" and "init" in digests)
     }
     for role in {**digests, **identity.sha256}:
         if digests.get(role, []) != list(identity.sha256.get(role, ())):
-            found[role] = f"{role} was another file"
-    return found
+            changes[role] = f"{role} was another file"
+    return changes
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Measurements of jaxstyle beside its peers: `scripts/benchmark`."""
+"""Benchmarks of jaxstyle against its peers: `scripts/benchmark`."""

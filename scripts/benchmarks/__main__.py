@@ -1,4 +1,4 @@
-"""The command: sections one after another, what they found as JSON, Markdown and plots."""
+"""The benchmark command: run sections in order and report as JSON, Markdown and plots."""
 
 import dataclasses
 import json
@@ -41,9 +41,9 @@ SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
 
 
 def main() -> int:
-    """Run the sections that were asked for and write what they found.
+    """Run the requested sections and write their findings.
 
-    1 if one of them failed, 2 for a mistake in the command line.
+    Return 1 if one of them failed, 2 for a mistake in the command line.
     """
     return exit_code(_measure)
 
@@ -66,7 +66,7 @@ def _measure() -> int:
             except BenchmarkError as error:
                 failed = True
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
-                if name in sections:  # from an earlier run
+                if name in sections:  # keep the earlier run's
                     continue
                 finding = Finding([], [], [f"Failed: {error}"])
             finally:
@@ -99,7 +99,7 @@ _FIELDS = [field.name for field in dataclasses.fields(Finding)]
 
 
 def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """The sections of an earlier report, which must be from this very machine."""
+    """Return the sections of an earlier report, which must be from this same machine."""
     if not file.exists():
         return {}
     report = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What the sections share: settings, the files that workers read, the workers, and peers."""
+"""Shared parts of the sections: settings, input files for the workers, the workers, and peers."""
 
 import dataclasses
 import functools
@@ -35,8 +35,8 @@ OURS = "benchmarks.ours"
 TORCH = "benchmarks.pytorch"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _GRADIENTS_APART = {"float32": 0.02, "tf32": 0.1, "bfloat16": 0.5}
-"""Relative L2 distance up to which systems have the same objective: where maxima and ReLUs change
-sides, single components differ by all they are."""
+"""Relative L2 distance up to which objectives count as the same: where maxima and ReLUs change
+sides, single components differ by their full value."""
 _LOSSES_APART = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.1}
 
 Row = dict[str, Any]
@@ -44,21 +44,21 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a section has measured."""
+    """The measurements of a section."""
 
     ratios: Sequence[Row]
     absolute: Sequence[Row]
-    """Seconds, bytes and the like, if not in `ratios`."""
+    """Seconds, bytes and other absolute values that are not in `ratios`."""
     notes: Sequence[str] = ()
-    """What was left out, and why; how to read the tables."""
+    """Omissions with their reasons, and how to read the tables."""
     curves: Sequence[Row] = ()
     """Runs, each with its losses, evaluations and seconds."""
     pictures: Sequence[str] = ()
-    """Names of picture files beside the report."""
+    """Names of picture files in the report's folder."""
 
 
 class Bench:
-    """Pictures, weights, and workers that live as long as a section."""
+    """Pictures and weights for all sections, and workers that live as long as one section."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -69,26 +69,26 @@ class Bench:
         self.contents = [load_picture(name) for name in settings.contents]
         self.styles = [load_picture(name) for name in settings.styles]
         self.accelerator = self._accelerator()
-        found = ["cpu", *([] if self.accelerator is None else [self.accelerator[0]])]
-        self.devices: tuple[str, ...] = settings.device or tuple(found)
+        available = ["cpu", *([] if self.accelerator is None else [self.accelerator[0]])]
+        self.devices: tuple[str, ...] = settings.device or tuple(available)
 
     @property
     def pairs(self) -> list[tuple[Picture, Picture]]:
-        """Every content with every style."""
+        """All pairs of a content and a style."""
         return [(content, style) for content in self.contents for style in self.styles]
 
     def flops(self, size: int) -> float:
-        """See `evaluation_flops`."""
+        """Return `evaluation_flops` for the widths of these weights."""
         return evaluation_flops(size, self.settings.random_weights or CHANNELS)
 
     def _accelerator(self) -> tuple[str, str] | None:
         worker = Worker(OURS)
-        found = worker.call("describe")
+        device = worker.call("describe")
         worker.close()
-        return None if found["platform"] == "cpu" else (found["platform"], found["kind"])
+        return None if device["platform"] == "cpu" else (device["platform"], device["kind"])
 
     def fresh(self, module: str, device: str, **variables: str) -> Worker:
-        """A worker of one's own, to be closed."""
+        """Start a separate worker, which the caller closes."""
         if module == TORCH:
             return Worker(module, **variables)
         ours = {
@@ -99,24 +99,24 @@ class Bench:
         return Worker(module, **ours, **variables)
 
     def worker(self, module: str, device: str | None = None) -> Worker:
-        """The section's worker on a device, the last one if not given."""
+        """Return the section's worker on a device, by default the last device."""
         key = module, device or self.devices[-1]
         if key not in self._workers or self.has_ended(*key):
             self._workers[key] = self.fresh(*key)
         return self._workers[key]
 
     def has_ended(self, module: str, device: str) -> bool:
-        """Whether the section's worker was ended by something else, as for its memory."""
+        """Return whether the section's worker was killed, for example for its memory use."""
         return self._workers[module, device].has_ended
 
     def torch_device(self, device: str) -> str | None:
-        """PyTorch's name of the device; None where it has none."""
+        """Return PyTorch's name for the device, or None if it has none."""
         if device != "gpu":
             return "cpu" if device == "cpu" else None
         return "cuda" if self.worker(TORCH, device).call("describe") else None
 
     def torch_threads(self, device: str) -> int:
-        """With how many threads PyTorch is fastest, as far as a device's are its own."""
+        """Return the number of threads for PyTorch: the fastest on the CPU, else all."""
         return self._cpu_threads if device == "cpu" else THREADS
 
     @functools.cached_property
@@ -128,20 +128,20 @@ class Bench:
         return worker.call("best_threads", key="threads", candidates=candidates)
 
     def close_workers(self) -> None:
-        """End the section's workers, which frees what they have in memory."""
+        """End the section's workers, which frees their memory."""
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
 
     def write_pair(self, pair: tuple[Picture, Picture], size: int, objective: str) -> str:
-        """The file of a problem whose long side is `size`, as the objective has its style."""
+        """Write a problem of long side `size`, its style sized for `objective`; return its path."""
         content, style = (fitted(picture, size) for picture in pair)
         if objective == "seed":
             style = resize_image(pair[1].pixels, content.shape)
         return self._write(content, style)
 
     def write_square(self, size: int) -> str:
-        """The file of a problem of `size`², of the first pictures."""
+        """Write a problem of `size`² from the first content and style; return its path."""
         content, style = (
             resize_image(each[0].pixels, (size, size)) for each in (self.contents, self.styles)
         )
@@ -153,34 +153,34 @@ class Bench:
         return str(path)
 
     def agree(self, found: Row, reference: Row, precision: str) -> float:
-        """The relative L2 distance of two gradients.
+        """Return the relative L2 distance of two gradients.
 
         Args:
-            found: what `prepare` answered, and `gradient`, the file with the gradient.
-            reference: the same of the system that counts as right.
-            precision: of `found`.
+            found: the answer of `prepare`, with the gradient's file as `gradient`.
+            reference: the same for the system that is taken as correct.
+            precision: the precision of `found`.
 
         Raises:
-            BenchmarkError: it or the losses' is so large that the objectives are not the same.
+            BenchmarkError: gradients or losses differ too much for the same objective.
         """
         ours, theirs = (np.load(each["gradient"]) for each in (found, reference))
-        apart = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+        distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
         loss = abs(found["loss"] / reference["loss"] - 1)
-        if not (apart < _GRADIENTS_APART[precision] and loss < _LOSSES_APART[precision]):
+        if not (distance < _GRADIENTS_APART[precision] and loss < _LOSSES_APART[precision]):
             raise BenchmarkError(
                 f"systems disagree: losses {found['loss']:.6g} and {reference['loss']:.6g}, "
-                f"gradients {apart:.2g} apart"
+                f"gradients {distance:.2g} apart"
             )
-        return apart
+        return distance
 
 
 def installed(package: str) -> bool:
-    """Whether a peer's package is there to be imported."""
+    """Return whether a peer's package can be imported."""
     return importlib.util.find_spec(package) is not None
 
 
 def pastiche_command() -> str | None:
-    """The peer's command in this environment, if it is there and starts."""
+    """Return the peer's command in this environment, or None if it is missing or does not start."""
     command = shutil.which("pastiche", path=str(Path(sys.executable).parent))
     if command is None:
         return None
@@ -196,11 +196,11 @@ NO_PASTICHE = (
 
 
 def interleaved(repeats: int, calls: Sequence[Callable[[], float]]) -> list[list[float]]:
-    """Each call's values, taken in turn so that all see the same weather."""
+    """Return each call's values, interleaved so that all calls see the same conditions."""
     rounds = [[call() for call in calls] for _ in range(repeats)]
     return [list(values) for values in zip(*rounds, strict=True)]
 
 
 def median_ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the ratios of what was measured side by side."""
+    """Return the median ratio of values measured side by side."""
     return statistics.median(a / b for a, b in zip(values, others, strict=True))

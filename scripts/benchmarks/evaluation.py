@@ -1,4 +1,4 @@
-"""Sections `evaluation` and `overhead`: what one value and gradient costs."""
+"""Sections `evaluation` and `overhead`: the cost of one value and gradient."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from benchmarks.bench import (
 from benchmarks.worker import BenchmarkError
 
 _SECONDS = 1.0
-"""What one repetition lasts, about."""
+"""The approximate duration of one repetition."""
 _MOST = 50
 _DIRECT = "jaxstyle, direct, float32"
 _MATMUL = {"cpu": 2048}
@@ -34,30 +34,30 @@ class System:
     module: str
     precision: str
     settings: Row = dataclasses.field(hash=False)
-    """For the worker's `prepare`, beside the problem."""
+    """Arguments of the worker's `prepare`, besides the problem."""
 
     @property
     def key(self) -> str:
-        """What its problem is kept under."""
+        """The key under which the worker keeps its problem."""
         return f"{self.name}, {self.precision}"
 
 
 def systems(device: str, precisions: tuple[str, ...], torch_device: str | None) -> list[System]:
-    """All ways that a device has; the direct convolution in float32 is the first."""
-    found: list[System] = []
+    """Return all systems of a device, the direct convolution in float32 first."""
+    listed: list[System] = []
     for precision in sorted(precisions, key=lambda each: each != "float32"):
         if device == "cpu" and precision == "tf32":
             continue
         direct = {"precision": precision, "convolution": "direct"}
-        found.append(System("jaxstyle, direct", OURS, precision, direct))
+        listed.append(System("jaxstyle, direct", OURS, precision, direct))
         if precision == "float32":
             winograd = {"precision": precision, "convolution": "winograd"}
-            found.append(System("jaxstyle, Winograd", OURS, precision, winograd))
+            listed.append(System("jaxstyle, Winograd", OURS, precision, winograd))
         if torch_device is not None:
             eager = {"precision": precision, "device": torch_device, "compiled": False}
-            found.append(System("PyTorch, eager", TORCH, precision, eager))
-            found.append(System("PyTorch, compile", TORCH, precision, eager | {"compiled": True}))
-    return found
+            listed.append(System("PyTorch, eager", TORCH, precision, eager))
+            listed.append(System("PyTorch, compile", TORCH, precision, eager | {"compiled": True}))
+    return listed
 
 
 def evaluation(bench: Bench) -> Finding:
@@ -84,17 +84,17 @@ def evaluation(bench: Bench) -> Finding:
         }
         for size in bench.settings.sizes:
             pictures = bench.write_square(size)
-            found: dict[System, Row] = {}
+            prepared: dict[System, Row] = {}
             for way in ways:
                 try:
-                    found[way] = _prepared(bench, way, device, pictures, threads)
+                    prepared[way] = _prepared(bench, way, device, pictures, threads)
                 except BenchmarkError as error:
                     notes.append(f"Left out: {way.name}, {way.precision}, {size}²: {error}")
-                    if bench.has_ended(way.module, device):  # and so is what else it had prepared
-                        found = {w: row for w, row in found.items() if w.module != way.module}
-            if not found:
+                    if bench.has_ended(way.module, device):  # its other problems are gone too
+                        prepared = {w: row for w, row in prepared.items() if w.module != way.module}
+            if not prepared:
                 continue
-            for way, row in _rows(bench, device, found).items():
+            for way, row in _rows(bench, device, prepared).items():
                 where = {"device": device, "size": f"{size}²"}
                 where |= {"precision": way.precision, "system": way.name}
                 peak = peaks[way.module, way.precision]
@@ -103,21 +103,21 @@ def evaluation(bench: Bench) -> Finding:
                 times = {key: row[key] for key in ("seconds", "least", "most")}
                 speeds = {"GFLOP/s": reached / 1e9, "matmul GFLOP/s": peak / 1e9}
                 compiling = {
-                    "compile s": found[way]["compile_seconds"],
-                    "first s": found[way]["first_seconds"],
+                    "compile s": prepared[way]["compile_seconds"],
+                    "first s": prepared[way]["first_seconds"],
                 }
                 absolute.append(where | times | speeds | compiling)
-            for module in {way.module for way in found}:
+            for module in {way.module for way in prepared}:
                 bench.worker(module, device).call("forget")
         bench.close_workers()
     return Finding(ratios, absolute, notes)
 
 
 def _rows(bench: Bench, device: str, found: dict[System, Row]) -> dict[System, Row]:
-    """Seconds and ratios of the systems that were prepared, measured in turn."""
+    """Return seconds and ratios of the prepared systems, from interleaved measurements."""
     first = next(iter(found))
     direct = first if first.key == _DIRECT else None
-    apart = {way: bench.agree(row, found[first], way.precision) for way, row in found.items()}
+    distances = {way: bench.agree(row, found[first], way.precision) for way, row in found.items()}
     calls = [
         functools.partial(
             bench.worker(way.module, device).call,
@@ -144,7 +144,7 @@ def _rows(bench: Bench, device: str, found: dict[System, Row]) -> dict[System, R
             "ratios": {
                 "over PyTorch's best": fastest and median_ratio(mine, fastest),
                 "over jaxstyle direct": direct and median_ratio(mine, seconds[direct]),
-                "gradient apart": apart[way],
+                "gradient apart": distances[way],
             },
         }
     return rows
@@ -156,8 +156,8 @@ def _prepared(bench: Bench, way: System, device: str, pictures: str, threads: in
     problem: Row = {"pictures": pictures, "weights": bench.weights, "objective": "seed"}
     if way.module == TORCH:
         problem["threads"] = threads
-    found = worker.call("prepare", key=way.key, gradient=gradient, **problem, **way.settings)
-    return found | {"gradient": gradient, "once": worker.call("evaluation", key=way.key, count=1)}
+    answer = worker.call("prepare", key=way.key, gradient=gradient, **problem, **way.settings)
+    return answer | {"gradient": gradient, "once": worker.call("evaluation", key=way.key, count=1)}
 
 
 def _matmul(bench: Bench, way: System, device: str) -> float:
@@ -176,7 +176,7 @@ def overhead(bench: Bench) -> Finding:
         pictures = bench.write_square(size)
         problem = {"pictures": pictures, "weights": bench.weights, "objective": "seed"}
         worker.call("prepare", key="seed", **problem)
-        worker.call("loop", key="seed", evaluations=2)  # compiled here
+        worker.call("loop", key="seed", evaluations=2)  # compiles
         count = bench.settings.loop
         run, bare = interleaved(
             bench.settings.repeats,

@@ -1,4 +1,4 @@
-"""The machine that a report is from, and the versions of what ran on it."""
+"""Description of a report's machine and software versions."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ _VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "OMP_N
 
 
 def describe(accelerator: tuple[str, str] | None) -> dict[str, Any]:
-    """Processor, memory, accelerator, system, versions; what is not installed has no version."""
+    """Return processor, memory, accelerator, system and versions, None for missing packages."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line),
         platform.processor(),

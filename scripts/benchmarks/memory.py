@@ -1,4 +1,4 @@
-"""Section `memory`: the most that one value and gradient takes, by size."""
+"""Section `memory`: peak memory of one value and gradient, by size."""
 
 from benchmarks.bench import NO_TORCH, OURS, TORCH, Bench, Finding, Row, installed
 
@@ -52,6 +52,6 @@ def memory(bench: Bench) -> Finding:
         ratios.extend(
             {"size": f"{size}²", "system": system, f"peak / {against}": peak / peaks[against]}
             for system, peak in peaks.items()
-            if peaks[against]  # some devices do not tell
+            if peaks[against]  # some devices do not report it
         )
     return Finding(ratios, absolute, notes)

@@ -1,4 +1,4 @@
-"""jaxstyle, driven as a program of its user's would drive it; problems are kept by key."""
+"""The jaxstyle worker: drives it as a user's program would, and keeps problems by key."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from jaxstyle.network.vgg import PRECISIONS
 
 
 class Problem(NamedTuple):
-    """An objective ready to be evaluated, and what it was made of."""
+    """An objective ready to be evaluated, and its inputs."""
 
     params: Params
     content: Image
@@ -40,7 +40,7 @@ class Problem(NamedTuple):
     objective: Objective
     image: jax.Array
     evaluate: Any
-    """Compiled: `(objective, image)` to loss and gradient."""
+    """Compiled function from `(objective, image)` to loss and gradient."""
     compile_seconds: float
 
 
@@ -54,13 +54,13 @@ def _evaluate(objective: Objective, image: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def describe() -> dict[str, str]:
-    """The device that JAX computes on."""
+    """Describe the device that JAX computes on."""
     device = jax.devices()[0]
     return {"platform": device.platform, "kind": device.device_kind}
 
 
 def read_weights(path: str) -> Params:
-    """Parameters as `problems.write_weights` wrote them."""
+    """Read parameters from a file of `problems.write_weights`."""
     params: dict[str, Any] = {}
     with np.load(path) as stored:
         for name, array in stored.items():
@@ -81,7 +81,7 @@ def prepare(
     precision: str = "float32",
     convolution: str = "auto",
 ) -> dict[str, Any]:
-    """Build and compile the objective; its gradient goes into the file `gradient`."""
+    """Build and compile the objective; write its gradient to the file `gradient`."""
     config = objective_config(objective).replace(precision=precision, convolution=convolution)
     with np.load(pictures) as stored:
         content, style, start = stored["content"], stored["style"], stored["image"]
@@ -112,7 +112,7 @@ def forget() -> None:
 
 
 def evaluation(key: str, count: int) -> float:
-    """Seconds of one value and gradient, of `count` in a row."""
+    """Return the mean seconds of one value and gradient over `count` in a row."""
     problem = _problems[key]
     started = time.perf_counter()
     for _ in range(count):
@@ -121,7 +121,7 @@ def evaluation(key: str, count: int) -> float:
 
 
 def matmul(size: int, precision: str) -> float:
-    """FLOP/s of a product of two matrices of `size`², the best of five."""
+    """Return the FLOP/s of a product of two `size`² matrices, the best of five."""
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=PRECISIONS[precision]))
@@ -135,7 +135,7 @@ def matmul(size: int, precision: str) -> float:
 
 
 def loop(key: str, evaluations: int) -> float:
-    """Seconds an evaluation of the optimizer's loop takes, compilation excluded."""
+    """Return the seconds per evaluation in the optimizer's loop, compilation excluded."""
     problem = _problems[key]
     config = problem.config.replace(evaluations=evaluations)
     result = optimize(problem.objective, problem.content, config)
@@ -143,7 +143,7 @@ def loop(key: str, evaluations: int) -> float:
 
 
 def grid(key: str, cells: int, lanes: int, evaluations: int) -> float:
-    """Seconds for so many cells with different weights, `lanes` at a time on each device."""
+    """Return the seconds for `cells` with different weights, `lanes` at a time on each device."""
     problem = _problems[key]
     given = problem.content, problem.style, _cell_configs(problem, cells, evaluations)
     started = time.perf_counter()
@@ -152,7 +152,7 @@ def grid(key: str, cells: int, lanes: int, evaluations: int) -> float:
 
 
 def one_by_one(key: str, cells: int, evaluations: int) -> float:
-    """Seconds for the same cells as runs of their own, one after another."""
+    """Return the seconds for the same cells as separate runs, one after another."""
     problem = _problems[key]
     started = time.perf_counter()
     for config in _cell_configs(problem, cells, evaluations):
@@ -166,10 +166,10 @@ def _cell_configs(problem: Problem, cells: int, evaluations: int) -> list[Config
 
 
 def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """A run from the content: its losses at the last scale, when they were had, and for what.
+    """Run from the content and return the last scale's losses with their evaluations and seconds.
 
-    Evaluations at coarser scales count by their share of pixels, and `seconds` count them too.
-    A run of one update a scale comes before, as the peers have one.
+    Evaluations at coarser scales count by their share of pixels, and `seconds` include them.
+    A warm-up run of one update per scale precedes it, as for the peers.
     """
     problem = _problems[key]
     config = problem.config.replace(**settings)
@@ -192,7 +192,7 @@ def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def scipy_curve(key: str, evaluations: int) -> dict[str, Any]:
-    """The same for SciPy's L-BFGS-B, driven as the Keras example does."""
+    """Run SciPy's L-BFGS-B as the Keras example does and return the same as `curve`."""
     problem = _problems[key]
 
     def evaluate(image: Image) -> tuple[float, np.ndarray]:
@@ -209,7 +209,7 @@ def scipy_curve(key: str, evaluations: int) -> dict[str, Any]:
 
 
 def loss_of(key: str, picture: str) -> float:
-    """What a picture's file is worth by the objective."""
+    """Return the objective's loss for a picture file."""
     problem = _problems[key]
     return float(problem.evaluate(problem.objective, jnp.asarray(load_image(picture)))[0])
 
@@ -217,7 +217,7 @@ def loss_of(key: str, picture: str) -> float:
 def render(
     content: str, style: str, weights: str, name: str, evaluations: int, output: str
 ) -> dict[str, float]:
-    """A preset's picture, at the cost of so many evaluations of the full size."""
+    """Write a preset's picture, made at the cost of `evaluations` full-size evaluations."""
     picture = load_image(content)
     config = at_cost(preset(name), picture.shape, evaluations)
     result = stylize(picture, load_image(style), config, read_weights(weights))
@@ -226,13 +226,13 @@ def render(
 
 
 def judge_pictures(content: str, style: str, weights: str, pictures: Sequence[str]) -> list[Any]:
-    """A judgement, as a dictionary, for each picture's file."""
+    """Return a judgement, as a dictionary, for each picture file."""
     params = read_weights(weights)
     wanted = load_image(content), load_image(style)
     return [judge(params, load_image(picture), *wanted)._asdict() for picture in pictures]
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes: the most that this process has had in memory, and its device in use."""
+    """Return the peak memory of this process, and the peak in use on its device, in bytes."""
     stats = jax.devices()[0].memory_stats() or {}
     return {"process": peak_resident(), "device": int(stats.get("peak_bytes_in_use", 0))}

@@ -1,4 +1,4 @@
-"""Plots of a report: loss against evaluations and seconds, and cells an hour against lanes."""
+"""Plots of a report: loss against evaluations and seconds, and cells per hour against lanes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from jaxstyle.reporting.plot import DASHES, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind tell apart; ours are blue.
+# Okabe and Ito's palette, which the colour-blind can distinguish; ours are blue.
 _COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#D55E00", "#000000")
 
 NO_MATPLOTLIB = "matplotlib is not installed, so there are no plots: pip install '.[benchmark]'"
 
 
 def write_plots(findings: dict[str, Finding], output: Path) -> dict[str, list[str]]:
-    """Draw what can be drawn, as .svg and .png; the names of the .svg files by section."""
+    """Write all available plots as .svg and .png; return the names of the .svg by section."""
     if not installed("matplotlib"):
         return {}
     import matplotlib as mpl
@@ -44,7 +44,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _curves(runs: Sequence[Row]) -> Any:
-    """A row of two panels for each pair: the best loss so far, by evaluations and by seconds."""
+    """Plot the best loss so far against evaluations and seconds, a row of panels for each pair."""
     from matplotlib.figure import Figure
 
     pairs = list(dict.fromkeys(run["pair"] for run in runs))
@@ -52,9 +52,9 @@ def _curves(runs: Sequence[Row]) -> Any:
     figure = Figure(figsize=(6.5, 2.4 * len(pairs)), layout="constrained")
     panels = figure.subplots(len(pairs), 2, sharey="row", squeeze=False)
     for row, pair in zip(panels, pairs, strict=True):
-        here = [run for run in runs if run["pair"] == pair and run["repetition"] == 0]
+        first_runs = [run for run in runs if run["pair"] == pair and run["repetition"] == 0]
         for axes, key in zip(row, ("evaluations", "seconds"), strict=True):
-            for run in here:
+            for run in first_runs:
                 _line(axes, run[key], run["losses"], systems.index(run["system"]), run["system"])
             axes.set_yscale("log")
             axes.set_xlim(left=0)
@@ -79,7 +79,7 @@ def _line(axes: "Axes", x: list[float], losses: list[float], number: int, label:
 
 
 def _lanes(rows: Sequence[Row]) -> Any:
-    """Cells an hour against lanes; runs one after another as level lines."""
+    """Plot cells per hour against lanes, with runs one after another as horizontal lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.0, 2.6), layout="constrained")

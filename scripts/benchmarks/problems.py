@@ -1,4 +1,4 @@
-"""What is measured on: pictures, weights, and the files that carry both to every system alike."""
+"""Inputs of the measurements: pictures, weights, and files that give both to every system."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,37 +15,37 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 CONTENTS = (str(IMAGES / "chelsea.jpg"),)
 STYLES = (str(IMAGES / "starry_night.jpg"), *PATTERNS)
 _NOISE = 0.05
-"""What evaluations are timed at: the content and so much noise, so that no term is zero."""
+"""Noise added to the content where evaluations are timed, so that no term is zero."""
 
 
 class Picture(NamedTuple):
-    """A picture at its own size."""
+    """A picture at its original size."""
 
     name: str
     pixels: Image
 
 
 def load_picture(name: str) -> Picture:
-    """The picture at a path, or the pattern of that name."""
+    """Load the picture at a path, or make the pattern of that name."""
     if name in PATTERNS:
         return Picture(name, PATTERNS[name]())
     return Picture(Path(name).stem, load_image(name))
 
 
 def fitted(picture: Picture, size: int) -> Image:
-    """`picture` with a long side of `size` pixels."""
+    """Resize `picture` to a long side of `size` pixels."""
     return resize_image(picture.pixels, fit_shape(picture.pixels.shape, size))
 
 
 def write_pictures(path: Path, content: Image, style: Image) -> None:
-    """Write what one problem is about: content, style, and the image that evaluations are at."""
+    """Write the pictures of one problem: content, style, and the image to evaluate at."""
     noise = np.random.default_rng(0).normal(size=content.shape).astype(np.float32)
     image = np.clip(content + _NOISE * noise, 0, 1)
     np.savez(path, content=content, style=style, image=image)
 
 
 def write_weights(path: Path, channels: tuple[int, ...] | None) -> None:
-    """Write VGG19's kernels, biases and mean: the real ones, or random ones of `channels`."""
+    """Write VGG19's kernels, biases and mean; random ones of `channels` per block, if given."""
     params = load_weights() if channels is None else _random_weights(channels)
     arrays = {"mean": np.asarray(params["mean"])}
     for conv in CONVOLUTIONS:
@@ -55,7 +55,7 @@ def write_weights(path: Path, channels: tuple[int, ...] | None) -> None:
 
 
 def _random_weights(channels: tuple[int, ...]) -> dict[str, dict[str, np.ndarray] | np.ndarray]:
-    """He-normal kernels, which keep the size of what goes through, for images in grey levels."""
+    """Draw He-normal weights, which preserve activation scale, for images in grey levels."""
     rng = np.random.default_rng(0)
     params: dict[str, dict[str, np.ndarray] | np.ndarray] = {
         "mean": np.array([0.48, 0.45, 0.4], np.float32)
@@ -73,15 +73,15 @@ def _random_weights(channels: tuple[int, ...]) -> dict[str, dict[str, np.ndarray
 
 
 def evaluation_flops(size: int, channels: tuple[int, ...] = CHANNELS) -> float:
-    """Operations of one value and gradient of the `seed` objective at `size`², done directly.
+    """Count operations of one value and gradient of `seed` at `size`², with direct convolutions.
 
-    Each convolution up to conv5_2 counts twice, itself and the gradient of what it sees, and so
+    Each convolution up to conv5_2 counts twice, for itself and the gradient of its input, and so
     does each Gram matrix; a multiplication and an addition are two operations.
     """
     total, inputs, side = 0, 3, size
     for block, (count, outputs) in enumerate(zip(BLOCKS, channels, strict=True)):
-        here = min(count, 2) if block == len(BLOCKS) - 1 else count
-        for _ in range(here):
+        convolutions = min(count, 2) if block == len(BLOCKS) - 1 else count
+        for _ in range(convolutions):
             total += 2 * 9 * inputs * outputs * side**2
             inputs = outputs
         total += 2 * outputs**2 * side**2

@@ -37,7 +37,7 @@ def programs(bench: Bench) -> Finding:
     absolute: list[Row] = []
     for pair in bench.pairs:
         name = f"{pair[0].name} + {pair[1].name}"
-        # At the size asked for, so that no program's way to resize counts.
+        # At the requested size, so that no program's own resizing counts.
         content, style = (fitted(picture, size) for picture in pair)
         files = [bench.folder / f"{each}.png" for each in ("content", "style")]
         for file, picture in zip(files, (content, style), strict=True):
@@ -92,7 +92,7 @@ def programs(bench: Bench) -> Finding:
 def _commands(
     bench: Bench, pastiche: str, inputs: Sequence[Path], outputs: Sequence[str], steps: int
 ) -> tuple[list[str], list[str]]:
-    """The peer's command and ours, for the same pictures, size and steps."""
+    """Return the peer's command and ours, for the same pictures, size and steps."""
     size = str(bench.settings.program_size)
     device = "cuda" if bench.devices[-1] == "gpu" else "cpu"
     files = [str(path) for path in inputs]

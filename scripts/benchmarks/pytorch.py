@@ -1,7 +1,8 @@
-"""The objectives in PyTorch, built and driven as the well-kept peers do it.
+"""The objectives in PyTorch, built and optimized as in well-maintained peers.
 
-neural-style-pt and pastiche: `torch.optim.LBFGS` with a long history and no line search, on an
-image in grey levels. Channels last, in-place ReLU where nothing else reads it.
+As in neural-style-pt and pastiche, `torch.optim.LBFGS` has a long history and no line search, and
+the image is in grey levels. Tensors are channels last; ReLU is in place where nothing else reads
+its input.
 """
 
 import dataclasses
@@ -23,23 +24,23 @@ Features = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Kernels and biases in the order of the convolutions, and the mean that is taken off."""
+    """Kernels and biases in the order of the convolutions, and the mean to subtract."""
 
     layers: dict[str, tuple[torch.Tensor, torch.Tensor]]
     mean: torch.Tensor
     dtype: torch.dtype
 
     def features(self, image: torch.Tensor) -> Features:
-        """Activations, after the ReLU, of an image in grey levels."""
-        # Here, because torch.optim.LBFGS only takes parameters in the default layout.
+        """Compute activations, after the ReLU, of an image in grey levels."""
+        # Not earlier: torch.optim.LBFGS only takes parameters in the default layout.
         x = _last(image / 255 - self.mean).to(self.dtype)
-        found: Features = {}
+        activations: Features = {}
         for name, (kernel, bias) in self.layers.items():
             if name.endswith("_1") and name != "conv1_1":
                 x = _F.max_pool2d(x, 2)
             x = _F.relu_(_F.conv2d(x, kernel, bias, padding=1))
-            found[name] = x
-        return found
+            activations[name] = x
+        return activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,9 @@ _problems: dict[str, Problem] = {}
 
 
 def describe() -> dict[str, str]:
-    """The accelerator that PyTorch finds, if there is one."""
-    found = torch.cuda.is_available()
-    return {"kind": torch.cuda.get_device_name()} if found else {}
+    """Describe PyTorch's accelerator, if any."""
+    available = torch.cuda.is_available()
+    return {"kind": torch.cuda.get_device_name()} if available else {}
 
 
 def prepare(
@@ -121,7 +122,7 @@ def forget() -> None:
 
 
 def evaluation(key: str, count: int) -> float:
-    """Seconds of one value and gradient, of `count` in a row."""
+    """Return the mean seconds of one value and gradient over `count` in a row."""
     problem = _problems[key]
     _set_precision(problem.precision)
     started = time.perf_counter()
@@ -132,7 +133,7 @@ def evaluation(key: str, count: int) -> float:
 
 
 def best_threads(key: str, candidates: list[int]) -> int:
-    """The number of threads with which evaluations are fastest."""
+    """Return the number of threads with the fastest evaluations."""
     seconds: dict[int, float] = {}
     for threads in candidates:
         torch.set_num_threads(threads)
@@ -142,7 +143,7 @@ def best_threads(key: str, candidates: list[int]) -> int:
 
 
 def matmul(size: int, precision: str, device: str) -> float:
-    """FLOP/s of a product of two matrices of `size`², the best of five."""
+    """Return the FLOP/s of a product of two `size`² matrices, the best of five."""
     _set_precision(precision)
     a = torch.randn(size, size, device=device).to(_DTYPES[precision])
     torch.matmul(a, a)
@@ -157,7 +158,7 @@ def matmul(size: int, precision: str, device: str) -> float:
 
 
 def curve(key: str, evaluations: int) -> dict[str, Any]:
-    """Losses and seconds of each evaluation of L-BFGS from the content."""
+    """Run L-BFGS from the content and return the loss and seconds of each evaluation."""
     problem = _problems[key]
     _set_precision(problem.precision)
     image = problem.content.clone().requires_grad_()
@@ -186,7 +187,7 @@ def curve(key: str, evaluations: int) -> dict[str, Any]:
 
 
 def one_by_one(key: str, cells: int, evaluations: int) -> float:
-    """Seconds for so many cells, one after another; what they share is computed once."""
+    """Return the seconds for `cells`, one after another; their targets were computed before."""
     started = time.perf_counter()
     for _ in range(cells):
         curve(key, evaluations)
@@ -194,13 +195,13 @@ def one_by_one(key: str, cells: int, evaluations: int) -> float:
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes: the most that this process has had in memory, and its device in use."""
+    """Return the peak memory of this process, and the peak in use on its device, in bytes."""
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {"process": peak_resident(), "device": device}
 
 
 def _set_precision(precision: str) -> None:
-    # Losses stay in float32, so TF32 is all that is left to allow beside bfloat16.
+    # Losses stay in float32, so beside bfloat16 only TF32 remains to be allowed.
     allowed = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

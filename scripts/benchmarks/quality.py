@@ -1,4 +1,4 @@
-"""Section `quality`: what nobody optimizes, for each system's defaults at an equal budget."""
+"""Section `quality`: each system's defaults at an equal budget, by measures that none optimizes."""
 
 import statistics
 import subprocess
@@ -74,7 +74,7 @@ def _medians(rows: list[Row], system: str) -> Row:
 
 
 def _render(bench: Bench, system: str, inputs: Row, path: Path) -> float:
-    """Make a system's picture; seconds, without compilation, but for a program as a whole."""
+    """Render a system's picture and return the seconds, without compilation except for pastiche."""
     evaluations = bench.settings.quality_evaluations
     if system != "pastiche":
         made = bench.worker(OURS).call(

@@ -1,4 +1,4 @@
-"""How much memory a process has had, without anything that would need memory itself."""
+"""Peak memory of a process, without imports that would need memory themselves."""
 
 import itertools
 import resource
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def peak_resident() -> int:
-    """Bytes that this process has had in memory at most."""
-    # Linux says it for the program that runs now; getrusage's lasts from the parent's fork on.
+    """Return the peak resident memory of this process in bytes."""
+    # Linux reports it for the current program; getrusage also counts memory from the parent's fork.
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text(encoding="utf-8").splitlines()

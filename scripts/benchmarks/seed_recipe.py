@@ -1,4 +1,4 @@
-"""SciPy's L-BFGS-B as the Keras example drives it: calls of 20 evaluations, each begun anew."""
+"""SciPy's L-BFGS-B as in the Keras example: restarted every 20 evaluations."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _GREY_LEVELS = 255.0
 def minimize(
     evaluate: Callable[[Image], tuple[float, np.ndarray]], image: Image, evaluations: int
 ) -> tuple[list[float], list[float]]:
-    """Losses and seconds of each evaluation, from `image` on.
+    """Minimize from `image` and return the loss and seconds of each evaluation.
 
-    The vector is in grey levels, flat and float64, as there; `evaluate` gives loss and gradient
-    of an image in 0–1.
+    As in the example, the vector is flat, float64 and in grey levels; `evaluate` returns the loss
+    and gradient of an image in 0–1.
     """
     from scipy.optimize import fmin_l_bfgs_b
 
@@ -35,6 +35,6 @@ def minimize(
     while len(losses) < evaluations:
         before = len(losses)
         x, _, _ = fmin_l_bfgs_b(loss_and_gradient, x, maxfun=min(_CALL, evaluations - before))
-        if len(losses) - before < 2:  # converged: it would evaluate the same point for ever
+        if len(losses) - before < 2:  # converged: it would evaluate the same point forever
             break
     return losses[:evaluations], seconds[:evaluations]

@@ -1,4 +1,4 @@
-"""What to measure: the command line as a frozen dataclass."""
+"""Benchmark settings: the command line as a frozen dataclass."""
 
 import argparse
 import dataclasses
@@ -43,7 +43,7 @@ class Settings:
     quick: bool
 
     def told(self) -> dict[str, Any]:
-        """The settings for a report, which has no use for where this machine keeps its files."""
+        """Return the settings for a report, with file names in place of this machine's paths."""
         files = {name: [Path(file).name for file in getattr(self, name)] for name in _FILES}
         return dataclasses.asdict(self) | files | {"output": self.output.name}
 
@@ -52,7 +52,7 @@ _FILES = ("contents", "styles")
 
 
 def told_command(argv: Sequence[str]) -> str:
-    """The command for a report: files by their names."""
+    """Return the command for a report, with file names in place of paths."""
     names = [Path(each).name if os.sep in each else each for each in argv]
     return shlex.join(["scripts/benchmark", *names])
 
@@ -78,11 +78,11 @@ _QUICK: dict[str, Any] = {
     "quality_evaluations": 20,
     "systems": ["default", "seed", "pastiche"],
 }
-"""Defaults of --quick: ten minutes on two cores, all sections included."""
+"""Defaults of --quick: all sections in ten minutes on two cores."""
 
 
 def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
-    """The settings in `argv`; `sections` has what each section measures."""
+    """Parse `argv`; `sections` maps each section's name to its description."""
     described = "\n".join(f"  {name:13} {text}" for name, text in sections.items())
     parser = argparse.ArgumentParser(
         prog="scripts/benchmark",

@@ -1,4 +1,4 @@
-"""A report as Markdown: for each section its ratios first, then what they are ratios of."""
+"""Markdown reports: for each section its ratios, then the absolute values behind them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,24 +14,24 @@ def markdown(
     descriptions: Mapping[str, str],
     plots: Mapping[str, Sequence[str]],
 ) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
         machine: from `machine.describe`.
-        commands: what was run, by section.
+        commands: the command that was run, by section.
         findings: by section.
-        descriptions: what each section measures.
-        plots: names of files by section.
+        descriptions: descriptions of the measurements, by section.
+        plots: names of plot files, by section.
     """
     versions = machine["versions"]
-    what = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    software = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     chip = f", {machine['accelerator']}" if machine["accelerator"] else ""
     lines = [
         "# Benchmark",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory GiB']} GiB{chip}; "
         f"{machine['system']}, Python {machine['python']}.",
-        f"{what}.",
+        f"{software}.",
         *(f"{name}={value}" for name, value in machine["environment"].items()),
         "Medians of repetitions taken in turn; of ratios within a turn.",
         "",
@@ -52,7 +52,7 @@ def markdown(
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of a Markdown table with every column that some row has."""
+    """Return the lines of a Markdown table with the columns of all rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [_line(columns), _line(["---"] * len(columns))]
     return lines + [_line([_cell(row.get(column)) for column in columns]) for row in rows]

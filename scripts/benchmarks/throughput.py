@@ -1,4 +1,4 @@
-"""Section `throughput`: cells an hour of a grid, by lanes, against runs one after another."""
+"""Section `throughput`: cells per hour of a grid, by lanes, against runs one after another."""
 
 import functools
 import statistics
@@ -20,7 +20,7 @@ from benchmarks.worker import Worker
 _HOUR = 3600.0
 _PEER = "PyTorch, one by one"
 _TWO = "2"
-"""Devices that a grid's CPU is split into for the last case: one works where the other waits."""
+"""Devices the CPU is split into for the last case: one works while the other waits."""
 
 
 def throughput(bench: Bench) -> Finding:
@@ -38,7 +38,7 @@ def throughput(bench: Bench) -> Finding:
     pictures = bench.write_square(settings.cell_size)
     for precision in settings.precisions:
         if device == "cpu" and precision != "float32":
-            continue  # a CPU takes longer with it
+            continue  # slower on a CPU
         workers = [(1, bench.worker(OURS, device))]
         if device == "cpu" and THREADS > 1:
             workers.append((2, bench.fresh(OURS, device, JAX_NUM_CPU_DEVICES=_TWO)))
@@ -72,15 +72,15 @@ def _measure(
         for lanes in settings.lanes:
             if lanes <= settings.cells and lanes % devices == 0:
                 case = "jaxstyle, lanes", lanes, devices
-                here = lanes // devices
-                calls[case] = functools.partial(worker.call, "grid", key="cell", lanes=here, **size)
+                each = lanes // devices
+                calls[case] = functools.partial(worker.call, "grid", key="cell", lanes=each, **size)
     alone = "jaxstyle, one by one", 1, 1
     calls[alone] = functools.partial(workers[0][1].call, "one_by_one", key="cell", **size)
     if peer is not None:
         worker = bench.worker(TORCH)
         worker.call("prepare", key="cell", precision=precision, **problem, **peer)
         calls[_PEER, 1, 1] = functools.partial(worker.call, "one_by_one", key="cell", **size)
-    first = {case: call() for case, call in calls.items()}  # compiled here
+    first = {case: call() for case, call in calls.items()}  # compiles
     values = interleaved(settings.repeats, list(calls.values()))
     seconds = dict(zip(calls, values, strict=True))
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Section `time_to_loss`: how soon each optimizer is where PyTorch's L-BFGS ends."""
+"""Section `time_to_loss`: each optimizer's time to the final loss of PyTorch's L-BFGS."""
 
 import math
 import statistics
@@ -81,7 +81,7 @@ def _prepare(bench: Bench, pictures: str, objective: str) -> None:
 def _run(bench: Bench, system: str) -> Run:
     budget = _budget(bench)
     if system == _TORCH:
-        # Its first steps import and set up much.
+        # The first steps include imports and set-up.
         warm = bench.worker(TORCH).call("curve", key="run", evaluations=3)["seconds"][-1]
         run = bench.worker(TORCH).call("curve", key="run", evaluations=budget)
         return run | {"compile_seconds": warm}
@@ -94,7 +94,7 @@ def _run(bench: Bench, system: str) -> Run:
 
 
 def reached(run: Run, target: float) -> tuple[float, float]:
-    """Seconds and evaluations until a run's loss is `target`; infinite if it never is."""
+    """Return seconds and evaluations until a run's loss reaches `target`; infinite if never."""
     for loss, evaluations, seconds in zip(
         run["losses"], run["evaluations"], run["seconds"], strict=True
     ):
@@ -104,20 +104,20 @@ def reached(run: Run, target: float) -> tuple[float, float]:
 
 
 def summary(curves: list[Row], reference: str) -> tuple[list[Row], list[Row]]:
-    """A row for each objective and system: medians over pairs; and what they are medians of."""
+    """Return medians over pairs, a row per objective and system, and the rows behind them."""
     cases = list(
         dict.fromkeys((run["objective"], run["pair"], run["repetition"]) for run in curves)
     )
     absolute: list[Row] = []
     for objective, pair, repetition in cases:
-        here = {
+        runs = {
             run["system"]: run
             for run in curves
             if (run["objective"], run["pair"], run["repetition"]) == (objective, pair, repetition)
         }
-        target = min(here[reference]["losses"])
-        against = reached(here[reference], target)[0]
-        for system, run in here.items():
+        target = min(runs[reference]["losses"])
+        against = reached(runs[reference], target)[0]
+        for system, run in runs.items():
             seconds, evaluations = reached(run, target)
             absolute.append(
                 {
@@ -150,5 +150,5 @@ def summary(curves: list[Row], reference: str) -> tuple[list[Row], list[Row]]:
 
 
 def _told(row: Row) -> Row:
-    """`row` as JSON can have it, which knows no infinity."""
+    """Return `row` with infinity, which JSON does not support, as "never"."""
     return {key: "never" if value == math.inf else value for key, value in row.items()}

@@ -1,6 +1,6 @@
-"""A system under measurement, in a process of its own: JSON calls on stdin, answers on stdout.
+"""A system under measurement, in its own process: JSON calls on stdin, answers on stdout.
 
-Of two systems in one process each would wait for the threads that the other keeps spinning.
+Two systems in one process would each wait for the threads that the other keeps spinning.
 """
 
 import importlib
@@ -13,11 +13,11 @@ from typing import Any
 
 
 class BenchmarkError(Exception):
-    """What a section cannot be measured for: a call that failed, or systems that disagree."""
+    """The reason why a section cannot be measured: a failed call, or systems that disagree."""
 
 
 class Worker:
-    """The parent's end: `worker.call("function", **arguments)`."""
+    """The parent's end of a worker process: `worker.call("function", **arguments)`."""
 
     def __init__(self, module: str, **variables: str) -> None:
         command = [sys.executable, "-m", __name__, module]
@@ -30,10 +30,10 @@ class Worker:
         )
 
     def call(self, function: str, **arguments: Any) -> Any:
-        """The function's value.
+        """Call a function of the system and return its value.
 
         Raises:
-            BenchmarkError: it failed, and said why on stderr, or the process is gone.
+            BenchmarkError: the call failed, with a traceback on stderr, or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -45,34 +45,34 @@ class Worker:
             answer = ""
         if not answer:
             raise BenchmarkError(f"a worker ended with code {self._process.wait()}")
-        found = json.loads(answer)
-        if "error" in found:
-            raise BenchmarkError(found["error"])
-        return found["value"]
+        reply = json.loads(answer)
+        if "error" in reply:
+            raise BenchmarkError(reply["error"])
+        return reply["value"]
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def close(self) -> None:
-        """Let the process end."""
+        """Let the process end and wait for it."""
         self._process.communicate()
 
 
 def _serve(module: str) -> None:
-    # Whatever a library prints must not get in between the answers.
+    # Output of libraries must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     system = importlib.import_module(module)
     for line in sys.stdin:
         function, arguments = json.loads(line)
         try:
-            found = {"value": getattr(system, function)(**arguments)}
+            reply = {"value": getattr(system, function)(**arguments)}
         except Exception as error:
             traceback.print_exc()
             first = (str(error).strip() or "no message").splitlines()[0]
-            found = {"error": f"{type(error).__name__}: {first}"}
-        print(json.dumps(found), file=answers, flush=True)
+            reply = {"error": f"{type(error).__name__}: {first}"}
+        print(json.dumps(reply), file=answers, flush=True)
 
 
 if __name__ == "__main__":

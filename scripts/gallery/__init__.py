@@ -1,1 +1,1 @@
-"""Pictures of the documentation: one for each option, and a comparison of presets."""
+"""Pictures for the documentation: one per option, and a comparison of presets."""

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "images"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make what the command line names; 2 for a mistake in it."""
+    """Make the pictures named on the command line; return 2 for a mistake in it."""
     return exit_code(lambda: _make(argv))
 
 

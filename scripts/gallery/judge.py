@@ -1,4 +1,4 @@
-"""Numbers that no preset optimizes, alike for all: layers that none of them uses."""
+"""Quality measures that no preset optimizes: the same for all, on layers that none uses."""
 
 from typing import NamedTuple
 
@@ -20,20 +20,20 @@ _BINS = [np.linspace(0, 1, 13), np.linspace(-0.3, 0.3, 13), np.linspace(-0.3, 0.
 
 
 class Judgement(NamedTuple):
-    """How a picture compares with its content and its style; less is better, of all of them."""
+    """Quality of a picture relative to its content and its style; lower is better throughout."""
 
     style: float
-    """Sliced Wasserstein distance to the style over the content's, mean over layers."""
+    """Sliced Wasserstein distance to the style over the content's, averaged over layers."""
     content: float
-    """Distance to the content's features over their size."""
+    """Distance to the content's features over their norm."""
     color: float
-    """Distance of Oklab histograms from the style's: 0 the same, 1 nothing in common."""
+    """Distance of the Oklab histogram to the style's: 0 if equal, 1 if disjoint."""
     border: float
     """See `border_ratio`."""
 
 
 def judge(params: Params, image: Image, content: Image, style: Image) -> Judgement:
-    """Judge `image`, of the shape of `content`; all sRGB in 0–1."""
+    """Judge `image`, which has the shape of `content`; all are sRGB in 0–1."""
     image = np.clip(image, 0, 1)
     layers = (*STYLE_LAYERS, CONTENT_LAYER)
     ours, theirs, wanted = (
@@ -70,16 +70,17 @@ def _histogram(image: Image) -> np.ndarray:
 
 
 def border_ratio(params: Params, image: Image, style: Image) -> float:
-    """Mean style loss of the tiles of 16 pixels at the border over that of the tiles inside.
+    """Return the mean style loss of 16-pixel tiles at the border over that of the tiles inside.
 
-    Of tiles, because the objective makes the mean of the whole right: what is too much in one
-    half of a picture is then missing in the other, and both halves are equally far from the style.
-    A texture goes on as such in a mirror; of its last row repeated, the network sees stripes.
+    Tiles are compared, because the objective only makes the mean of the whole picture right: an
+    excess in one half is then a deficit in the other, and both are equally far from the style.
+    Padding reflects: a mirrored texture is still a texture, but the network sees a repeated last
+    row as stripes.
 
     Args:
         params: from `load_weights`.
-        image: of 48 pixels at least each way, so that there is an inside.
-        style: what the tiles are compared with.
+        image: at least 48 pixels high and wide, so that it has inner tiles.
+        style: the picture the tiles are compared with.
     """
     layers = preset("default").style_layers
     ours, wanted = (

@@ -1,4 +1,4 @@
-"""What a result that is kept was made of, so that it is not taken for another."""
+"""Identification of a stored result by its inputs, so that it is not taken for another."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from jaxstyle.imaging.files import read_bytes
 
 
 def settings_of(config: Config, pictures: Sequence[Path], *others: object) -> str:
-    """A text that is the same for the same settings, what is in the files, and `others`.
+    """Return a text that is equal for equal settings, file contents and `others`.
 
     Raises:
         ImageError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""How the measuring programs end on a mistake of the user's, as `jaxstyle` does."""
+"""Exit codes of the measuring programs: a user's mistake ends them as it ends `jaxstyle`."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from jaxstyle import JaxstyleError
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """What `work` returns, 0 for nothing; 2 for a mistake, which is told in one line."""
+    """Return the value of `work`, 0 for None; for a mistake, print one line and return 2."""
     try:
         return work() or 0
     except JaxstyleError as error:

@@ -1,6 +1,6 @@
-"""A picture for each option, of the photograph and the painting that come with the project.
+"""Example pictures, one per option, from the photograph and painting shipped with the project.
 
-The page that shows them is docs/options.md.
+They are shown in docs/options.md.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "covariance": {"style_statistics": ("covariance",)},
     "sliced": {"style_statistics": ("sliced",)},
     "moments": {"style_statistics": ("moments",)},
-    # Weights for how large the squares of features are there, measured on the content.
+    # Weights that offset the magnitude of squared features at the layer, measured on the content.
     "content-layer": {"content_layers": ("relu3_1",), "content_weight": 10.0},
     "pre-activation": {"content_layers": ("conv4_2",), "content_weight": 0.25},
     "style-layers": {"style_layers": ("relu1_1", "relu2_1", "relu3_1")},
@@ -46,11 +46,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam"},
     "adam-ema": {"optimizer": "adam", "learning_rate_schedule": "cosine", "ema": 0.9},
 }
-"""By the name of the picture: settings over the default preset's; a style weight is a factor."""
+"""Changes to the default preset by picture name; a style weight is a factor."""
 
 _BALANCED = {"wasserstein": 1.0, "gram": 0.7, "covariance": 5.0, "sliced": 1.9, "moments": 1.5}
-"""Factors of the style weight that make the style's loss the same at the content, where a run
-starts: measured at 128 pixels with the default's layers and weights."""
+"""Factors of the style weight that equalize the style loss at the content, where a run starts;
+measured at 128 pixels with the default preset's layers and weights."""
 
 
 def make_option_pictures(
@@ -60,13 +60,13 @@ def make_option_pictures(
 
     Args:
         params: from `load_weights`.
-        output: a folder, made if it is not there.
+        output: the folder to write to, created if missing.
         size: long side in pixels.
-        evaluations: of each scale, in place of the default's.
-        only: names of `OPTIONS`; all if not given.
+        evaluations: budget of each scale, in place of the default preset's.
+        only: names of `OPTIONS`; all if None.
 
     Raises:
-        ConfigError: a name that is none of them.
+        ConfigError: `only` has a name that is not in `OPTIONS`.
     """
     unknown = sorted(set(only or ()) - set(OPTIONS))
     if unknown:
@@ -81,19 +81,19 @@ def make_option_pictures(
         if only is not None and name not in only:
             continue
         changes = dict(settings)
-        several = styles[: changes.pop("styles", 1)]
+        used_styles = styles[: changes.pop("styles", 1)]
         guides = Guides.of(guide) if changes.pop("guide", False) else None
         default = preset("default").replace(evaluations=evaluations)
         kinds = changes.get("style_statistics", default.style_statistics)
         factor = _BALANCED[kinds[0]] * changes.pop("style_weight", 1.0)
         config = default.vary({"style_weight": default.style_weight * factor, **changes})
-        result = stylize(content, several, config, params, guides=guides)
+        result = stylize(content, used_styles, config, params, guides=guides)
         save_image(output / f"{name}.jpg", result.image)
         print(f"{name}: {result.evaluations} evaluations, {result.seconds:.0f} s")
 
 
 def _cat(shape: tuple[int, ...]) -> Image:
-    """Where the cat Chelsea's face is, about: white on black."""
+    """Return an approximate mask of the cat Chelsea's face, white on black."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     down, across = (y + 0.5) / shape[0], (x + 0.5) / shape[1]
     inside = ((across - 0.45) / 0.33) ** 2 + ((down - 0.5) / 0.48) ** 2 < 1

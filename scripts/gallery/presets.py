@@ -1,4 +1,4 @@
-"""Presets over photographs and styles, at the cost of equally many evaluations of the full size."""
+"""Comparison of presets over photographs and styles, at an equal cost in full-size evaluations."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _GAP, _TEXT = 4, 12
 
 
 def at_cost(config: Config, shape: tuple[int, ...], evaluations: int) -> Config:
-    """`config` with its budgets scaled to cost that many evaluations of the full `shape`."""
+    """Return `config` with its budgets scaled to the cost of `evaluations` at the full `shape`."""
     levels = pyramid.levels(config, shape)
     cost = sum(level.ratio**2 * level.evaluations for level in levels)
 
@@ -50,12 +50,12 @@ def compare_presets(
 ) -> None:
     """Write every picture, a sheet of them for each content, and a table of judgements.
 
-    What is there already is not made again, unless it is of other settings or pictures.
+    Pictures already in `output` are reused, unless their settings or inputs differ.
     """
     output.mkdir(parents=True, exist_ok=True)
     names = list(presets or PRESETS)
     for name in names:
-        preset(name)  # an unknown one is told before anything is made
+        preset(name)  # reject an unknown name before making anything
     pictures: dict[str, Image] = {path.stem: load_image(path) for path in styles}
     pictures |= {name: make() for name, make in PATTERNS.items()}
     files = {path.stem: [path] for path in styles}
@@ -70,11 +70,11 @@ def compare_presets(
                 base = output / f"{path.stem}_{title}_{name}"
                 made, judged = base.with_suffix(".png"), base.with_suffix(".json")
                 config = at_cost(PRESETS[name].replace(size=size), content.shape, evaluations)
-                what = settings_of(config, [path, *files.get(title, [])])
-                if not (made.exists() and judged.exists()) or read_metadata(made) != what:
+                settings = settings_of(config, [path, *files.get(title, [])])
+                if not (made.exists() and judged.exists()) or read_metadata(made) != settings:
                     result = stylize(content, style, config, params)
                     found = judge(params, result.image, content, fitted)
-                    save_image(made, result.image, metadata=what)
+                    save_image(made, result.image, metadata=settings)
                     write_atomically(judged, json.dumps(found._asdict()).encode(), ImageError)
                 row.append(load_image(made))
                 found = Judgement(**json.loads(judged.read_text()))
@@ -92,7 +92,7 @@ def compare_presets(
 def picture_sheet(
     rows: Sequence[Sequence[Image]], styles: Sequence[str], presets: Sequence[str]
 ) -> Image:
-    """A row a style, a column a preset, each picture with both names under it."""
+    """Lay out a row per style and a column per preset, with both names under each picture."""
     heights = [max(len(image) for image in row) + _TEXT + 2 * _GAP for row in rows]
     across = max(image.shape[1] for row in rows for image in row) + _GAP
     page = Pil.new("RGB", (across * len(presets) + _GAP, sum(heights) + _GAP), "white")

@@ -1,1 +1,1 @@
-"""Tables of docs/resolution.md: what scales save, and what sizes need of memory."""
+"""Tables of docs/resolution.md: savings through scales, and memory use by size."""

@@ -16,7 +16,7 @@ SETTINGS = ["kept", "recomputed", "tiled 1024", "tiled 512"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print what the command line names; 2 for a mistake in it."""
+    """Measure and print the table named on the command line; return 2 for a mistake in it."""
     return exit_code(lambda: _measure(argv))
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of one whole evaluation, by size and by how activations are held."""
+"""Peak memory of one whole evaluation, by size and by the setting for activations."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from jaxstyle.objective.targets import build_objective, prepare_params
 
 
 def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> str:
-    """Markdown with a row a size and a way; each is measured in a process of its own."""
+    """Return a Markdown table with a row per size and setting, each measured in its own process."""
     lines = [
         "| size | activations | peak, GB | a pixel, bytes | estimate, GB | seconds |",
         "|---|---|---|---|---|---|",
@@ -28,12 +28,12 @@ def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> s
         for setting in settings:
             command = [sys.executable, "-m", "resolution.memory", str(width), str(height), setting]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            expected = f"{found['estimate'] / 1e9:.1f}"
-            if "peak" in found:
-                each = (found["peak"] - found["rest"]) / (width * height)
-                cells = f"{found['peak'] / 1e9:.1f} | {each:.0f} | {expected}"
-                cells += f" | {found['seconds']:.0f}"
+            measured = json.loads(done.stdout.splitlines()[-1])
+            expected = f"{measured['estimate'] / 1e9:.1f}"
+            if "peak" in measured:
+                bytes_per_pixel = (measured["peak"] - measured["rest"]) / (width * height)
+                cells = f"{measured['peak'] / 1e9:.1f} | {bytes_per_pixel:.0f} | {expected}"
+                cells += f" | {measured['seconds']:.0f}"
             else:
                 cells = f"more than there is | | {expected} | "
             lines.append(f"| {width}×{height} | {setting} | {cells} |")

@@ -1,4 +1,4 @@
-"""What it costs to get where a run of one scale gets, from coarse to fine."""
+"""The cost of reaching the loss of a single-scale run from coarse to fine."""
 
 import json
 import statistics
@@ -15,27 +15,27 @@ from jaxstyle.network.arrays import Params
 
 
 class Saved(NamedTuple):
-    """One pair of pictures."""
+    """The savings for one pair of pictures."""
 
     loss: float
-    """Best of a run of one scale within its budget."""
+    """Best loss of a single-scale run within its budget."""
     cost: float | None
-    """Of coarse to fine to the same loss, in evaluations of the full size; None: not reached."""
+    """Cost of the same loss from coarse to fine, in full-size evaluations; None if not reached."""
     last: int
-    """Evaluations of the last scale in that."""
+    """Evaluations at the last scale in that run."""
 
 
 def cost_of_scales(
     params: Params, content: Path, style: Path, config: Config, budget: int, coarse: int
 ) -> Saved:
-    """Run one scale for `budget` evaluations, then automatic scales until they are as good.
+    """Run one scale for `budget` evaluations, then automatic scales until their loss is as low.
 
     Args:
         params: from `load_weights`.
         content: a photograph.
         style: a painting.
         config: the objective and the size.
-        budget: evaluations of the single scale, and at most of the last one.
+        budget: evaluations of the single scale, and at most of the last automatic one.
         coarse: evaluations of each scale before the last.
     """
     pictures = load_image(str(content)), load_image(str(style))
@@ -51,9 +51,9 @@ def cost_of_scales(
 
     result = stylize(*pictures, scaled, params, reached)
     last = [record for record in result.history if record.scale == finest]
-    there = next((i for i, record in enumerate(last, 1) if record.loss <= single.loss), None)
+    needed = next((i for i, record in enumerate(last, 1) if record.loss <= single.loss), None)
     before = sum(level.ratio**2 * level.evaluations for level in levels[:-1])
-    return Saved(single.loss, None if there is None else before + there, there or len(last))
+    return Saved(single.loss, None if needed is None else before + needed, needed or len(last))
 
 
 def scales_table(
@@ -64,9 +64,9 @@ def scales_table(
     coarse: int,
     output: Path,
 ) -> str:
-    """Markdown of every pair, and the median; what is in `output` already is not run again.
+    """Return a Markdown table of every pair and the median.
 
-    Unless it is of other settings, or of other pictures.
+    Results already in `output` are reused, unless their settings or pictures differ.
     """
     output.mkdir(parents=True, exist_ok=True)
     shares: list[float] = []
@@ -76,11 +76,11 @@ def scales_table(
     ]
     for content, style in pairs:
         stored = output / f"{content.stem}_{style.stem}_{coarse}.json"
-        what = settings_of(config, [content, style], budget, coarse)
+        settings = settings_of(config, [content, style], budget, coarse)
         row = json.loads(stored.read_text()) if stored.exists() else {}
-        if row.pop("settings", None) != what:
+        if row.pop("settings", None) != settings:
             row = cost_of_scales(params, content, style, config, budget, coarse)._asdict()
-            text = json.dumps({**row, "settings": what})
+            text = json.dumps({**row, "settings": settings})
             write_atomically(stored, text.encode(), JaxstyleError)
         saved = Saved(**row)
         shares.append(float("inf") if saved.cost is None else saved.cost / budget)

@@ -1,4 +1,4 @@
-"""Whether what a style adds to a photograph is as large, relative to the image, at every size."""
+"""Comparison across image sizes of how large a style's features are, relative to the image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +17,18 @@ _COARSEST = 8
 
 
 class Band(NamedTuple):
-    """An octave of what the style has added to two results, in cycles along the long side."""
+    """One octave of the features that a style adds to two results, by cycles per long side."""
 
     low: int
     high: int
     correlation: float
-    """1 if the same is at the same place."""
+    """1 if the same features are at the same places."""
     power: float
-    """Of the image's over the reference's: features of another size are in another octave."""
+    """The image's power over the reference's; features of another size fall in another octave."""
 
 
 def compare_bands(image: Image, reference: Image, content: Image) -> list[Band]:
-    """Compare the lightness that `image` and `reference` differ in from `content`, by octave.
+    """Compare by octave how `image` and `reference` differ from `content` in lightness.
 
     All are resized to the reference's shape.
     """
@@ -45,7 +45,7 @@ def compare_bands(image: Image, reference: Image, content: Image) -> list[Band]:
     low, high = 1, _COARSEST
     while high <= long_side // 2:
         ours, theirs = (spectrum[(cycles >= low) & (cycles < high)] for spectrum in spectra)
-        # Not 0, for two of which there would be no ratio.
+        # Avoid 0 / 0.
         power, wanted = (np.sum(np.abs(each) ** 2) + 1e-12 for each in (ours, theirs))
         shared = np.sum(ours * theirs.conj()).real
         bands.append(Band(low, high, shared / np.sqrt(power * wanted), power / wanted))
@@ -61,10 +61,10 @@ def sizes_table(
     sizes: Sequence[int],
     output: Path,
 ) -> str:
-    """Stylize at every size, and compare each with the first, in Markdown.
+    """Stylize at every size and return a Markdown table that compares each with the first.
 
-    The pictures are written to `output`, and used from there where they are already, unless they
-    are of other settings, or of other pictures.
+    The results are written to `output`; those already there are reused, unless their settings or
+    pictures differ.
     """
     output.mkdir(parents=True, exist_ok=True)
     pictures = load_image(str(content)), load_image(str(style))
@@ -72,9 +72,9 @@ def sizes_table(
     for size in sizes:
         stored = output / f"{content.stem}_{style.stem}_{size}.png"
         sized = config.replace(size=size)
-        what = settings_of(sized, [content, style])
-        if not stored.exists() or read_metadata(stored) != what:
-            save_image(stored, stylize(*pictures, sized, params).image, metadata=what)
+        settings = settings_of(sized, [content, style])
+        if not stored.exists() or read_metadata(stored) != settings:
+            save_image(stored, stylize(*pictures, sized, params).image, metadata=settings)
         results.append(load_image(str(stored)))
     lines: list[str] = []
     for size, result in zip(sizes[1:], results[1:], strict=True):
