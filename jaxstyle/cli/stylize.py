@@ -52,7 +52,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         raise ConfigError("--distributed has no checkpoints yet: it goes without --workdir RUN")
     import jax
 
-    from jaxstyle.engine import fitting, sharding as space, transfer
+    from jaxstyle.engine import fitting, sharding, transfer
     from jaxstyle.network import weights
     from jaxstyle.storage import hosts
 
@@ -60,7 +60,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     if command.distributed:
         hosts.join_cluster()
     everyone = jax.device_count() if command.distributed else 1
-    devices = space.pick_devices(everyone if command.space is None else command.space)
+    devices = sharding.pick_devices(everyone if command.space is None else command.space)
     if len(devices) > 1:
         fitting.spreadable(config)
     inputs = _read_inputs(command, output)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxstyle.config import Config
-from jaxstyle.engine import sharding as space
+from jaxstyle.engine import sharding
 from jaxstyle.engine.memory import thrifty_options
 from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.engine.records import REASONS, Callback, Journal, Record, Result, UpdateInfo
@@ -206,7 +206,7 @@ def _places(
     optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...], mesh: Mesh
 ) -> LoopState:
     """Return the shardings on `mesh` of the state for images of `shape`."""
-    return space.shardings(_shapes(optimizer, shape), shape, mesh)
+    return sharding.shardings(_shapes(optimizer, shape), shape, mesh)
 
 
 def _shapes(optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...]) -> LoopState:
@@ -257,7 +257,7 @@ def begin(
         start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
         return Progress(init_state(optimizer, start), earlier=earlier)
     shape = tuple(image.shape)
-    start = space.spread(np.asarray(image, np.float32), shape, mesh)
+    start = sharding.spread(np.asarray(image, np.float32), shape, mesh)
     where = _places(optimizer, shape, mesh)
     state = jax.jit(functools.partial(init_state, optimizer), out_shardings=where)(start)
     return Progress(state, earlier=earlier)
@@ -282,7 +282,7 @@ def proceed(
         budget: evaluations of this scale, at least 1, including those of `progress`.
         callback: see `Callback`.
         keeper: see `Keeper`.
-        mesh: devices that share the image's rows, from `space.row_mesh`; by default one device
+        mesh: devices that share the image's rows, from `sharding.row_mesh`; by default one device
             has them all.
 
     Returns:
@@ -301,7 +301,7 @@ def proceed(
     if mesh is None:
         state = jax.tree.map(jnp.asarray, state)
     else:
-        objective, state = (space.spread(each, shape, mesh) for each in (objective, state))
+        objective, state = (sharding.spread(each, shape, mesh) for each in (objective, state))
     in_flight = 0 if baseline else IN_FLIGHT
     earlier = progress.earlier
     journal = Journal(earlier.history if earlier else (), progress.history)
@@ -348,7 +348,7 @@ def proceed(
     while pending and journal.status == RUNNING:
         journal.read(reader.get(pending.popleft(), "the last evaluation"))
     reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
-    result = journal.result(space.fetch(outcome(state)), objective, reason)
+    result = journal.result(sharding.fetch(outcome(state)), objective, reason)
     if not result.terms:
         terms = objective(state.best_image)[1]
         result = result._replace(terms={name: float(value) for name, value in terms.items()})

@@ -164,7 +164,7 @@ def stylize(
         callback: called with each `Record`; a true result ends the run early.
         guides: regions and their styles; by default all styles apply everywhere.
         keeper: is shown the progress, so that an interrupted run can be resumed.
-        devices: several devices to share the image's rows, from `space.pick_devices`. At scales
+        devices: several devices to share the image's rows, from `sharding.pick_devices`. At scales
             whose rows they cannot share evenly, fewer do.
         progress: shown to a keeper by a run of the same inputs and settings, to resume from.
 
