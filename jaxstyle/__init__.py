@@ -1,7 +1,7 @@
 """Neural style transfer as a functional JAX system.
 
-Public names are listed in `__init__.pyi` and imported when first used, so that a command that needs
-no JAX does not wait for it.
+Public names are listed in `__init__.pyi` and imported on first use, so that commands that do not
+need JAX start without it.
 """
 
 import lazy_loader

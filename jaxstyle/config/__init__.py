@@ -1,7 +1,7 @@
-"""Settings: what a run does, as data.
+"""The settings of a run, as data.
 
-`Config` is a frozen, hashable dataclass that checks itself; `preset` names well-known recipes.
-Every error that a user meets is defined here. Nothing here imports JAX.
+`Config` is a frozen, hashable dataclass that validates itself; `preset` returns well-known recipes.
+All user-facing errors are defined here. This package does not import JAX.
 """
 
 from jaxstyle.config.errors import (

@@ -1,4 +1,4 @@
-"""The exceptions a user meets: each message is one line that says what to change."""
+"""User-facing exceptions: each message is one line that says what to change."""
 
 
 class JaxstyleError(ValueError):
@@ -6,22 +6,22 @@ class JaxstyleError(ValueError):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether XLA's `error` says that memory ran out."""
-    # The first while compiling, the second of a program that came from the cache.
+    """Return whether XLA's `error` reports that memory ran out."""
+    # The first appears while compiling, the second with a program loaded from the cache.
     return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 class ConfigError(JaxstyleError):
-    """A setting is unknown, out of range, or has no meaning with the others."""
+    """A setting that is unknown, out of range, or meaningless in combination with the others."""
 
 
 class ImageError(JaxstyleError):
-    """An image cannot be read, written or used at this size."""
+    """An image that cannot be read, written or used at this size."""
 
 
 class WeightsError(JaxstyleError):
-    """Network weights are missing, damaged or of another network."""
+    """Network weights that are missing, damaged or for another network."""
 
 
 class RunError(JaxstyleError):
-    """A run's folder is in use, of other settings, damaged, or cannot be written to."""
+    """A run folder that is in use, has other settings, is damaged, or cannot be written to."""

@@ -1,4 +1,4 @@
-"""Recipes by name: this project's own and those of other programs and papers."""
+"""Named recipes: this project's own and those of other programs and papers."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from jaxstyle.config.settings import Config
 _BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
 
 PRESETS: Mapping[str, Config] = {
-    # Crowson's objective for this project's network and optimizer, with about twice the style:
-    # its weights in other units. How it was chosen: docs/options.md.
+    # Crowson's objective, adapted to this project's network and optimizer, with about twice the
+    # style weight; the weights are in other units. docs/options.md explains the choice.
     "default": Config(
         evaluations=150,
         content_weight=1.0,
@@ -20,7 +20,7 @@ PRESETS: Mapping[str, Config] = {
         tv="nine-point",
         scales="auto",
     ),
-    # The Keras example as its code runs: ten SciPy calls of 20 evaluations at height 400.
+    # The Keras example, following its code: ten SciPy calls of 20 evaluations at height 400.
     "seed": Config(
         evaluations=200,
         content_weight=0.025,
@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Config] = {
         style_shape="content",
         padding="zero",
     ),
-    # Gatys, Ecker, Bethge, CVPR 2016. Its "conv4_2" names rectified responses.
+    # Gatys, Ecker, Bethge, CVPR 2016. Its "conv4_2" means the rectified responses.
     "gatys": Config(
         evaluations=1000,
         content_weight=1.0,
@@ -71,9 +71,9 @@ PRESETS: Mapping[str, Config] = {
         init="noise",
         padding="zero",
     ),
-    # crowsonkb/style-transfer-pytorch, whose network is torchvision's and sees the image divided
-    # by 0.226 where Keras' sees grey levels: features are 57.6 times larger here, and what is
-    # compared of them 57.6² times, so it is divided by that to be weighed against the variation.
+    # crowsonkb/style-transfer-pytorch. Its network (torchvision's) takes the image divided by
+    # 0.226, Keras' takes grey levels: features are 57.6 times larger here, and the terms computed
+    # from them 57.6² times. Their weights are divided by 57.6² to balance the total variation.
     "crowson": Config(
         evaluations=500,
         content_weight=0.015 / 57.6**2,
@@ -104,10 +104,10 @@ SUMMARIES: Mapping[str, str] = {
 
 
 def preset(name: str) -> Config:
-    """The settings called `name`.
+    """Return the settings of the preset `name`.
 
     Raises:
-        ConfigError: no such preset; the message lists those there are.
+        ConfigError: the preset is unknown; the message lists the known ones.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")

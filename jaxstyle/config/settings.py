@@ -1,4 +1,4 @@
-"""Settings: one frozen, hashable dataclass, its checks, TOML in and out."""
+"""Settings: one frozen, hashable dataclass, its checks, and TOML in and out."""
 
 import contextlib
 import dataclasses
@@ -16,17 +16,17 @@ from jaxstyle.config.errors import ConfigError
 Precision = Literal["float32", "tf32", "bfloat16"]
 Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
 INITS = ("content", "noise", "style")
-"""Where the image may start; anything else is the path of an image file."""
+"""Named starting points of the image; any other value is the path of an image file."""
 
 Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to optimize, from where, and how.
+    """The settings of a run: what to optimize, from where, and how.
 
     Raises:
-        ConfigError: a value is of the wrong type, out of range, or has no meaning together
+        ConfigError: a value has the wrong type, is out of range, or is meaningless in combination
             with the others.
     """
 
@@ -45,20 +45,20 @@ class Config:
     content_layers: tuple[str, ...] = ("relu4_2",)
     """Layers whose features follow the content."""
     content_layer_weights: tuple[float, ...] = ()
-    """What each content layer's term is multiplied by; 1 if not given."""
+    """Factor of each content layer's term; 1 if not given."""
     style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     """Layers whose statistics follow the style."""
     style_layer_weights: tuple[float, ...] = ()
-    """What each style layer's term is multiplied by; 1 if not given."""
+    """Factor of each style layer's term; 1 if not given."""
     style_statistics: tuple[Statistic, ...] = ("gram",)
-    """What of the style's features is matched: Gram matrices, covariances, the Wasserstein
+    """Statistics of the style's features to match: Gram matrices, covariances, the Wasserstein
     distance of Gaussians, sliced Wasserstein distances, or means and standard deviations."""
     style_statistics_weights: tuple[float, ...] = ()
-    """What each statistic's distance is multiplied by; 1 if not given."""
+    """Factor of each statistic's distance; 1 if not given."""
     style_weights: tuple[float, ...] = ()
-    """Shares of several styles, made to sum to 1; equal if not given."""
+    """Weights of several styles, normalized to sum to 1; equal if not given."""
     style_blend: Literal["statistics", "loss"] = "statistics"
-    """Whether several styles are one target, their mean statistics, or one target each."""
+    """Whether several styles form one target, their mean statistics, or one target each."""
     content_normalization: Literal["sum", "half-sum", "mean"] = "mean"
     """How squared differences of features are added up."""
     style_normalization: Literal["seed", "gatys", "mean"] = "mean"
@@ -77,51 +77,53 @@ class Config:
     """Keep the content's colours: transfer lightness only, or first give the style the content's
     mean and covariance of colours, or its histograms; in Oklab."""
     color_match: Literal["symmetric", "cholesky"] | None = None
-    """Square root of the covariances by which preserve_color match works; symmetric if not
-    given."""
+    """Square root of the covariances that preserve_color match uses; symmetric if not given."""
     init: str = "content"
     """Where the image starts: content, noise, style, or the path of an image file."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
     padding: Padding = "replicate"
-    """What the network's convolutions see beyond the border, or only the first of them does
-    (replicate-first); the classic zero draws a frame."""
+    """Padding of the network's convolutions; replicate-first replicates at the first one only and
+    pads the others with zeros; zero, the classic choice, draws a frame."""
     precision: Precision = "float32"
-    """Arithmetic of the network's convolutions; losses accumulate in float32 whatever it is."""
+    """Arithmetic of the network's convolutions; losses always accumulate in float32."""
     activations: Literal["auto", "kept", "recomputed", "tiled"] = "auto"
-    """How a gradient has the network's activations: all kept, each block's computed again, or tile
-    by tile, which is exact too and takes the memory of one; auto is the first that fits."""
+    """How a gradient obtains the network's activations: all kept, recomputed block by block, or
+    tile by tile, which is also exact and takes the memory of one tile; auto is the first of them
+    that fits."""
     tile: int | None = None
-    """Side of the tiles in pixels, which are then used; if not given, the largest that fits."""
+    """Side of the tiles in pixels; if given, tiles are used; if not, the largest that fits."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
     """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
     optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
     """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
     history_size: int | None = None
-    """Pairs that L-BFGS remembers; 20 if not given."""
+    """Number of pairs that L-BFGS keeps; 20 if not given."""
     history_precision: Literal["float32", "bfloat16"] | None = None
-    """Type that L-BFGS stores its pairs in; float32 if not given. They are most of the memory that
-    does not depend on how activations are held."""
+    """Type in which L-BFGS stores its pairs; float32 if not given. The pairs are most of the memory
+    that does not depend on the activations setting."""
     preconditioner: Literal["cosine", "none"] | None = None
-    """Where L-BFGS starts its inverse Hessian from: coarse structure ahead of detail (cosine, if
-    not given), or all alike (none)."""
+    """Initial inverse Hessian of L-BFGS: cosine (if not given) puts coarse structure ahead of
+    detail, none treats them alike."""
     learning_rate: float | None = None
     """Adam's step, in units of the 0-1 image; 0.02 if not given."""
     learning_rate_schedule: Literal["constant", "cosine"] | None = None
-    """Whether Adam's step stays (if not given) or falls to 0 along a half cosine, at each scale."""
+    """Whether Adam's step is constant (if not given) or falls to 0 along a half cosine, at each
+    scale."""
     adam_beta2: float | None = None
     """Decay of Adam's mean of squared gradients; 0.999 if not given."""
     ema: float | None = None
-    """Decay of a mean over Adam's iterates, corrected for its start, which is then the result."""
+    """Decay of a bias-corrected moving average of Adam's iterates; if given, the average is the
+    result."""
     scales: int | Literal["auto"] = 1
-    """Scales from coarse to fine; each starts from the result of the one before. Automatic ones
-    are as many as fit between start_size and the result's, none of less than 32 pixels."""
+    """Number of scales, from coarse to fine; each starts from the result of the one before. auto
+    takes as many as fit between start_size and the result's size, none below 32 pixels."""
     start_size: int | None = None
-    """Long side in pixels that no automatic scale is below; 128 if not given."""
+    """Smallest long side of an automatic scale, in pixels; 128 if not given."""
     scale_factor: float | None = None
     """Ratio of one scale's size to that of the scale before; √2 if not given."""
     coarse_evaluations: int | tuple[int, ...] | None = None
-    """Budget of each scale before the last, one for all or one each from the coarsest on;
+    """Budget of each scale before the last: one for all, or one per scale from the coarsest on;
     `evaluations` if not given."""
     seed: int = 0
     """Seed of the noise init and of the directions of sliced distances."""
@@ -198,14 +200,14 @@ class Config:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Every layer the objective reads."""
+        """All layers that the objective reads."""
         return (*self.content_layers, *self.style_layers)
 
     def replace(self, **changes: Any) -> "Config":
-        """A copy with `changes`, checked again.
+        """Return a copy with `changes`, validated again.
 
         Raises:
-            ConfigError: an unknown setting (the message lists close ones) or a bad value.
+            ConfigError: a setting is unknown (the message lists close names) or a value invalid.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
@@ -218,22 +220,23 @@ class Config:
     def vary(
         self, changes: Mapping[str, Any], over: Mapping[str, Any] = types.MappingProxyType({})
     ) -> "Config":
-        """`replace`, but what means nothing any more, and is not in `changes`, is not an error.
+        """Return a copy with `changes`, resetting settings that no longer apply.
 
-        As Adam's settings of a preset, when another optimizer is asked for, or the weights of
-        its layers and the budgets of its scales, when others are.
+        Where `replace` would raise an error, this resets any setting that `changes` makes
+        meaningless and does not contain: Adam's settings of a preset when another optimizer is
+        chosen, or its layer weights and scale budgets when the layers or scales change.
 
         Args:
-            changes: settings to have other values.
-            over: what goes over `changes`, as flags over a file; what of that means nothing any
-                more is then not an error either.
+            changes: new values by setting.
+            over: settings that override `changes`, as flags override a file; entries of `changes`
+                that they make meaningless are reset too.
         """
         if over:
             with contextlib.suppress(ConfigError):
                 return self.vary({**changes, **over})
             try:
                 under = self.vary(changes)
-            except ConfigError:  # unless something that `changes` leaves open makes it right
+            except ConfigError:  # `over` may set what `changes` lacks to be valid
                 open_ = {name: value for name, value in over.items() if name not in changes}
                 under = self.vary({**changes, **open_})
             return under.vary(over)
@@ -251,7 +254,7 @@ class Config:
 
 
 _LEAST_AUTO_FACTOR = 1.05
-"""57 scales from 128 to 2048 pixels."""
+"""Smallest `scale_factor` of automatic scales: 57 scales from 128 to 2048 pixels."""
 
 _COUNTS = (
     "evaluations",
@@ -264,7 +267,7 @@ _COUNTS = (
 )
 
 _SCALED = ("coarse_evaluations", "scale_factor")
-"""Settings that mean something only where there are several scales."""
+"""Settings that apply only with several scales."""
 
 _WEIGHTED = {
     "content_layer_weights": "content_layers",
@@ -284,7 +287,7 @@ _ONLY_WITH = {
     "start_size": ("scales", ("auto",)),
     "tile": ("activations", ("auto", "tiled")),
 }
-"""Settings that mean something only where another has one of some values."""
+"""Settings that apply only while another setting has one of the listed values."""
 
 
 def _check_shares(name: str, weights: tuple[float, ...]) -> None:
@@ -295,7 +298,7 @@ def _check_shares(name: str, weights: tuple[float, ...]) -> None:
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotation `hint` wants it: an int may serve as a float, a list as a tuple."""
+    """Convert `value` to the annotation `hint`: an int may serve as a float, a list as a tuple."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
         fitted = _fitted(value, option)
@@ -305,7 +308,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _fitted(value: Any, option: Any) -> Any:
-    """`value` as one type of an annotation has it; None if it is no such thing."""
+    """Convert `value` to one type of an annotation; return None if it does not fit."""
     if get_origin(option) is Literal:
         return value if isinstance(value, str) and value in get_args(option) else None
     if get_origin(option) is tuple:
@@ -322,19 +325,19 @@ def _fitted(value: Any, option: Any) -> Any:
 
 def _describe(option: Any) -> str:
     words = {int: "an integer", float: "a number", str: "a text", types.NoneType: "left out"}
-    several = {int: "a list of integers", float: "a list of numbers", str: "a list of layer names"}
+    lists = {int: "a list of integers", float: "a list of numbers", str: "a list of layer names"}
     if get_origin(option) is Literal:
         return " or ".join(map(repr, get_args(option)))
     if get_origin(option) is not tuple:
         return words[option]
     item = get_args(option)[0]
-    return several.get(item) or f"a list of {_describe(item)}"
+    return lists.get(item) or f"a list of {_describe(item)}"
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The settings in a TOML document, for `Config.replace`, which judges them.
+    """Parse the settings in a TOML document; `Config.replace` validates them.
 
-    A table `run`, in which a run's folder says where they came from, is left out.
+    The table `run`, in which a run folder records the origin of its settings, is left out.
 
     Raises:
         ConfigError: the text is not TOML.
@@ -346,6 +349,6 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def to_toml(config: Config) -> str:
-    """The settings as TOML; `Config().replace(**parse_toml(text))` gives back an equal `Config`."""
+    """Write `config` as TOML; `Config().replace(**parse_toml(text))` returns an equal `Config`."""
     values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     return tomli_w.dumps(values)

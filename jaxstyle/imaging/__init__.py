@@ -1,8 +1,8 @@
-"""Pictures: files to arrays and back.
+"""Reading, writing, resampling and recolouring of pictures.
 
-Decoding honours orientation and colour profiles, resampling is done in linear light where it
-matters, and files are written whole or not at all. An image is an sRGB array `[h, w, 3]` in 0–1.
-Nothing here imports JAX.
+Decoding honours orientation and colour profiles, resampling is bicubic with antialiasing, and
+files are written whole or not at all. An image is an sRGB array `[h, w, 3]` in 0–1. This package
+does not import JAX.
 """
 
 from jaxstyle.imaging import color, files, images

@@ -1,4 +1,4 @@
-"""Array types of pictures, without importing JAX: help and mistakes need not wait for it."""
+"""Array types of pictures, without importing JAX: help and error messages do not wait for it."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,8 +1,8 @@
-"""Keeping the content's colours, in Oklab.
+"""Preservation of the content's colours, in Oklab.
 
-After Gatys et al. 2016, Preserving Color in Neural Artistic Style Transfer. In Oklab (Ottosson
-2020) lightness is apart from hue and chroma. All works on float arrays in NumPy. What leaves
-sRGB's gamut keeps its lightness and hue and loses chroma, as little as it takes.
+After Gatys et al. 2016, Preserving Color in Neural Artistic Style Transfer. Oklab (Ottosson 2020)
+separates lightness from hue and chroma. All functions work on NumPy float arrays. Colours outside
+the sRGB gamut keep their lightness and hue and lose as little chroma as possible.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ from jaxstyle.config import Config
 from jaxstyle.imaging.arrays import Image
 
 Lab = Float[np.ndarray, "_h _w 3"]
-"""Oklab: lightness 0–1, and two opponent colours within about ±0.4."""
+"""Oklab values: lightness in 0–1 and two opponent colours within about ±0.4."""
 
 _TO_LMS = np.array(
     [
@@ -33,36 +33,38 @@ _TO_LAB = np.array(
 _HALVINGS = 16
 _SLACK = 1e-4
 _FLOOR = 1e-6
-"""Variance below which a direction of colour is taken to have none."""
+"""Variance below which a colour direction counts as constant."""
 
 
 def to_oklab(image: Image) -> Lab:
-    """Oklab of an sRGB image; values beyond 0–1 are continued."""
+    """Convert an sRGB image to Oklab; the transfer curve is extended beyond 0–1."""
     encoded = np.asarray(image, np.float64)
-    size = np.abs(encoded)
-    linear = np.where(size <= 0.04045, size / 12.92, ((size + 0.055) / 1.055) ** 2.4)
+    magnitude = np.abs(encoded)
+    linear = np.where(magnitude <= 0.04045, magnitude / 12.92, ((magnitude + 0.055) / 1.055) ** 2.4)
     return np.cbrt((np.sign(encoded) * linear) @ _TO_LMS.T) @ _TO_LAB.T
 
 
 def from_oklab(lab: Lab) -> Image:
-    """The sRGB image, in 0–1, of Oklab: beyond the gamut, of the same lightness and hue."""
+    """Convert Oklab to sRGB in 0–1; colours outside the gamut keep their lightness and hue."""
     light = np.clip(lab[..., :1], 0, 1)
-    least, most = np.zeros_like(light), np.ones_like(light)
-    whole = np.concatenate([light, lab[..., 1:]], axis=2)
-    if not _in_gamut(_unclipped(whole)).all():
+    low, high = np.zeros_like(light), np.ones_like(light)
+    mapped = np.concatenate([light, lab[..., 1:]], axis=2)
+    if not _in_gamut(_unclipped(mapped)).all():
         for _ in range(_HALVINGS):
-            middle = (least + most) / 2
+            middle = (low + high) / 2
             fits = _in_gamut(_unclipped(np.concatenate([light, middle * lab[..., 1:]], axis=2)))
-            least, most = np.where(fits, middle, least), np.where(fits, most, middle)
-        least = np.where(_in_gamut(_unclipped(whole)), 1.0, least)
-        whole = np.concatenate([light, least * lab[..., 1:]], axis=2)
-    return np.clip(_unclipped(whole), 0, 1).astype(np.float32)
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        low = np.where(_in_gamut(_unclipped(mapped)), 1.0, low)
+        mapped = np.concatenate([light, low * lab[..., 1:]], axis=2)
+    return np.clip(_unclipped(mapped), 0, 1).astype(np.float32)
 
 
 def _unclipped(lab: Lab) -> Float[np.ndarray, "h w 3"]:
     linear = (lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T
-    size = np.abs(linear)
-    encoded = np.where(size <= 0.0031308, size * 12.92, 1.055 * size ** (1 / 2.4) - 0.055)
+    magnitude = np.abs(linear)
+    encoded = np.where(
+        magnitude <= 0.0031308, magnitude * 12.92, 1.055 * magnitude ** (1 / 2.4) - 0.055
+    )
     return np.sign(linear) * encoded
 
 
@@ -71,14 +73,15 @@ def _in_gamut(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w 1"]:
 
 
 def colored_content(content: Image, config: Config) -> Image:
-    """The content as it goes into the network: gray where only lightness is transferred."""
+    """Return the content as network input: gray where only lightness is transferred."""
     return content if config.preserve_color != "luminance" else _gray(to_oklab(content)[..., :1])
 
 
 def colored_style(style: Image, content: Image, config: Config) -> Image:
-    """The style as it goes into the network: with the colours of `content`.
+    """Return the style as network input, with the colours of `content`.
 
-    Gray, with the mean and spread of its lightness, where only that is transferred.
+    Where only lightness is transferred, it is gray, with the mean and spread of the content's
+    lightness.
     """
     if config.preserve_color == "none":
         return style
@@ -91,9 +94,9 @@ def colored_style(style: Image, content: Image, config: Config) -> Image:
 
 
 def colored_result(image: Image, content: Image, config: Config) -> Image:
-    """The result with its colours.
+    """Return the result with its final colours.
 
-    Where only lightness was transferred, that of `image` and the rest of `content`.
+    Where only lightness was transferred, `image` gives the lightness and `content` the rest.
     """
     if config.preserve_color != "luminance":
         return image
@@ -111,10 +114,10 @@ def match_moments(
     wanted: Float[np.ndarray, "h2 w2 c"],
     root: Literal["symmetric", "cholesky"],
 ) -> Float[np.ndarray, "h w c"]:
-    """`colors` moved linearly to the mean and covariance of `wanted` (Gatys et al. 2016, eq. 2–6).
+    """Map `colors` linearly to the mean and covariance of `wanted` (Gatys et al. 2016, eq. 2–6).
 
-    The symmetric root moves colours less than Cholesky's, which favours the first channel. A
-    direction in which `colors` do not vary stays without variation.
+    The symmetric root changes colours less than Cholesky's, which favours the first channel. A
+    direction in which `colors` do not vary stays constant.
     """
     flat, other = (array.reshape(-1, array.shape[2]) for array in (colors, wanted))
     mean, other_mean = flat.mean(axis=0), other.mean(axis=0)
@@ -135,7 +138,7 @@ def _power(matrix: Float[np.ndarray, "c c"], exponent: float) -> Float[np.ndarra
 def match_histograms(
     colors: Float[np.ndarray, "h w c"], wanted: Float[np.ndarray, "h2 w2 c"]
 ) -> Float[np.ndarray, "h w c"]:
-    """`colors` with the histogram of `wanted` in each channel; equal values stay equal."""
+    """Give `colors` the histogram of `wanted` in each channel; equal values stay equal."""
     matched = np.empty_like(colors)
     for channel in range(colors.shape[2]):
         _, positions, counts = np.unique(

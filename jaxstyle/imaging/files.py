@@ -9,20 +9,20 @@ from etils import epath
 from jaxstyle.config import JaxstyleError
 
 MAX_BYTES = 2**31
-"""Larger inputs are refused: neither a picture nor VGG19 is that large."""
+"""Size above which inputs are refused: neither a picture nor VGG19 is that large."""
 
 
 def read_bytes(path: epath.PathLike, error: type[JaxstyleError]) -> bytes:
-    """The content of the file at `path`.
+    """Read the file at `path`.
 
     Raises:
-        error: missing, unreadable, not a file, above `MAX_BYTES`, or of an unknown scheme.
+        error: it is missing, unreadable, not a file, above `MAX_BYTES`, or of an unknown scheme.
     """
     try:
         if not _is_local(path):
             return _open_url(path, error).read_bytes()
         source = Path(path)
-        if not source.is_file():  # a device or a pipe would be waited for
+        if not source.is_file():  # a device or a pipe would block
             reason = "not a file" if source.exists() else "no such file"
             raise error(f"{path}: {reason}")
         if source.stat().st_size > MAX_BYTES:
@@ -37,7 +37,7 @@ def read_bytes(path: epath.PathLike, error: type[JaxstyleError]) -> bytes:
 def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleError]) -> None:
     """Write `data` beside `path` under a temporary name, then rename it into place.
 
-    A symbolic link is followed, so that its target is what changes.
+    A symbolic link is followed, so that its target changes.
 
     Raises:
         error: the folder is missing or not writable, or the disk is full; nothing is
@@ -56,35 +56,35 @@ def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleErro
 
 
 def exists(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
-    """Whether there is anything at `path`.
+    """Return whether anything exists at `path`.
 
     Raises:
-        error: a URL whose storage cannot be reached.
+        error: the storage of a URL cannot be reached.
     """
     return (Path(path) if _is_local(path) else _open_url(path, error)).exists()
 
 
 def is_folder(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
-    """Whether there is a folder at `path`.
+    """Return whether `path` is a folder.
 
     Raises:
-        error: a URL whose storage cannot be reached.
+        error: the storage of a URL cannot be reached.
     """
     return (Path(path) if _is_local(path) else _open_url(path, error)).is_dir()
 
 
 def same(path: epath.PathLike, other: epath.PathLike) -> bool:
-    """Whether two paths lead to the same place, however they are spelled."""
+    """Return whether two paths lead to the same place, however they are spelled."""
     if _is_local(path) and _is_local(other):
         return Path(path).resolve() == Path(other).resolve()
     return epath.Path(path) == epath.Path(other)
 
 
 def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
-    """The folder at `path`, made if it is not there.
+    """Return the folder at `path`, creating it if needed.
 
     Raises:
-        error: it cannot be made or written to, or something else is there.
+        error: it cannot be created or written to, or `path` is not a folder.
     """
     folder = epath.Path(path) if _is_local(path) else _open_url(path, error)
     try:
@@ -97,7 +97,7 @@ def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
 
 
 def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
-    """Raise `error` if a file could not be written at `path`; called before any compute."""
+    """Raise `error` if a file could not be written at `path`; called before any computation."""
     if not _is_local(path):
         _open_url(path, error)
         return
@@ -110,7 +110,7 @@ def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
             raise error(f"cannot write {path}: the folder {parent} does not exist")
         if not os.access(parent, os.W_OK):
             raise error(f"cannot write {path}: the folder {parent} is not writable")
-        target.exists()  # a name the file system cannot hold
+        target.exists()  # raises for a name the file system cannot hold
     except JaxstyleError:
         raise
     except (OSError, ValueError) as failure:
@@ -126,7 +126,7 @@ def _is_local(path: epath.PathLike) -> bool:
 
 
 def _open_url(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
-    """The object at a URL, whose storage can be reached."""
+    """Return the path at a URL after checking that its storage can be reached."""
     if not os.fspath(path).startswith("gs://"):
         raise error(f"{path}: neither a local file nor gs://")
     try:

@@ -1,4 +1,4 @@
-"""Pictures in and out: decode, orient, colour-manage, encode with metadata."""
+"""Picture input and output: decode, orient, colour-manage, encode with metadata."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import MAX_PIXELS, crop_middle, fit_shape, resize_image
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
-"""What is read. Others Pillow knows start programs (EPS) or are hardly pictures."""
+"""Formats that are read. Pillow's others start programs (EPS) or are hardly pictures."""
 
 _MAX_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 
@@ -29,14 +29,14 @@ _BIT_DEPTHS = {".png": (8, 16), ".tif": (16,), ".tiff": (16,)} | dict.fromkeys(
     (".jpg", ".jpeg", ".webp"), (8,)
 )
 _MOST_DESCRIBED = 65000
-"""Bytes of metadata that a JPEG's Exif block has room for."""
+"""Maximum length, in bytes, of metadata in a JPEG's Exif block."""
 
 _WHITE = 1.0
 _ORIENTATION = ExifTags.Base.Orientation
 
 
 class Picture(NamedTuple):
-    """A decoded file: colour and, if the file has one, alpha, both in 0–1."""
+    """A decoded picture: colour and, if the file has it, alpha, both in 0–1."""
 
     pixels: Image
     alpha: Float[np.ndarray, "h w"] | None
@@ -44,25 +44,25 @@ class Picture(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """What a picture is before it is worked with."""
+    """A picture's digest and shape, known before it is decoded."""
 
     sha256: str
     shape: tuple[int, int]
-    """`(height, width)` as it is looked at."""
+    """`(height, width)` after orientation."""
 
 
 def glance(path: epath.PathLike) -> Glance:
-    """Digest and shape of the image file at `path`.
+    """Read the digest and shape of the image file at `path`.
 
     Raises:
-        ImageError: missing, unreadable, not an image, or above `MAX_PIXELS`.
+        ImageError: it is missing, unreadable, not an image, or above `MAX_PIXELS`.
     """
     data = files.read_bytes(path, ImageError)
     with _decoding(path, data), Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
         width, height = opened.size
         if width * height > MAX_PIXELS:
             raise _too_large(path, opened.size)
-        # Of TIFFs, Pillow gives the size as it is looked at.
+        # For TIFFs, Pillow gives the size after orientation.
         orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION, 1)
     shape = (width, height) if orientation in range(5, 9) else (height, width)
     return Glance(hashlib.sha256(data).hexdigest(), shape)
@@ -70,7 +70,7 @@ def glance(path: epath.PathLike) -> Glance:
 
 @contextlib.contextmanager
 def _decoding(path: epath.PathLike, data: bytes) -> Iterator[None]:
-    """Whatever decoders raise on what is in `data`, as an `ImageError`."""
+    """Turn any exception of a decoder on `data` into an `ImageError`."""
     if not data:
         raise ImageError(f"{path}: the file is empty")
     try:
@@ -92,19 +92,18 @@ def read_picture(
 ) -> Picture:
     """Decode the image file at `path` (local or `gs://`).
 
-    Orientation is applied, an embedded colour profile is converted to sRGB (not that of
-    16-bit gray), any mode becomes RGB. Colour under fully transparent pixels becomes white.
-    Of an animation, the first frame is read. Gray without alpha is read at up to 16 bits,
-    colour at 8.
+    Orientation is applied, an embedded colour profile is converted to sRGB (except for 16-bit
+    gray), and any mode becomes RGB. Colour under fully transparent pixels becomes white. Only the
+    first frame of an animation is read. Gray without alpha is read at up to 16 bits, colour at 8.
 
     Args:
         path: the file.
         size: the long side in pixels to resize to, or `(height, width)` to fill with the middle
-            of the picture; None or "original" for no resizing.
+            of the picture; None or "original" keeps the size.
 
     Raises:
-        ImageError: missing, unreadable, truncated or not an image, above `MAX_PIXELS`, or
-            `size` is not a positive integer.
+        ImageError: the file is missing, unreadable, truncated, not an image, or above
+            `MAX_PIXELS`, or `size` is not a positive integer.
     """
     data = files.read_bytes(path, ImageError)
     with _decoding(path, data):
@@ -118,7 +117,7 @@ def read_picture(
             shape = fit_shape(color.shape[:2], size)
         if alpha is None:
             color = resize_image(color, shape)
-        else:  # colour is weighted by alpha, or hidden pixels would bleed over the edges
+        else:  # weight colour by alpha, or hidden pixels would bleed over the edges
             color = resize_image(color * alpha[..., None], shape)
             alpha = resize_image(alpha[..., None], shape)[..., 0]
             color = np.clip(color / np.maximum(alpha, 1 / 510)[..., None], 0, 1)
@@ -128,7 +127,7 @@ def read_picture(
 
 
 def read_metadata(path: epath.PathLike) -> str | None:
-    """The text that `save_image` kept in the PNG at `path`, if there is one.
+    """Return the text that `save_image` stored in the PNG at `path`, or None.
 
     Raises:
         ImageError: the file is missing or damaged.
@@ -139,10 +138,10 @@ def read_metadata(path: epath.PathLike) -> str | None:
 
 
 def png_bits(data: bytes, path: epath.PathLike) -> int:
-    """Bits a channel of the PNG in `data`, the file at `path`.
+    """Return the bits per channel of the PNG in `data`, the file at `path`.
 
     Raises:
-        ImageError: it is none.
+        ImageError: `data` is not a PNG.
     """
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ImageError(f"{path}: not a PNG")
@@ -150,7 +149,7 @@ def png_bits(data: bytes, path: epath.PathLike) -> int:
 
 
 def load_image(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Image:
-    """The picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
+    """Read the picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
     return read_picture(path, size).pixels
 
 
@@ -165,7 +164,7 @@ def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
         opened.load()
         try:
             picture = ImageOps.exif_transpose(opened)
-        except Exception:  # damaged metadata is no damaged picture
+        except Exception:  # the picture is usable without its metadata
             picture = opened.copy()
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
         gray = np.asarray(picture, np.float32)
@@ -188,7 +187,7 @@ def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
 
 
 def _check_tiff(opened: TiffImagePlugin.TiffImageFile, path: epath.PathLike) -> None:
-    """Refuse what Pillow would decode to other values than the file means."""
+    """Refuse TIFFs that Pillow would decode to other values than the file means."""
     bits = max(opened.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     planar = opened.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
     if (bits > 8 and planar) or (bits > 16 and opened.mode != "F"):
@@ -206,7 +205,7 @@ def _to_srgb(picture: Pil.Image, profile: bytes) -> Pil.Image:
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        # A broken profile, or one of another mode: the pixels are still the picture.
+        # The profile is broken or for another mode; the pixels are usable without it.
         return picture
     assert converted is not None
     return converted
@@ -220,7 +219,7 @@ def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
     """Raise `ImageError` if `save_image` could not write an image of `shape` at `path`.
 
-    Called before anything is computed.
+    Called before any computation.
     """
     suffix = PurePath(path).suffix.lower()
     if suffix not in _BIT_DEPTHS:
@@ -241,16 +240,16 @@ def save_image(
     bits: Literal[8, 16] = 8,
     metadata: str | None = None,
 ) -> None:
-    """Write an sRGB image: clipped to 0–1, rounded, atomically; the suffix names the format.
+    """Write an sRGB image atomically, clipped to 0–1 and rounded; the suffix names the format.
 
     Args:
         path: `.png` (8 or 16 bits), `.jpg` (quality 95, no chroma subsampling), `.webp`
             (quality 95) or `.tif` (always 16 bits).
         image: float `[h, w, 3]`.
-        alpha: put back as the file's alpha channel; JPEG has none and shows white instead.
-        bits: per channel.
-        metadata: ASCII text kept in the file: PNG's `jaxstyle` text chunk, or the description,
-            which in JPEG and WebP has room for 65000 characters and is left out if it has more.
+        alpha: written as the file's alpha channel; JPEG has none and shows white instead.
+        bits: bits per channel.
+        metadata: ASCII text stored in the file: PNG's `jaxstyle` text chunk, or the description,
+            which JPEG and WebP limit to 65000 characters; longer text is left out.
 
     Raises:
         ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
@@ -289,7 +288,7 @@ def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes
         picture.save(buffer, "PNG", pnginfo=info)
     else:
         exif = Pil.Exif()
-        # Without, if it does not fit: the image counts, and hundreds of styles' digests do not.
+        # Left out if too long: the image matters, the digests of hundreds of styles do not.
         if metadata is not None and len(metadata) <= _MOST_DESCRIBED:
             exif[ExifTags.Base.ImageDescription] = metadata
         name, options = ("WEBP", {}) if suffix == ".webp" else ("JPEG", {"subsampling": 0})

@@ -1,4 +1,4 @@
-"""JSON as this project's files have it: an object a line, and null for what is no number."""
+"""JSON as in this project's files: one object per line, null for numbers JSON cannot hold."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from jaxstyle.imaging.files import read_bytes
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: null for a number that a double cannot, text for a date."""
+    """Convert `value` to JSON types: null for a number no double can hold, text for a date."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -25,15 +25,15 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    """The text of an object that `parse` gives back, what is no number as None."""
+    """Serialize an object for `parse`, which returns None for numbers that JSON cannot hold."""
     return json.dumps(plain(dict(value)), indent=indent, allow_nan=False)
 
 
 def parse(text: bytes, where: object, error: type[JaxstyleError]) -> dict[str, Any]:
-    """The object that `text` is, `plain`.
+    """Parse `text` as a JSON object and make it `plain`.
 
     Raises:
-        error: it is none; the message names `where` it is from.
+        error: `text` is not a JSON object; the message names its origin, `where`.
     """
     try:
         value = plain(json.loads(text))
@@ -51,17 +51,16 @@ def read_rows(
     *,
     growing: bool = False,
 ) -> list[dict[str, Any]]:
-    """The objects in a JSONL file, a line each.
+    """Read the objects in a JSONL file, one per line.
 
     Args:
-        path: of the file.
-        error: what to raise.
-        fields: what every object has to have, of which type.
-        growing: whether a line at the end without its newline is one that is being written,
-            and left out.
+        path: the file.
+        error: the exception to raise.
+        fields: the required fields of every object and their types.
+        growing: whether a last line without a newline is still being written, and thus left out.
 
     Raises:
-        error: the file cannot be read, or a line, which the message names, is damaged.
+        error: the file cannot be read, or a line is damaged; the message names the line.
     """
     lines = read_bytes(path, error).split(b"\n")
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Pictures of other sizes and shapes, and in grey levels."""
+"""Resizing and cropping of pictures, and conversion to grey levels."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -8,14 +8,14 @@ from jaxstyle.config import ImageError
 from jaxstyle.imaging.arrays import AnyArray
 
 MAX_PIXELS = 2**27
-"""Larger pictures are refused before they are decoded: a small file can claim any size."""
+"""Size above which pictures are refused before decoding: a small file can claim any size."""
 
 
 def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """`(height, width)` with the long side `size` and the aspect ratio kept.
+    """Return `(height, width)` with the long side `size` and the aspect ratio kept.
 
     Raises:
-        ImageError: `size` is not a positive integer, or that would be above `MAX_PIXELS`.
+        ImageError: `size` is not a positive integer, or the result would exceed `MAX_PIXELS`.
     """
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise ImageError(f"size must be a positive integer or 'original', not {size!r}")
@@ -31,16 +31,16 @@ def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 
 _ASPECTS = (1, 10 / 9, 5 / 4, 4 / 3, 7 / 5, 3 / 2, 8 / 5, 16 / 9, 2, 9 / 4, 5 / 2)
-"""Long side to short side: what cameras and screens make, and steps between them."""
+"""Ratios of long side to short side: those of cameras and screens, and steps between them."""
 
 _MOST_CROPPED = 0.06
 
 
 def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """`fit_shape`, with the aspect ratio moved to the nearest common one.
+    """Return `fit_shape` with the aspect ratio moved to the nearest common one.
 
-    So that pictures of nearly equal shapes come out at equal ones. What would lose more than
-    6 % to that, as a panorama would, keeps its own.
+    This gives pictures of nearly equal shapes the same shape. A picture that would lose more than
+    6 %, such as a panorama, keeps its own.
     """
     fitted = fit_shape(shape, size)
     own = max(shape[:2]) / min(shape[:2])
@@ -52,7 +52,7 @@ def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 
 
 def crop_middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The largest part around the middle that has the aspect ratio of `shape`."""
+    """Return the largest centred part of `array` with the aspect ratio of `shape`."""
     has_height, has_width = array.shape[:2]
     scale = max(shape[0] / has_height, shape[1] / has_width)
     height, width = (
@@ -66,7 +66,7 @@ def crop_middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def resize_image(image: AnyArray, shape: tuple[int, ...]) -> Float[np.ndarray, "h2 w2 c"]:
     """Resample to `shape` = `(height, width, …)`: bicubic with antialiasing, in sRGB values.
 
-    The result stays within the input's range, so that no ringing leaves it.
+    The result is clipped to the input's range, so that ringing does not exceed it.
     """
     image = np.asarray(image, np.float32)
     height, width = shape[:2]
@@ -80,5 +80,5 @@ def resize_image(image: AnyArray, shape: tuple[int, ...]) -> Float[np.ndarray, "
 
 
 def to_uint8(image: AnyArray) -> UInt8[np.ndarray, "..."]:
-    """Values in 0–1, and what is beyond clipped, as grey levels."""
+    """Convert values in 0–1 to grey levels; values outside are clipped."""
     return np.rint(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Contact sheets: contents down, styles across, a picture for each pair."""
+"""Contact sheets: a row per content, a column per style, a picture for each pair."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import to_uint8
 
 _SIDE = 256
-"""Pixels of a thumbnail's long side."""
+"""Long side of a thumbnail, in pixels."""
 _GAP, _TEXT = 8, 14
 _PAPER, _EMPTY, _INK = (255, 255, 255), (228, 228, 228), (60, 60, 60)
 
@@ -26,13 +26,13 @@ def contact_sheet(
     cells: Mapping[tuple[str, tuple[str, ...]], epath.Path | str],
     caption: str,
 ) -> Image:
-    """A page with every pair's picture; pairs that are not in `cells` stay empty.
+    """Draw a page with the picture of every pair; pairs missing from `cells` stay empty.
 
     Args:
         rows: paths of contents, shown on the left.
-        columns: paths of styles, of which the first is shown on top.
-        cells: the path of a picture, or a remark to show in its place.
-        caption: a line over it all.
+        columns: paths of styles; the first of each column is shown on top.
+        cells: by pair, the path of a picture or a remark to show in its place.
+        caption: a line above the table.
 
     Returns:
         sRGB `[h, w, 3]`.
@@ -76,7 +76,7 @@ def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
     shown, label = entry
     try:
         picture = _remark(shown) if isinstance(shown, str) else _thumbnail(shown)
-    except ImageError as error:  # a file that is no picture, or has gone since
+    except ImageError as error:  # not a picture, or deleted since
         picture = _remark(str(error))
     return _Item(picture, label)
 

@@ -1,7 +1,7 @@
-"""VGG19: images to named activations.
+"""VGG19, from images to named activations.
 
-The network in Flax, its convolution algorithms, and its weights: fetched, verified, converted from
-other formats, loaded.
+The Flax module, its convolution algorithms, and its weights: fetched, verified, converted from
+other formats, and loaded.
 """
 
 from jaxstyle.network import vgg, weights

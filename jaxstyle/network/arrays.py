@@ -1,4 +1,4 @@
-"""Pytrees of arrays that go into a network and come out of it."""
+"""Types of a network's parameters and activations, as pytrees of arrays."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,5 +10,5 @@ Features = dict[str, Float[Array, "_h _w _c"]]
 """Activations `[height, width, channels]` by layer name."""
 
 Params = Mapping[str, Any]
-"""VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO, or one that
-`convolution.winograd_kernel` has transformed) and `bias`."""
+"""VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO, or
+transformed by `convolution.winograd_kernel`) and `bias`."""

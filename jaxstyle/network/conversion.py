@@ -1,4 +1,4 @@
-"""Reading VGG19 weights from any of the formats they are published in.
+"""Readers for all formats in which VGG19 weights are published.
 
 Everything is parsed from bytes already in memory and nothing is unpickled: HDF5 by h5py,
 `.npz` with pickles disallowed, `.pth` by torch's weights-only loader.
@@ -26,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Preprocessing(NamedTuple):
-    """What a network expects: `(channels · scale − mean) / std`, in its own channel order."""
+    """The input a network expects: `(channels · scale − mean) / std`, in its own channel order."""
 
     channels: str
     scale: float
@@ -37,13 +37,13 @@ class Preprocessing(NamedTuple):
 PREPROCESSINGS: Mapping[str, Preprocessing] = {
     # Keras and the original Caffe model.
     "caffe": Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
-    # torchvision's VGG19, which is another network: retrained.
+    # torchvision's VGG19, which is another network, trained separately.
     "torch": Preprocessing("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 class Checkpoint(NamedTuple):
-    """A network as read: its tensors, what it expects of its input, and the file's SHA-256."""
+    """A weights file as read: tensors, expected preprocessing, metadata, and the file's SHA-256."""
 
     tensors: Tensors
     preprocessing: Preprocessing
@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of VGG19's convolutional part, by name."""
+    """Return the shape of every tensor of VGG19's convolutional part, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     inputs = 3
     for conv in CONVOLUTIONS:
@@ -68,12 +68,13 @@ def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoin
 
     Args:
         data: the whole file.
-        name: its suffix says the format: `.safetensors`, `.h5`, `.npz`, `.pth` or `.pt`.
-        preprocessing: "caffe" or "torch", for a file that is not what its tensors' names
-            suggest (Keras' names: caffe; torchvision's names: torch).
+        name: the file's name, whose suffix gives the format: `.safetensors`, `.h5`, `.npz`,
+            `.pth` or `.pt`.
+        preprocessing: "caffe" or "torch", for a file whose tensor names suggest the wrong one
+            (Keras' names: caffe; torchvision's names: torch).
 
     Raises:
-        WeightsError: damaged, wrongly named or wrongly shaped; nothing is half-loaded.
+        WeightsError: the file is damaged, or names or shapes are wrong; nothing is half-loaded.
     """
     suffix = PurePath(name).suffix.lower()
     if suffix not in _READERS:
@@ -132,7 +133,7 @@ def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
             return
         if item.external or item.is_virtual:  # would read other files
             raise WeightsError(f"{name} is kept outside the file")
-        if math.prod(item.shape or ()) > _LARGEST:  # claimed, and not there
+        if math.prod(item.shape or ()) > _LARGEST:  # a claim without data behind it
             raise WeightsError(f"{name} has shape {item.shape}, which is not VGG19's")
         tensors[name] = np.asarray(item)
 
@@ -148,7 +149,7 @@ def _read_npz(data: bytes) -> tuple[Tensors, dict[str, str]]:
         }
         names = [name for name in archive.files if _target(name)]
         for name in names:
-            if sizes[name] > _LARGEST_BYTES:  # claimed, and packed into next to nothing
+            if sizes[name] > _LARGEST_BYTES:  # may be compressed to next to nothing
                 raise WeightsError(f"{name} has {sizes[name]} bytes, more than any of VGG19's")
         return {name: archive[name] for name in names}, {}
 
@@ -166,7 +167,7 @@ def _read_pth(data: bytes) -> tuple[Tensors, dict[str, str]]:
         raise WeightsError(f"reading .pth safely needs PyTorch 2.6, not {torch.__version__}")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose own message advises to load it unsafely
+    except pickle.UnpicklingError:  # its own message advises unsafe loading
         raise WeightsError("the .pth file is damaged or holds more than tensors") from None
     return {name: state[name].float().numpy() for name in state if _target(name)}, {}
 
@@ -182,11 +183,11 @@ _READERS = {
 
 _LARGEST = 3 * 3 * 512 * 512
 _LARGEST_BYTES = 8 * _LARGEST + 4096
-"""In float64, with a header."""
+"""Size of the largest kernel in float64, with a header."""
 
 
 def _torchvision_indices() -> dict[str, str]:
-    """Torchvision's number of each convolution in `features`: conv, ReLU, …, pool."""
+    """Map torchvision's indices in `features` (conv, ReLU, …, pool) to our convolutions."""
     names, position = {}, 0
     for number, count in enumerate(BLOCKS, 1):
         for index in range(1, count + 1):
@@ -202,9 +203,9 @@ _KERAS = r"(?:.*/)?block(\d)_conv(\d)(?:.*[/_.])(kernel|W|bias|b)(?:_\d+)?(?::\d
 
 
 def _target(name: str) -> tuple[str, str] | None:
-    """The family and our name of the tensor that a file calls `name`; None if not of VGG19.
+    """Return the family and our name of a file's tensor `name`; None if it is not VGG19's.
 
-    Classifiers' layers and optimizers' slots are not.
+    Classifier layers and optimizer slots are not.
     """
     if re.fullmatch(r"conv\d_\d\.(kernel|bias)", name):
         return "jaxstyle", name
@@ -220,7 +221,7 @@ def _target(name: str) -> tuple[str, str] | None:
 
 
 def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
-    """`raw` by our names, HWIO; and the family of names it had: jaxstyle, caffe or torch."""
+    """Return `raw` with our names, in HWIO, and its names' family: jaxstyle, caffe or torch."""
     tensors: Tensors = {}
     families: set[str] = set()
     for name, array in raw.items():
@@ -239,7 +240,7 @@ def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
 
 
 def check_tensors(tensors: Tensors, file_name: str) -> None:
-    """Raise `WeightsError` unless `tensors` are VGG19's: names, shapes, finite floats."""
+    """Raise `WeightsError` unless `tensors` have VGG19's names and shapes and finite floats."""
     shapes = expected_shapes()
     if missing := [name for name in shapes if name not in tensors]:
         raise WeightsError(f"{file_name}: incomplete VGG19, {len(missing)} missing: {missing[0]}…")

@@ -1,9 +1,9 @@
 """3×3 convolution at stride 1: the platform's own, or Winograd's with a quarter of the products.
 
-Winograd's F(4×4, 3×3) makes 16 outputs of 6×6 inputs with 36 products a channel pair where the
+Winograd's F(4×4, 3×3) computes 16 outputs from 6×6 inputs with 36 products per channel pair; the
 direct form takes 144 (Lavin and Gray 2016). Each stage is written for XLA's CPU compiler:
 additions of whole slices, one batched matrix product, and barriers between the stages, without
-which they are fused into each other and computed many times over.
+which XLA fuses them and computes them many times over.
 """
 
 import functools
@@ -49,7 +49,7 @@ _OUTPUT_TRANSFORM = (
 
 
 class WinogradKernel(NamedTuple):
-    """A 3×3 kernel, transformed: as it is, and turned around for the gradient of the input."""
+    """A transformed 3×3 kernel: as it is, and flipped for the gradient of the input."""
 
     forward: Float[Array, "36 c k"]
     backward: Float[Array, "36 k c"]
@@ -59,15 +59,15 @@ Kernel = Float[Array, "3 3 c k"] | WinogradKernel
 
 
 def winograd_kernel(kernel: Float[Array, "3 3 c k"]) -> WinogradKernel:
-    """Transform a kernel once for all the convolutions with it."""
-    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return WinogradKernel(_transform_kernel(kernel), _transform_kernel(turned))
+    """Transform a kernel once for all convolutions that use it."""
+    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    return WinogradKernel(_transform_kernel(kernel), _transform_kernel(flipped))
 
 
 def _transform_kernel(kernel: Float[Array, "3 3 c k"]) -> Float[Array, "36 c k"]:
     g = np.asarray(_KERNEL_TRANSFORM)
-    both = jnp.asarray(np.kron(g, g), kernel.dtype)
-    flat = jnp.matmul(both, kernel.reshape(9, -1), precision="highest")
+    transform = jnp.asarray(np.kron(g, g), kernel.dtype)
+    flat = jnp.matmul(transform, kernel.reshape(9, -1), precision="highest")
     return flat.reshape(-1, *kernel.shape[2:])
 
 
@@ -77,9 +77,9 @@ def convolve(
     padding: Literal["SAME", "VALID"],
     precision: jax.lax.Precision | None = None,
 ) -> Float[Array, "h2 w2 k"]:
-    """Cross-correlate `x` with a 3×3 kernel; `SAME` sees zeros beyond the border.
+    """Cross-correlate `x` with a 3×3 kernel; `SAME` pads with zeros.
 
-    Differentiable in both, and batched by `jax.vmap` without transposing anything.
+    Differentiable in both, and batched by `jax.vmap` without transposes.
     """
     if isinstance(kernel, WinogradKernel):
         pad = 1 if padding == "SAME" else 0
@@ -95,10 +95,10 @@ def convolve(
 
 
 _winograd = Primitive("winograd")
-"""`[b, h, w, c]`, a transformed kernel and the one turned around to `[b, h2, w2, k]`.
+"""Map from `[b, h, w, c]`, a transformed kernel and its flipped form to `[b, h2, w2, k]`.
 
-A primitive, as it is bilinear: derivatives in either mode, to any order, and transposes are again
-Winograd convolutions, and lanes that share a kernel are folded into the batch.
+A primitive because it is bilinear: derivatives in either mode, to any order, and transposes are
+Winograd convolutions too, and lanes that share a kernel are folded into the batch.
 """
 
 
@@ -141,11 +141,11 @@ def _winograd_transpose(
     if isinstance(cotangent, ad.Zero):
         return None, None, None
     if ad.is_undefined_primal(x):
-        turned = _winograd.bind(cotangent, backward, forward, pad=2 - pad, precision=precision)
-        return turned, None, None
+        x_cotangent = _winograd.bind(cotangent, backward, forward, pad=2 - pad, precision=precision)
+        return x_cotangent, None, None
     convolved = functools.partial(_tiled, x, pad=pad, precision=precision)
-    (kernel,) = jax.linear_transpose(convolved, forward.aval)(cotangent)
-    return None, kernel, None
+    (kernel_cotangent,) = jax.linear_transpose(convolved, forward.aval)(cotangent)
+    return None, kernel_cotangent, None
 
 
 def _winograd_batch(
@@ -203,7 +203,7 @@ def _stacked(matrix: tuple[tuple[float, ...], ...], terms: list[Array], axis: in
 
 
 def _combine(matrix: tuple[tuple[float, ...], ...], terms: list[Array]) -> list[Array]:
-    """A small matrix times a list of arrays, by additions that skip its zeros."""
+    """Multiply a small matrix by a list of arrays, with additions that skip its zeros."""
     return [
         functools.reduce(
             jnp.add,

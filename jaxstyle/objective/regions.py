@@ -1,7 +1,7 @@
-"""Guides: pictures of flat colours that say where which style goes.
+"""Guides: pictures of flat colours that assign styles to regions.
 
-A region is a colour of the content's guide. Its style is what has the same colour in the styles'
-guides or, without those, the style whose turn it is, from dark to bright.
+Each colour of the content's guide is a region. Its style is the region of the same colour in the
+styles' guides; without those, the styles are assigned in order, from dark to bright colours.
 """
 
 import warnings
@@ -18,62 +18,62 @@ from jaxstyle.network import layer_shape
 
 _MOST_REGIONS = 16
 _SMALLEST = 0.005
-"""Share of a guide below which a colour is an artefact, of smoothed edges or of JPEG."""
+"""Share of a guide below which a colour is an artefact of smoothed edges or of JPEG."""
 _COVERED = 0.9
-"""Share of a guide that flat colours have to cover."""
+"""Share of a guide that its flat colours must cover."""
 _SAME = 0.08
-"""Largest difference, in any channel, of colours that mean the same region."""
+"""Largest difference, in any channel, between colours that mean the same region."""
 _ASPECT = 0.03
 _LUMA = np.array([0.2126, 0.7152, 0.0722])
 
 
 class Guide(NamedTuple):
-    """A guide that was looked at: which of its colours each pixel has."""
+    """A parsed guide: its palette, and the colour of each pixel as a label."""
 
     labels: UInt8[np.ndarray, "h w"]
     palette: tuple[tuple[float, ...], ...]
-    """From dark to bright, sRGB 0–1."""
+    """The colour of each label, from dark to bright, sRGB 0–1."""
 
     @classmethod
     def of(cls, picture: Image, name: str) -> "Guide":
-        """The guide that `picture` is, called `name`; pixels between colours go to the nearest.
+        """Parse `picture`, called `name` in errors, giving each pixel the nearest flat colour.
 
         Raises:
-            ImageError: it has no flat colours, or too many.
+            ImageError: the picture has no flat colours, or too many.
         """
         pixels = np.asarray(picture, np.float32)
-        palette, several = _palette(pixels)
+        palette, color_count = _palette(pixels)
         labels = np.zeros(pixels.shape[:2], np.uint8)
         nearest = np.full(pixels.shape[:2], np.inf, np.float32)
         for label, color in enumerate(palette):
-            apart = np.abs(pixels - np.asarray(color, np.float32)).max(axis=2)
-            labels[apart < nearest] = label
-            nearest = np.minimum(apart, nearest)
+            difference = np.abs(pixels - np.asarray(color, np.float32)).max(axis=2)
+            labels[difference < nearest] = label
+            nearest = np.minimum(difference, nearest)
         if not palette or np.mean(nearest <= _SAME) < _COVERED:
             raise ImageError(
-                f"the guide {name} has {several} colours; a guide is a picture of at most "
+                f"the guide {name} has {color_count} colours; a guide is a picture of at most "
                 f"{_MOST_REGIONS} flat ones, one for each region"
             )
         return cls(labels, palette)
 
     def cropped(self, shape: tuple[int, int]) -> "Guide":
-        """The largest part around the middle that has the aspect ratio of `shape`."""
+        """Crop the largest part around the middle that has the aspect ratio of `shape`."""
         return self._replace(labels=crop_middle(self.labels, shape))
 
     def find(self, color: Sequence[float]) -> int | None:
-        """The label of the colour that means the same as `color`."""
+        """Return the label of the colour that means the same region as `color`, if any."""
         return _find(self.palette, color)
 
 
 class Guides(NamedTuple):
-    """Of a content and, if there are any, of each of its styles."""
+    """The guide of a content and, optionally, those of its styles."""
 
     content: Guide
     styles: tuple[Guide, ...] = ()
 
     @classmethod
     def of(cls, content: Image, styles: Sequence[Image] = ()) -> "Guides":
-        """The guides that pictures of flat colours are.
+        """Parse the guides of a content and of its styles.
 
         Raises:
             ImageError: see `Guide.of`.
@@ -85,25 +85,25 @@ class Guides(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A part of the content, and the styles that go there."""
+    """A region of the content and the styles assigned to it."""
 
     color: tuple[float, ...] | None
-    """None: everywhere, in the styles as well."""
+    """Colour in the guides; None for the whole content and whole styles."""
     area: float
-    """Share of the content."""
+    """Fraction of the content's area."""
     styles: tuple[tuple[int, float], ...]
-    """Positions of the styles and what each counts; these sum to 1."""
+    """Index and share of each style; the shares sum to 1."""
 
 
 def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]:
-    """The regions that have a style; what of the content is in no region is kept.
+    """Return the regions that have a style; the rest of the content has none.
 
     Args:
-        guides: any flat pictures; edges may be smooth.
-        shares: what each style counts, summing to 1.
+        guides: the parsed guides; by default, one region covers everything.
+        shares: share of each style; they sum to 1.
 
     Raises:
-        ImageError: a guide is none, or guides and styles do not go together.
+        ImageError: guides and styles do not match, or no region has a style that counts.
     """
     everywhere = (Region(None, 1.0, tuple(enumerate(shares))),)
     if guides is None:
@@ -134,10 +134,10 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
         kept = len(colors) - len(shares)
         members = [[i - kept] if i >= kept else [] for i in range(len(colors))]
     regions: list[Region] = []
-    for color, area, here in zip(colors, areas, members, strict=True):
-        total = sum(shares[i] for i in here)
+    for color, area, indices in zip(colors, areas, members, strict=True):
+        total = sum(shares[i] for i in indices)
         if total > 0:
-            each = tuple((i, shares[i] / total) for i in here)
+            each = tuple((i, shares[i] / total) for i in indices)
             regions.append(Region(color, float(area), each))
     if not regions:
         raise ImageError("no region has a style that counts")
@@ -145,9 +145,9 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
 
 
 def check_shape(guide: Guide, picture: tuple[int, ...], name: str) -> None:
-    """Raise `ImageError` if `guide` is of another aspect ratio than its picture."""
+    """Raise `ImageError` if the aspect ratios of `guide` and its picture differ."""
     (height, width), (want_height, want_width) = guide.labels.shape, picture[:2]
-    # A pixel more or less is what rounding does to small ones.
+    # Rounding may change the sides by a pixel, which matters in small pictures.
     slack = _ASPECT + 1 / min(want_height, want_width) + 1 / min(height, width)
     if abs(np.log(height / width * want_width / want_height)) > slack:
         raise ImageError(
@@ -163,29 +163,29 @@ def layer_guides(
     layers: Sequence[str],
     name: str,
 ) -> tuple[dict[str, Float[np.ndarray, "_h _w"]], dict[str, bool]]:
-    """How much each position of each layer belongs to a region, for `StyleStatistic.gather`.
+    """Compute a region's guide at each layer, for `StyleStatistic.gather`.
 
     Args:
-        guide: the content's or a style's.
-        color: of the region.
-        shape: of the picture, as it goes into the network.
-        layers: whose guides to make.
-        name: whose guide it is, for the warning about a region too small for a layer.
+        guide: the content's or a style's guide.
+        color: colour of the region.
+        shape: shape of the picture that the network gets.
+        layers: layers to compute guides for.
+        name: `content` or `style`, for the message about a region too small for a layer.
 
     Returns:
-        For each layer the square roots of what positions count, their mean square 1, or zeros
-        where the region vanishes; and whether it is there.
+        For each layer, the square roots of the positions' weights, with mean square 1, or zeros
+        if the region vanishes there; and, for each layer, whether the region is present.
     """
     mask = Pil.fromarray((guide.labels == guide.find(color)).astype(np.float32))
     guides: dict[str, Float[np.ndarray, "_h _w"]] = {}
-    there: dict[str, bool] = {}
+    present: dict[str, bool] = {}
     for layer in layers:
         height, width = layer_shape(shape, layer)
         soft = np.asarray(mask.resize((width, height), Pil.Resampling.BOX))
-        there[layer] = bool(soft.max(initial=0) >= 0.5)
+        present[layer] = bool(soft.max(initial=0) >= 0.5)
         size = np.sqrt(np.mean(np.square(soft, dtype=np.float64)))
-        guides[layer] = (soft / size if there[layer] else np.zeros_like(soft)).astype(np.float32)
-    gone = [layer for layer in layers if not there[layer]]
+        guides[layer] = (soft / size if present[layer] else np.zeros_like(soft)).astype(np.float32)
+    gone = [layer for layer in layers if not present[layer]]
     if gone and len(gone) == len(layers):
         raise ImageError(f"the region {_hex(color)} of the {name} guide is too small for any layer")
     if gone:
@@ -194,15 +194,15 @@ def layer_guides(
             "no style there; a larger size or shallower style_layers would keep it",
             stacklevel=2,
         )
-    return guides, there
+    return guides, present
 
 
 def _palette(pixels: Float[np.ndarray, "h w 3"]) -> tuple[tuple[tuple[float, ...], ...], int]:
-    """The flat colours of a guide, from dark to bright, and how many colours it has in all."""
+    """Return a guide's flat colours, from dark to bright, and its total number of colours."""
     levels = to_uint8(pixels).astype(np.uint32)
     packed = levels[..., 0] << 16 | levels[..., 1] << 8 | levels[..., 2]
     values, counts = np.unique(packed, return_counts=True)
-    several = len(values)
+    color_count = len(values)
     if len(values) > _MOST_REGIONS:
         values = values[counts >= _SMALLEST * packed.size]
         counts = counts[counts >= _SMALLEST * packed.size]
@@ -214,15 +214,15 @@ def _palette(pixels: Float[np.ndarray, "h w 3"]) -> tuple[tuple[tuple[float, ...
     if len(colors) > _MOST_REGIONS:
         colors = []
     ordered = sorted(colors, key=lambda color: (float(np.dot(color, _LUMA)), color))
-    return tuple(ordered), several
+    return tuple(ordered), color_count
 
 
 def _find(palette: Sequence[Sequence[float]], color: Sequence[float]) -> int | None:
-    """Position of the colour in `palette` that means the same as `color`."""
-    apart = [max(abs(a - b) for a, b in zip(here, color, strict=True)) for here in palette]
-    if not apart or min(apart) > _SAME:
+    """Return the index of the colour in `palette` that means the same region as `color`, if any."""
+    differences = [max(abs(a - b) for a, b in zip(known, color, strict=True)) for known in palette]
+    if not differences or min(differences) > _SAME:
         return None
-    return apart.index(min(apart))
+    return differences.index(min(differences))
 
 
 def _hex(color: Sequence[float]) -> str:

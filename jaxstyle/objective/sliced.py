@@ -1,7 +1,7 @@
-"""The sliced Wasserstein statistic: features compared by the order of their projections.
+"""The sliced Wasserstein statistic: features compared by their sorted projections.
 
-Of two sets of as many numbers, the squared 2-Wasserstein distance is the mean square difference of
-the sorted numbers (Heitz et al. 2021, eq. 3).
+The squared 2-Wasserstein distance of two equally large sets of numbers is the mean square
+difference of the sorted numbers (Heitz et al. 2021, eq. 3).
 """
 
 import functools
@@ -18,28 +18,28 @@ _DIRECTIONS = 64
 
 
 class Projected(NamedTuple):
-    """Features projected on directions."""
+    """Projections of features on directions."""
 
     values: Float[Array, "m d"]
     shares: Float[Array, " m"] | None
-    """Weight of each position, which sum to 1; None: all weigh the same."""
+    """Weights of the positions, which sum to 1; None for equal weights."""
 
 
 def directions(layer: int, channels: int, seed: int) -> Float[Array, "c d"]:
-    """Draw unit vectors, uniform on the sphere, to project features on."""
+    """Draw random unit vectors, uniform on the sphere, to project features on."""
     key = jax.random.fold_in(jax.random.key(seed), layer)
     vectors = jax.random.normal(key, (channels, _DIRECTIONS))
     return vectors / jnp.linalg.norm(vectors, axis=0)
 
 
 def shares(guide: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Weights of positions that are in a region or not, where its guide says more than that."""
+    """Reduce a guide to equal weights of the positions in its region, and 0 of the others."""
     inside = (guide >= jnp.max(guide) / 2) & (guide > 0)
     return inside / jnp.maximum(jnp.sum(inside), 1)
 
 
 def quantiles(style: Projected, positions: int) -> Float[Array, "m d"]:
-    """The quantile for the middle of each of `positions` equal parts, in each direction."""
+    """Compute, in each direction, the quantiles at the middles of `positions` equal parts."""
     shares = style.shares
     order, values = _sorted(style.values, shares)
     if shares is None and len(values) == positions:
@@ -51,7 +51,10 @@ def quantiles(style: Projected, positions: int) -> Float[Array, "m d"]:
 
 
 def distance(image: Projected, quantiles: Float[Array, "m d"]) -> Scalar:
-    """Mean over directions of the squared 2-Wasserstein distance of projections from quantiles."""
+    """Compute the squared 2-Wasserstein distance of projections from quantiles.
+
+    It is averaged over directions.
+    """
     projected, shares = image
     order = jnp.argsort(jax.lax.stop_gradient(projected), axis=0)
     if shares is not None:
@@ -63,7 +66,7 @@ def distance(image: Projected, quantiles: Float[Array, "m d"]) -> Scalar:
             for index in (below, jnp.minimum(below + 1, last))
         )
         quantiles = low + (place - below) * (high - low)
-    # The assignment has no part in the gradient: it minimizes the distance (envelope theorem).
+    # No gradient flows through the assignment, which minimizes the distance (envelope theorem).
     partners = jax.lax.stop_gradient(
         jnp.put_along_axis(quantiles, order, quantiles, axis=0, inplace=False)
     )
@@ -74,10 +77,10 @@ def distance(image: Projected, quantiles: Float[Array, "m d"]) -> Scalar:
 def _sorted(
     projected: Float[Array, "m d"], shares: Float[Array, " m"] | None
 ) -> tuple[Int[Array, "m d"], Float[Array, "m d"]]:
-    """Sort projections: the order, and the values in it.
+    """Sort projections, returning the order and the sorted values.
 
-    Positions outside a region come last and get its largest value: quantiles between the region's
-    last value and one from outside would lean towards the latter.
+    Positions outside a region come last and get the region's largest value; otherwise a quantile
+    between the region's last value and the first from outside would be drawn towards the latter.
     """
     if shares is None:
         order = jnp.argsort(projected, axis=0)
@@ -85,12 +88,12 @@ def _sorted(
     inside = (shares > 0)[:, None]
     order = jnp.argsort(jnp.where(inside, projected, jnp.inf), axis=0)
     largest = jnp.max(projected, axis=0, where=inside, initial=-jnp.inf)
-    # A region that vanishes has none.
+    # A region that vanishes has no largest value.
     largest = jnp.where(jnp.any(inside), largest, 0.0)
     return order, jnp.take_along_axis(jnp.where(inside, projected, largest), order, axis=0)
 
 
 def _middles(shares: Float[Array, " m"], order: Array) -> Float[Array, "m d"]:
-    """The middle of each sorted position's share of the interval from 0 to 1."""
+    """Compute the middle of each sorted position's share of the interval from 0 to 1."""
     in_order = shares[order]
     return jnp.cumsum(in_order, axis=0) - in_order / 2

@@ -1,7 +1,7 @@
-"""Optimizers for objectives where an evaluation is expensive, as optax transformations.
+"""Optimizers for objectives with expensive evaluations, as optax transformations.
 
-`lbfgs` spends exactly one evaluation on each update. Nothing here knows of images: parameters are
-any pytree.
+`lbfgs` spends exactly one evaluation on each update. Nothing here is specific to images:
+parameters may be any pytree.
 """
 
 from jaxstyle.optim.lbfgs import CONVERGED, NOT_FINITE, RUNNING, STALLED, LBFGSState, lbfgs

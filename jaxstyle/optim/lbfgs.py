@@ -1,9 +1,9 @@
-"""L-BFGS as an optax transformation that spends exactly one evaluation an update.
+"""L-BFGS as an optax transformation that spends exactly one evaluation per update.
 
-The parameters that optax carries are the trial point; the accepted point lives in the state.
-Each update judges the evaluated trial, then either moves on along a new direction or comes
-back along the same one, so no loop surrounds the objective: every lane of a `vmap` does the
-same work, and the network runs at the top level of one program.
+The parameters that optax carries are the trial point; the accepted point is part of the state.
+Each update judges the evaluated trial, then either continues along a new direction or backtracks
+along the same one. No loop surrounds the objective, so every lane of a `vmap` does the same work,
+and the network runs at the top level of one program.
 """
 
 from collections.abc import Callable
@@ -26,45 +26,45 @@ _MAX_REJECTIONS = 12
 
 
 class History(NamedTuple):
-    """A ring of `m + 1` rows: the last `m` pairs, and one to write the next candidate into.
+    """A ring buffer of `m + 1` rows: the last `m` pairs and a row for the next candidate.
 
-    Pair number `k` is in row `k mod (m + 1)`, scaled so that s·y = 1. A candidate that is not
-    kept is overwritten by the next: no conditional, which under `vmap` would copy it all.
-    Scaling both of a pair alike leaves the inverse Hessian as it is and keeps products of
-    pairs far from float32's limits whatever the unit of the loss. Of the preconditioner K the
-    formulas only need Ky, which is stored instead of y, and yᵀKy.
+    Pair number `k` is in row `k mod (m + 1)`, scaled so that s·y = 1. The next candidate
+    overwrites a rejected one; a conditional would copy the whole buffer under `vmap`. Scaling s
+    and y of a pair alike does not change the inverse Hessian, and keeps the products of pairs far
+    from float32's limits in any unit of the loss. With a preconditioner K, the formulas need only
+    Ky, which is stored instead of y, and yᵀKy.
 
-    R, the products sᵢ·yⱼ of pairs with those that are not older, is upper triangular and 1 on its
-    diagonal. Its inverse is kept instead: a new pair adds a column, and the inverse without the
-    oldest pair is the one without its row and column. So no system is ever solved, and the order
-    of rows makes no difference.
+    R, the products sᵢ·yⱼ of each pair i with the pairs j that are not older, is upper triangular
+    with a unit diagonal. Its inverse is stored instead: a new pair adds a column, and dropping the
+    oldest pair drops its row and column. So no system is ever solved, and the order of the rows
+    does not matter.
     """
 
     s: PyTree[Float[Array, "m+1 _n"]]
     ky: PyTree[Float[Array, "m+1 _n"]]
     inverse: Float[Array, "m+1 m+1"]
-    """Of R; rows and columns of other than the last `m` pairs mean nothing."""
+    """Inverse of R; only the rows and columns of the last `m` pairs are meaningful."""
     yky: Float[Array, "m+1 m+1"]
     pairs: Int[Array, ""]
 
     @property
     def ages(self) -> Int[Array, " _rows"]:
-        """How many pairs are newer than the one in each row."""
+        """The number of pairs newer than the one in each row."""
         rows = len(self.yky)
         return (self.pairs - 1 - jnp.arange(rows)) % rows
 
     @property
     def valid(self) -> Bool[Array, " _rows"]:
-        """Rows that hold one of the last `m` pairs."""
+        """The mask of rows that hold one of the last `m` pairs."""
         return self.ages < jnp.minimum(self.pairs, len(self.yky) - 1)
 
 
 class LBFGSState(NamedTuple):
     """State of `lbfgs`; `value` belongs to `point`, the last accepted trial.
 
-    `grad`, `slope` and the history are of the loss divided by `unit`, the size of its largest
-    derivative at the start, so that their squares stay inside float32 whatever the loss is
-    measured in.
+    `grad`, `slope` and the history refer to the loss divided by `unit`, the magnitude of its
+    largest derivative at the start, so that their squares stay within float32's range in any unit
+    of the loss.
     """
 
     evaluations: Int[Array, ""]
@@ -89,35 +89,35 @@ def lbfgs(
     history_dtype: jnp.dtype | None = None,
     precondition: Callable[[PyTree[Array]], PyTree[Array]] = lambda grad: grad,
 ) -> optax.GradientTransformationExtraArgs:
-    """L-BFGS with a one-evaluation Armijo search and cubic interpolation.
+    """Build L-BFGS with a one-evaluation Armijo search and cubic interpolation.
 
     A trial is accepted if it decreases the loss enough (Armijo; or, where rounding hides the
-    decrease, the approximate condition of Hager and Zhang 2005, eq. 4.1). A rejected one
-    is replaced by the minimum of the cubic through both ends' values and slopes (Nocedal and
-    Wright 2006, eq. 3.59), a non-finite one by a tenth of its step. Twelve rejections in a row
-    forget the history; twelve with none to forget end the search. A pair enters the history
-    only if its curvature is positive relative to its norms. The direction is the compact form
-    of the inverse Hessian (Byrd, Nocedal and Schnabel 1994, eq. 3.1): a few matrix products
-    instead of `2m` dependent steps.
+    decrease, the approximate condition of Hager and Zhang 2005, eq. 4.1). A rejected trial is
+    replaced by the minimum of the cubic that matches the values and slopes of both ends (Nocedal
+    and Wright 2006, eq. 3.59), a non-finite one by a tenth of its step. After twelve consecutive
+    rejections the history is forgotten; if it is already empty, the search ends. A pair enters
+    the history only if its curvature is positive relative to its norms. The direction uses the
+    compact form of the inverse Hessian (Byrd, Nocedal and Schnabel 1994, eq. 3.1): a few matrix
+    products instead of `2m` dependent steps.
 
     Args:
-        history_size: pairs remembered, m.
-        first_step: root-mean-square change of a parameter in the first step, and in the
-            first after the history is forgotten.
-        history_dtype: type that pairs are stored in, as `bfloat16`; the parameters' if not given.
-            Products with them are taken in the parameters' type.
-        noise: relative error of the loss as it is computed; a rise within it may be rounding.
-        precondition: a symmetric positive definite linear map from gradients to steps, K: the
+        history_size: number of pairs remembered, m.
+        first_step: root-mean-square change of a parameter in the first step, and in the first
+            step after the history is forgotten.
+        history_dtype: type in which pairs are stored, such as `bfloat16`; by default the
+            parameters' type. Products with pairs are computed in the parameters' type.
+        noise: relative error of the computed loss; a rise within it may be due to rounding.
+        precondition: a symmetric positive definite linear map K from gradients to steps. The
             inverse Hessian starts from a multiple of it, as if the parameters were
             z with params = K^½ z (Nocedal and Wright 2006, section 7.2).
 
     Returns:
         A transformation whose `update` takes the trial's gradient, the trial as `params`, and
-        its loss as `value`. Once `status` is no longer `RUNNING` the trial returns to the
+        its loss as `value`. Once `status` is no longer `RUNNING`, the trial returns to the
         accepted point and stays there.
 
     Raises:
-        ValueError: a size or step that is not positive.
+        ValueError: a size or step is not positive.
     """
     if history_size < 1 or not first_step > 0:
         raise ValueError(f"lbfgs needs positive sizes, not {history_size=}, {first_step=}")
@@ -159,7 +159,7 @@ def lbfgs(
         largest = _largest(updates)
         finite = jnp.isfinite(value) & jnp.isfinite(largest)
         usable = jnp.isfinite(largest) & (largest > 0)
-        # A power of two, so that dividing by it rounds nothing.
+        # A power of two, so that division by it is exact.
         power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
         unit = jnp.where(first, jnp.where(usable, power, 1.0), state.unit)
         grad = jax.tree.map(lambda leaf: leaf / unit, updates)
@@ -169,7 +169,7 @@ def lbfgs(
         margin = noise * jnp.abs(state.value) / unit
         accepted = finite & running & (first | _sufficient(rise, slope, margin, state))
 
-        # Judge: keep the trial as the point and its pair, or leave both as they were.
+        # Judge: accept the trial and its pair, or leave the point and the history unchanged.
         s = jax.tree.map(jnp.subtract, trial, state.point)
         y = jax.tree.map(jnp.subtract, grad, state.grad)
         ky = jax.tree.map(jnp.subtract, preconditioned, state.preconditioned)
@@ -179,14 +179,14 @@ def lbfgs(
         point_preconditioned = _select(accepted, preconditioned, state.preconditioned)
         point_value = jnp.where(accepted, value, state.value)
 
-        # Forget a history that leads nowhere, and give up once there is none to forget.
+        # Forget a history that makes no progress, and stop if it is already empty.
         rejections = jnp.where(accepted | ~running, 0, state.rejections + 1)
         exhausted = rejections >= _MAX_REJECTIONS
         stalled = exhausted & (history.pairs == 0)
         history = history._replace(pairs=jnp.where(exhausted, 0, history.pairs))
         rejections = jnp.where(exhausted, 0, rejections)
 
-        # Aim: along a new direction from a new point, else back along the old one.
+        # Aim: along a new direction from a new point, otherwise back along the old direction.
         direction = _direction(history, point_grad, point_preconditioned)
         new_slope = _dot(point_grad, direction)
         ascends = ~(new_slope < 0)
@@ -216,7 +216,7 @@ def lbfgs(
             ),
         ).astype(jnp.int32)
         step_size = jnp.where(status == RUNNING, step_size, 0.0).astype(state.step_size.dtype)
-        # The first point is not known to be good, but it is the only one there is.
+        # Even if it is not accepted, the first trial is the only point available.
         point = _select(first, trial, point)
         next_trial = jax.tree.map(lambda p, d: p + step_size * d, point, direction)
         next_trial = _select(status == RUNNING, next_trial, point)
@@ -236,20 +236,20 @@ def lbfgs(
             status=status,
         )
 
-    # optax types `value` as one of the extra arguments, which every caller here passes.
+    # optax types `value` as one of the extra arguments, which every caller in this project passes.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _sufficient(rise: Scalar, slope: Scalar, margin: Scalar, state: LBFGSState) -> Bool[Array, ""]:
-    # Strictly less as well: a step too short to change the loss is no decrease.
+    # The rise must also be negative: a step too short to change the loss is not a decrease.
     armijo = (rise <= _ARMIJO * state.step_size * state.slope) & (rise < 0)
     flatter = jnp.abs(slope) <= (1 - 2 * _ARMIJO) * -state.slope
     return armijo | ((rise <= margin) & flatter)
 
 
 def _backtrack(rise: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFGSState) -> Scalar:
-    """The next step along a rejected direction: a tenth to a half of the one tried."""
-    # In units of the accepted point's slope, which is negative: squares cannot overflow.
+    """Compute the next step size after a rejection: a tenth to a half of the last one."""
+    # Relative to the slope at the accepted point, which is negative, so squares cannot overflow.
     steepness = -state.slope
     start, end = -1.0, slope / steepness
     chord = start + end - 3 * rise / (state.step_size * steepness)
@@ -280,7 +280,7 @@ def _remember(
 ) -> History:
     curvature = _dot(s, y)
     norms = jnp.sqrt(_squared_norm(s)) * jnp.sqrt(_squared_norm(y))
-    # A NaN curvature compares false; the least normal number keeps zero from zero out.
+    # NaN compares false; the smallest normal number as a bound rules out zero curvature.
     floor = jnp.finfo(curvature.dtype).tiny
     keep = wanted & (curvature > _CURVATURE * norms) & (curvature > floor)
     scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
@@ -309,10 +309,10 @@ def _among(rows: Bool[Array, " m"], matrix: Float[Array, "m m"]) -> Float[Array,
 
 
 def _apply(matrix: Float[Array, "m m"], vector: Float[Array, " m"]) -> Float[Array, " m"]:
-    """The product of a matrix and a vector of a few numbers.
+    """Multiply a small matrix by a vector.
 
-    A library's product adds in an order that depends on where a lane lies in memory, and costs a
-    GPU a kernel of its own.
+    The summation order of a library's product depends on where a lane lies in memory, and on a
+    GPU such a product costs a separate kernel.
     """
     return jnp.sum(matrix * vector, axis=-1)
 
@@ -320,7 +320,7 @@ def _apply(matrix: Float[Array, "m m"], vector: Float[Array, " m"]) -> Float[Arr
 def _direction(
     history: History, grad: PyTree[Array], preconditioned: PyTree[Array]
 ) -> PyTree[Array]:
-    """−H·grad by the compact form; −K·grad where the history is empty."""
+    """Compute −H·grad by the compact form, or −K·grad if the history is empty."""
     valid = history.valid
     inverse, yky = (_among(valid, matrix) for matrix in (history.inverse, history.yky))
     newest = jnp.sum(jnp.where(history.ages == 0, jnp.diagonal(yky), 0.0))
@@ -341,7 +341,7 @@ def _products(rows: PyTree[Array], vector: PyTree[Array]) -> Float[Array, " m"]:
     def product(r: Array, v: Array) -> Array:
         if r.dtype == v.dtype:
             return jnp.matmul(r, v.ravel(), precision="highest")
-        # Row by row: whole products would first make a copy of all rows in the other type.
+        # Row by row: a single product would first copy all rows to the other type.
         return jax.lax.map(
             lambda row: jnp.vdot(row.astype(v.dtype), v.ravel(), precision="highest"), r
         )
@@ -370,7 +370,7 @@ def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
 
 
 def _largest(tree: PyTree[Array]) -> Scalar:
-    """The largest absolute value; NaN if there is one."""
+    """Return the largest absolute value, or NaN if any value is NaN."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 

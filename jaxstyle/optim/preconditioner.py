@@ -1,4 +1,4 @@
-"""The L-BFGS preconditioner: what is known of the curvature before the first evaluation."""
+"""The L-BFGS preconditioner: an estimate of the curvature before the first evaluation."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,12 +9,12 @@ _CORNER = 0.01
 
 
 def smooth(grad: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """Damp a gradient's frequencies f by 1/√(1 + (f/0.01)²), in cycles a pixel.
+    """Damp a gradient's frequencies f, in cycles per pixel, by 1/√(1 + (f/0.01)²).
 
-    Features see coarse structure through many pixels at once, but the objective is about as
-    steep in every pixel: fine detail goes first and coarse colour takes hundreds of steps. The
-    spectrum of photographs, about 1/f in amplitude (Field 1987), evens the two out. In the
-    basis of cosines, which mirror the picture at its border instead of wrapping it around.
+    Features respond to coarse structure through many pixels at once, but the objective is about
+    equally steep in every pixel: fine detail changes first, and coarse colour takes hundreds of
+    steps. The spectrum of photographs, about 1/f in amplitude (Field 1987), balances the two. The
+    basis is cosines, which mirror the picture at its border instead of wrapping it around.
     """
     height, width = grad.shape[:2]
     rows = jnp.arange(height, dtype=grad.dtype) / (2 * height)
