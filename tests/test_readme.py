@@ -65,7 +65,8 @@ def test_commands_run_on_small_pictures(
     )
     if "--collect" in words:
         (tmp_path / "out").mkdir()
-    small = [] if "--size" in words else ["--size", "32", "--evaluations", "2"]
+    small = [] if "--size" in words else ["--size", "32"]
+    small += [] if "--evaluations" in words else ["--evaluations", "2"]
     assert cli.run([*words, *small, *SHALLOW, "--quiet"]) == 0
     assert "--print-config" in words or list(tmp_path.glob("out.*")) or list(tmp_path.glob("out/*"))
 
