@@ -1,8 +1,12 @@
 from .config import (
+    LBFGS as LBFGS,
+    Adam as Adam,
+    AutoPyramid as AutoPyramid,
     Config as Config,
     ConfigError as ConfigError,
     ImageError as ImageError,
     JaxstyleError as JaxstyleError,
+    Pyramid as Pyramid,
     WeightsError as WeightsError,
     preset as preset,
 )
@@ -15,7 +19,12 @@ from .engine import (
 )
 from .imaging import load_image as load_image, save_image as save_image
 from .network import extract_features as extract_features, load_weights as load_weights
-from .objective import Guides as Guides, Objective as Objective, build_objective as build_objective
+from .objective import (
+    Guides as Guides,
+    Objective as Objective,
+    StyleStatistic as StyleStatistic,
+    build_objective as build_objective,
+)
 from .optim import lbfgs as lbfgs
 from .storage import run_grid as run_grid
 

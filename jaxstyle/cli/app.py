@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import dataclasses
 import os
 import sys
 import warnings
@@ -28,7 +27,7 @@ from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, say
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, preset, to_toml
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, flat, preset, to_toml
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,12 +97,12 @@ def _presets(command: Presets) -> int:
     if command.print_config is not None:
         say(to_toml(preset(command.print_config)).rstrip())
         return 0
-    default = dataclasses.asdict(PRESETS["default"])
+    default = flat(PRESETS["default"])
     for name, config in PRESETS.items():
         say(f"{name}: {SUMMARIES[name]}")
-        differing = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+        differing = {k: v for k, v in flat(config).items() if v != default.get(k)}
         for setting, value in differing.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
             say(f"    {setting} = {shown}")
     return 0
 

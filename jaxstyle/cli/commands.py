@@ -1,17 +1,17 @@
 """Command-line interface: a dataclass for each command, and parsing of flags into one."""
 
-import argparse
-import contextlib
 import dataclasses
+import functools
 import re
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
-from jaxstyle.config import PRESETS, Config, ConfigError, parse_toml, preset
+from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml
 from jaxstyle.imaging import read_bytes
-from jaxstyle.storage import parse_value
+from jaxstyle.storage import Base
 
 CLI_SIZE = 512
 """The default long side; a camera's picture at full size would run for hours."""
@@ -21,16 +21,22 @@ _PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
 
 _OPTION = re.compile(r"^--[^=]+")
 
-_DECIDING = (
-    "activations",
-    "optimizer",
-    "preserve_color",
-    "scales",
-    "content_layers",
-    "style_layers",
-    "style_statistics",
-)
-"""Settings that determine whether, or with how many values, others may be given."""
+
+def _flag(name: str) -> Any:
+    """Return the type of a setting's flag, with its help: the description and the default."""
+    setting = SETTINGS[name]
+    default = {**flat(PRESETS["default"]), "size": CLI_SIZE}.get(name)
+    if isinstance(default, (list, dict)):
+        default = " ".join(default)
+    hint = "" if default in (None, "") else f"(default: {default})"
+    return Annotated[setting.type, arg(help=setting.description, help_behavior_hint=hint)]
+
+
+if TYPE_CHECKING:
+    Flags = dict[str, Any]
+else:
+    # The settings given as flags, by name; tyro leaves out those that are not.
+    Flags = TypedDict("Flags", {name: _flag(name) for name in SETTINGS}, total=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Stylize:
     style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
     """For each style a picture that says by its colours which part of it goes to which region;
     regions whose colour no style has are kept as they are."""
-    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+    flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
@@ -84,6 +90,15 @@ class Stylize:
     quiet: bool = False
     """Print nothing but errors."""
 
+    @functools.cached_property
+    def settings(self) -> Config:
+        """The settings that run.
+
+        Raises:
+            ConfigError: a setting is not allowed, or the TOML file cannot be read.
+        """
+        return base_settings(self).vary()
+
 
 @dataclasses.dataclass(frozen=True)
 class RenderGrid:
@@ -103,9 +118,7 @@ class RenderGrid:
     """The folder to write to; gs:// works too."""
     sweep: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME=VALUE,...")] = ()
     """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
-    settings: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
-    asked: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """Settings given by flags or the TOML file; they apply under every preset swept."""
+    flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's."""
@@ -230,22 +243,12 @@ Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
 
 
 def parse(argv: list[str]) -> Command:
-    """Parse `argv` into a command; exit the program if it cannot be parsed.
-
-    Raises:
-        ConfigError: a setting is not allowed.
-    """
+    """Parse `argv` into a command; exit the program if it cannot be parsed."""
     # Use hyphens in option names, as tyro does; underscores are accepted too.
     argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
-    settings, in_file = _base_settings(argv)
-    options = {name[0] for name in map(_OPTION.match, argv) if name}
-    flags = {name.removeprefix("--").replace("-", "_") for name in options}
-    asked = [f.name for f in dataclasses.fields(Config) if f.name in flags | in_file | {"size"}]
-    grid = RenderGrid(settings=settings, asked=tuple(asked))
-    stylize = Stylize(content=tyro.MISSING, style=tyro.MISSING, settings=settings)
     command = tyro.cli(
-        Annotated[Stylize, subcommand("stylize", default=stylize)]
-        | Annotated[RenderGrid, subcommand("grid", default=grid)]
+        Annotated[Stylize, subcommand("stylize")]
+        | Annotated[RenderGrid, subcommand("grid")]
         | Annotated[Presets, subcommand("presets")]
         | Annotated[Animate, subcommand("animate")]
         | Annotated[Report, subcommand("report")]
@@ -263,36 +266,19 @@ def parse(argv: list[str]) -> Command:
     return command
 
 
-def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
-    """Return the settings of the preset and TOML file, and the names that the file sets."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--config")
-    hints = get_type_hints(Config)
-    for name in _DECIDING:
-        arity = "*" if get_origin(hints[name]) is tuple else None
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=arity)
-    try:
-        chosen, _ = parser.parse_known_args(argv)
-    except argparse.ArgumentError:  # an option without its value; reported by tyro
-        return Config(size=CLI_SIZE), set()
-    settings = preset(chosen.preset).replace(size=CLI_SIZE)
-    # The validity of other settings depends on these, so they apply before the file is checked.
-    forced: dict[str, Any] = {}
-    for name in _DECIDING:
-        given = getattr(chosen, name)
-        if given is not None:
-            value = parse_value(name, given) if isinstance(given, str) else given
-            with contextlib.suppress(ConfigError):  # reported by tyro, by the flag's name
-                forced[name] = getattr(Config().replace(**{name: value}), name)
-    if chosen.config is None:
-        return settings.vary(forced), set()
-    try:
-        text = read_bytes(chosen.config, ConfigError).decode()
-    except UnicodeDecodeError:
-        raise ConfigError(f"{chosen.config}: not a text file") from None
-    try:
-        changes = parse_toml(text)
-        return settings.vary(changes, over=forced), set(changes)
-    except ConfigError as error:
-        raise ConfigError(f"{chosen.config}: {error}") from None
+def base_settings(command: Stylize | RenderGrid) -> Base:
+    """Return the preset of `command`, and what it changes in a TOML file and by flags.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    changes: list[tuple[str, Mapping[str, Any]]] = [("", {"size": CLI_SIZE})]
+    if command.config is not None:
+        try:
+            text = read_bytes(command.config, ConfigError).decode()
+            changes.append((command.config, parse_toml(text)))
+        except UnicodeDecodeError:
+            raise ConfigError(f"{command.config}: not a text file") from None
+        except ConfigError as error:
+            raise ConfigError(f"{command.config}: {error}") from None
+    return Base(command.preset, [*changes, ("", command.flags)])

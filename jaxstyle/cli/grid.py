@@ -2,7 +2,7 @@
 
 import re
 
-from jaxstyle.cli.commands import RenderGrid
+from jaxstyle.cli.commands import RenderGrid, base_settings
 from jaxstyle.cli.process import EXIT_CELLS_FAILED, keep_compiled_programs, share_out_cpu
 from jaxstyle.cli.terminal import cells_progress, say
 from jaxstyle.config import ConfigError
@@ -90,8 +90,7 @@ def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
     Raises:
         ConfigError: none are requested, or a setting is not allowed.
     """
-    asked = {name: getattr(command.settings, name) for name in command.asked}
-    base = cells.Base(command.preset, asked)
+    base = base_settings(command)
     if command.cells is not None:
         if command.contents or command.styles or command.sweep:
             raise ConfigError("--cells goes without --contents, --styles and --sweep")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, Config, ConfigError, ImageError, is_out_of_memory, to_toml
+from jaxstyle.config import INITS, Config, ConfigError, ImageError, flat, is_out_of_memory, to_toml
 from jaxstyle.storage import cells
 
 # Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
@@ -314,7 +314,7 @@ def _summary(config: Config, sha256: dict[str, list[str]], result: "Result") -> 
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
-        "config": {k: v for k, v in dataclasses.asdict(config).items() if v is not None},
+        "config": flat(config),
         "sha256": sha256,
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": f"{device.platform} {device.device_kind}",

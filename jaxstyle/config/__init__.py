@@ -1,7 +1,8 @@
 """The settings of a run, as data.
 
-`Config` is a frozen, hashable dataclass that validates itself; `preset` returns well-known recipes.
-All user-facing errors are defined here. This package does not import JAX.
+`Config` and the classes nested in it are frozen, hashable dataclasses that validate themselves;
+`preset` returns well-known recipes. All user-facing errors are defined here. This package does not
+import JAX.
 """
 
 from jaxstyle.config.errors import (
@@ -12,30 +13,41 @@ from jaxstyle.config.errors import (
     WeightsError,
     is_out_of_memory,
 )
+from jaxstyle.config.flat import SETTINGS, flat, parse_toml, to_toml
 from jaxstyle.config.presets import PRESETS, SUMMARIES, preset
 from jaxstyle.config.settings import (
     INITS,
+    LBFGS,
+    Adam,
+    AutoPyramid,
     Config,
+    OneScale,
     Padding,
     Precision,
-    Statistic,
-    parse_toml,
-    to_toml,
+    Pyramid,
 )
+from jaxstyle.config.validation import equal
 
 __all__ = [
     "INITS",
+    "LBFGS",
     "PRESETS",
+    "SETTINGS",
     "SUMMARIES",
+    "Adam",
+    "AutoPyramid",
     "Config",
     "ConfigError",
     "ImageError",
     "JaxstyleError",
+    "OneScale",
     "Padding",
     "Precision",
+    "Pyramid",
     "RunError",
-    "Statistic",
     "WeightsError",
+    "equal",
+    "flat",
     "is_out_of_memory",
     "parse_toml",
     "preset",

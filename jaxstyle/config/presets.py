@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from jaxstyle.config.errors import ConfigError
-from jaxstyle.config.settings import Config
+from jaxstyle.config.settings import Adam, AutoPyramid, Config, Pyramid
+from jaxstyle.config.validation import equal
 
-_BLOCK_CONV1 = tuple(f"block{block}_conv1" for block in range(1, 6))
+_RELU_1 = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+_QUARTERED = {layer: 4.0**-power for power, layer in enumerate(_RELU_1)}
 
 PRESETS: Mapping[str, Config] = {
     # Crowson's objective, adapted to this project's network and optimizer, with about twice the
@@ -15,10 +17,10 @@ PRESETS: Mapping[str, Config] = {
         content_weight=1.0,
         style_weight=150.0,
         tv_weight=5.0,
-        style_layer_weights=tuple(4.0**-power for power in range(5)),
-        style_statistics=("wasserstein",),
+        style_layers=_QUARTERED,
+        style_statistics=equal("wasserstein"),
         tv="nine-point",
-        scales="auto",
+        scales=AutoPyramid(),
     ),
     # The Keras example, following its code: ten SciPy calls of 20 evaluations at height 400.
     "seed": Config(
@@ -26,8 +28,8 @@ PRESETS: Mapping[str, Config] = {
         content_weight=0.025,
         style_weight=1.0,
         tv_weight=1e-4,
-        content_layers=("block5_conv2",),
-        style_layers=_BLOCK_CONV1,
+        content_layers=equal("block5_conv2"),
+        style_layers=equal(*(f"block{block}_conv1" for block in range(1, 6))),
         content_normalization="sum",
         style_normalization="seed",
         tv="seed",
@@ -55,9 +57,7 @@ PRESETS: Mapping[str, Config] = {
         content_normalization="mean",
         style_normalization="mean",
         padding="zero",
-        scales=2,
-        scale_factor=800 / 512,
-        coarse_evaluations=500,
+        scales=Pyramid(2, scale_factor=800 / 512, coarse_evaluations=500),
     ),
     # jcjohnson/neural-style and its PyTorch port.
     "neural-style": Config(
@@ -79,16 +79,12 @@ PRESETS: Mapping[str, Config] = {
         content_weight=0.015 / 57.6**2,
         style_weight=1 / 57.6**2,
         tv_weight=2 / 255**2,
-        style_layer_weights=tuple(4.0**-power * 256 / 341 for power in range(5)),
-        style_statistics=("wasserstein",),
+        style_layers={layer: weight * 256 / 341 for layer, weight in _QUARTERED.items()},
+        style_statistics=equal("wasserstein"),
         tv="nine-point",
         padding="replicate-first",
-        optimizer="adam",
-        learning_rate=0.02,
-        adam_beta2=0.99,
-        ema=0.99,
-        scales=5,
-        coarse_evaluations=(1000, 500, 500, 500),
+        optimizer=Adam(learning_rate=0.02, adam_beta2=0.99, ema=0.99),
+        scales=Pyramid(5, coarse_evaluations=500, first_evaluations=1000),
     ),
 }
 

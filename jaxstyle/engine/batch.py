@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError
+from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError, OneScale, equal
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, fit_targets, spreadable
 from jaxstyle.engine.lane_program import Job, replicate
@@ -38,13 +38,14 @@ from jaxstyle.objective import (
     as_styles,
     assemble_objective,
     blend,
-    check_layers,
+    check_settings,
     check_shapes,
     content_targets,
     depends_on_shape,
     everywhere_there,
     guided_content,
     guided_targets,
+    needs_directions,
     prepare_params,
     regions,
     style_part,
@@ -197,28 +198,30 @@ def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) ->
 
 def program_of(config: Config) -> Config:
     """Return `config` without settings that are data: equal results share a compiled program."""
-    scheduled = config.learning_rate_schedule == "cosine"
-    return config.replace(
+    scales = config.scales
+    if not (config.scheduled or isinstance(scales, OneScale)):
+        scales = dataclasses.replace(scales, coarse_evaluations=None, first_evaluations=None)
+    return dataclasses.replace(
+        config,
         content_weight=1.0,
         style_weight=1.0,
         tv_weight=1.0,
-        content_layer_weights=(),
-        style_layer_weights=(),
-        style_statistics_weights=(),
+        content_layers=equal(*config.content_layers),
+        style_layers=equal(*config.style_layers),
+        style_statistics=equal(*config.style_statistics),
         style_weights=(),
         init="content",
         # Directions are drawn once per program, and a schedule depends on its length.
-        seed=config.seed if "sliced" in config.style_statistics else 0,
-        **({"evaluations": 1, "coarse_evaluations": None} if not scheduled else {}),
+        seed=config.seed if needs_directions(config) else 0,
+        evaluations=config.evaluations if config.scheduled else 1,
+        scales=scales,
     )
 
 
 def check_batch(config: Config, styles: int) -> None:
     """Raise `ConfigError` if a batch is impossible with `config` and `styles` styles per cell."""
-    check_layers(config)
+    check_settings(config)
     style_shares(styles, config)
-    if config.optimizer == "optax-lbfgs":
-        raise ConfigError("optax-lbfgs is a baseline for single runs; use lbfgs or adam in batches")
 
 
 def stylize_cells(
@@ -388,7 +391,7 @@ class _Targets:
         self.params = prepare_params(params, program)
         self.replicated = replicate(self.params, devices)
         self.of_content = functools.lru_cache(_CONTENTS_KEPT)(self._of_content)
-        few = "sliced" in program.style_statistics or program.preserve_color != "none"
+        few = needs_directions(program) or program.preserve_color != "none"
         kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
         self.of_style = functools.lru_cache(kept)(self._of_style)
         self.of_styles = functools.lru_cache(kept)(self._of_styles)

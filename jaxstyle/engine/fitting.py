@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import jax
 
-from jaxstyle.config import Config, ConfigError
+from jaxstyle.config import LBFGS, Config, ConfigError
 from jaxstyle.engine.loop import state_like
 from jaxstyle.engine.memory import USABLE, device_memory
 from jaxstyle.network import Params, vgg
-from jaxstyle.objective import tiling
+from jaxstyle.objective import statistics_of, tiling
 
 _TIMES = {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3}
 """Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations."""
@@ -104,7 +104,7 @@ def spreadable(config: Config) -> Config:
 
 
 def _tileable(config: Config) -> bool:
-    return "sliced" not in config.style_statistics
+    return all(statistic.mergeable for statistic in statistics_of(config).values())
 
 
 @functools.lru_cache
@@ -132,7 +132,7 @@ def _fit(
         f"{gigabytes:.1f} GB and the device has {memory / 1e9:.1f} GB; "
         + (f"size {fitting} would fit" if fitting >= 16 else "no size would fit")
         + ("" if len(choices) > 1 else "; or leave activations and tile to auto")
-        + ("; or take a smaller history_size" if config.optimizer == "lbfgs" else "")
+        + ("; or take a smaller history_size" if isinstance(config.optimizer, LBFGS) else "")
     )
 
 

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 from jaxtyping import Int
 
-from jaxstyle.config import Config
+from jaxstyle.config import LBFGS, Adam, Config
 from jaxstyle.objective import GREY_LEVELS
 from jaxstyle.optim import lbfgs, smooth
 
@@ -18,56 +18,33 @@ FIRST_STEP = 4.0 / GREY_LEVELS
 curvature along it."""
 
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
-_DEFAULT_HISTORY = 20
-_DEFAULT_LEARNING_RATE, _DEFAULT_BETA2 = 0.02, 0.999
 
 
 def make_optimizer(
     config: Config, budget: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optax transformation that `config` names; schedules span `budget` evaluations."""
-    if config.optimizer == "adam":
-        cosine = config.learning_rate_schedule == "cosine"
-        return _adam(
-            config.learning_rate or _DEFAULT_LEARNING_RATE,
-            config.adam_beta2 or _DEFAULT_BETA2,
-            budget or config.evaluations if cosine else None,
-            config.ema,
-        )
-    history_size = config.history_size or _DEFAULT_HISTORY
-    if config.optimizer == "optax-lbfgs":
-        return _optax_lbfgs(history_size)
-    noise = _LOSS_NOISE[config.precision]
-    return _lbfgs(history_size, noise, config.history_precision, config.preconditioner != "none")
+    if isinstance(config.optimizer, Adam):
+        return _adam(config.optimizer, budget or config.evaluations if config.scheduled else None)
+    return _lbfgs(config.optimizer, _LOSS_NOISE[config.precision])
 
 
 # Cached, because compiled updates are looked up by the identity of their functions.
 @functools.lru_cache
-def _lbfgs(
-    history_size: int, noise: float, stored: str | None, preconditioned: bool
-) -> optax.GradientTransformationExtraArgs:
-    dtype = jnp.dtype(jnp.bfloat16) if stored == "bfloat16" else None
-    return lbfgs(history_size, FIRST_STEP, noise, dtype, *([smooth] if preconditioned else []))
+def _lbfgs(options: LBFGS, noise: float) -> optax.GradientTransformationExtraArgs:
+    dtype = jnp.dtype(jnp.bfloat16) if options.history_precision == "bfloat16" else None
+    preconditioner = [smooth] if options.preconditioner == "cosine" else []
+    return lbfgs(options.history_size, FIRST_STEP, noise, dtype, *preconditioner)
 
 
 @functools.lru_cache
-def _optax_lbfgs(history_size: int) -> optax.GradientTransformationExtraArgs:
-    return optax.lbfgs(memory_size=history_size)
-
-
-@functools.lru_cache
-def _adam(
-    learning_rate: float, beta2: float, decay_steps: int | None, ema: float | None
-) -> optax.GradientTransformationExtraArgs:
-    schedule = (
-        learning_rate
-        if decay_steps is None
-        else optax.cosine_decay_schedule(learning_rate, decay_steps)
-    )
-    adam = optax.adam(schedule, b2=beta2)
-    return optax.with_extra_args_support(
-        adam if ema is None else optax.chain(adam, average_iterates(ema))
-    )
+def _adam(options: Adam, decay_steps: int | None) -> optax.GradientTransformationExtraArgs:
+    step = options.learning_rate
+    schedule = step if decay_steps is None else optax.cosine_decay_schedule(step, decay_steps)
+    adam = optax.adam(schedule, b2=options.adam_beta2)
+    if options.ema is not None:
+        adam = optax.chain(adam, average_iterates(options.ema))
+    return optax.with_extra_args_support(adam)
 
 
 class AverageState(NamedTuple):

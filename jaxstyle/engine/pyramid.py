@@ -2,13 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxstyle.config import Config
-
-FACTOR = 2**0.5
-"""The default ratio of one scale's size to that of the previous scale."""
-
-START_SIZE = 128
-"""The default minimum long side of the coarsest automatic scale."""
+from jaxstyle.config import AutoPyramid, Config, OneScale
 
 SHORTEST = 32
 """Minimum short side of automatic scales, which leaves 2 pixels at relu5_1."""
@@ -23,28 +17,25 @@ class Level(NamedTuple):
 
 def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
     """Return `config`'s scales for a result of `shape`, coarsest first; the last has ratio 1."""
-    scales = _automatic(config, shape) if config.scales == "auto" else config.scales
-    coarse = config.coarse_evaluations or config.evaluations
-    if not isinstance(coarse, tuple):
-        coarse = (coarse,) * (scales - 1)
-    budgets = (*coarse, config.evaluations)
+    scales, budget = config.scales, config.evaluations
+    if isinstance(scales, OneScale):
+        return (Level(1.0, budget),)
+    number = _fitting(scales, shape) if isinstance(scales, AutoPyramid) else scales.number
+    coarse = scales.coarse_evaluations or budget
+    budgets = [scales.first_evaluations or coarse, *[coarse] * (number - 2), budget][-number:]
     return tuple(
-        Level(_factor(config) ** (position - scales + 1), budget)
-        for position, budget in enumerate(budgets)
+        Level(scales.scale_factor ** (position - number + 1), each)
+        for position, each in enumerate(budgets)
     )
 
 
-def _factor(config: Config) -> float:
-    return config.scale_factor or FACTOR
-
-
-def _automatic(config: Config, shape: tuple[int, ...]) -> int:
-    scales, start = 1, config.start_size or START_SIZE
+def _fitting(scales: AutoPyramid, shape: tuple[int, ...]) -> int:
+    number = 1
     while True:
-        coarser = level_shape(shape, _factor(config) ** -scales)
-        if max(coarser) < start or min(coarser) < SHORTEST:
-            return scales
-        scales += 1
+        coarser = level_shape(shape, scales.scale_factor**-number)
+        if max(coarser) < scales.start_size or min(coarser) < SHORTEST:
+            return number
+        number += 1
 
 
 def level_shape(shape: tuple[int, ...], ratio: float) -> tuple[int, int]:

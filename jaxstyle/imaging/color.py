@@ -5,8 +5,6 @@ separates lightness from hue and chroma. All functions work on NumPy float array
 the sRGB gamut keep their lightness and hue and lose as little chroma as possible.
 """
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -89,8 +87,8 @@ def colored_style(style: Image, content: Image, config: Config) -> Image:
     if config.preserve_color == "histogram":
         return from_oklab(match_histograms(own, wanted))
     if config.preserve_color == "match":
-        return from_oklab(match_moments(own, wanted, config.color_match or "symmetric"))
-    return _gray(match_moments(own[..., :1], wanted[..., :1], "symmetric"))
+        return from_oklab(match_moments(own, wanted))
+    return _gray(match_moments(own[..., :1], wanted[..., :1]))
 
 
 def colored_result(image: Image, content: Image, config: Config) -> Image:
@@ -112,21 +110,17 @@ def _gray(light: Float[np.ndarray, "h w 1"]) -> Image:
 def match_moments(
     colors: Float[np.ndarray, "h w c"],
     wanted: Float[np.ndarray, "h2 w2 c"],
-    root: Literal["symmetric", "cholesky"],
 ) -> Float[np.ndarray, "h w c"]:
     """Map `colors` linearly to the mean and covariance of `wanted` (Gatys et al. 2016, eq. 2–6).
 
-    The symmetric root changes colours less than Cholesky's, which favours the first channel. A
+    Of the square roots that such a map may take, the symmetric one changes colours least. A
     direction in which `colors` do not vary stays constant.
     """
     flat, other = (array.reshape(-1, array.shape[2]) for array in (colors, wanted))
     mean, other_mean = flat.mean(axis=0), other.mean(axis=0)
     covariances = [np.cov(array.T, bias=True).reshape(2 * (len(mean),)) for array in (flat, other)]
     own, target = (covariance + _FLOOR * np.eye(len(mean)) for covariance in covariances)
-    if root == "cholesky":
-        transform = np.linalg.cholesky(target) @ np.linalg.inv(np.linalg.cholesky(own))
-    else:
-        transform = _power(target, 0.5) @ _power(own, -0.5)
+    transform = _power(target, 0.5) @ _power(own, -0.5)
     return (colors - mean) @ transform.T + other_mean
 
 

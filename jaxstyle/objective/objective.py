@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,7 +16,7 @@ from jaxstyle.config import Precision
 from jaxstyle.network import Features, Params, vgg
 from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
-from jaxstyle.objective.style_statistics import STATISTICS, Layer
+from jaxstyle.objective.style_statistics import Layer, StyleStatistic
 
 StyleTargets = dict[str, dict[str, Any]]
 """Targets by layer and statistic; see `StyleStatistic.as_target`."""
@@ -52,12 +52,14 @@ class Objective:
     content_targets: dict[str, Float[Array, "_h _w _c"]]
     parts: tuple[StylePart, ...]
     axes: dict[str, Float[Array, "_c d"]]
-    """Directions that `sliced` projects on, by layer."""
+    """Directions to project on by layer, see `StyleStatistic.directions`."""
     content_weights: dict[str, Scalar]
     """Weight of each layer's term: the product of all its weights in the settings."""
     style_weights: dict[str, Scalar]
     statistics_weights: dict[str, Scalar]
     tv_weight: Scalar
+    statistics: Mapping[str, StyleStatistic] = struct.field(pytree_node=False)
+    """Hashable, as all static fields."""
     network: vgg.VGG19 = struct.field(pytree_node=False)
     content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
     style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
@@ -101,7 +103,7 @@ class Objective:
             contents, measures = self._seen(features, place, whole=False)
             return (
                 jax.tree.map(operator.add, carry[0], contents),
-                [merged(*pair) for pair in zip(carry[1], measures, strict=True)],
+                [merged(self.statistics, *pair) for pair in zip(carry[1], measures, strict=True)],
             )
 
         return tiling.fold(
@@ -121,9 +123,13 @@ class Objective:
             layer: _content_loss(layer, features[layer], target, self.content_normalization, place)
             for layer, target in self.content_targets.items()
         }
-        kinds, layers = tuple(self.statistics_weights), tuple(self.style_weights)
         gather = functools.partial(
-            gathered_of, kinds, layers, features, precision=self.network.precision, axes=self.axes
+            gathered_of,
+            self.statistics,
+            tuple(self.style_weights),
+            features,
+            precision=self.network.precision,
+            axes=self.axes,
         )
         measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
         return contents, measures
@@ -135,12 +141,12 @@ class Objective:
         losses: list[Scalar] = []
         for part, gathered in zip(self.parts, measures, strict=True):
             measured = {
-                kind: STATISTICS[kind].finish(result, gram_divisor)
+                kind: self.statistics[kind].finish(result, gram_divisor)
                 for kind, result in gathered[layer].items()
             }
             for share, targets in zip(part.shares[layer], part.targets, strict=True):
                 for kind, weight in self.statistics_weights.items():
-                    distance = STATISTICS[kind].distance(
+                    distance = self.statistics[kind].distance(
                         measured[kind], targets[layer][kind], self.style_normalization
                     )
                     losses.append(share * weight * distance)
@@ -169,7 +175,7 @@ def _content_loss(
 
 
 def gathered_of(
-    kinds: tuple[str, ...],
+    statistics: Mapping[str, StyleStatistic],
     layers: tuple[str, ...],
     features: Features,
     guides: dict[str, Float[Array, "_h _w"]] | None,
@@ -188,19 +194,19 @@ def gathered_of(
             own = place.own(layer, values)
             guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), values)
         gathered[layer] = {
-            kind: STATISTICS[kind].gather(
+            kind: statistic.gather(
                 Layer(values, guide, vgg.PRECISIONS[precision], axes.get(layer), whole)
             )
-            for kind in kinds
+            for kind, statistic in statistics.items()
         }
     return gathered
 
 
-def merged(some: Gathered, others: Gathered) -> Gathered:
+def merged(statistics: Mapping[str, StyleStatistic], some: Gathered, others: Gathered) -> Gathered:
     """Merge what was gathered from two disjoint sets of positions."""
     return {
         layer: {
-            kind: STATISTICS[kind].merge(gathered, others[layer][kind])
+            kind: statistics[kind].merge(gathered, others[layer][kind])
             for kind, gathered in kinds.items()
         }
         for layer, kinds in some.items()

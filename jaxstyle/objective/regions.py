@@ -5,7 +5,7 @@ styles' guides; without those, the styles are assigned in order, from dark to br
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ def layer_guides(
     guide: Guide,
     color: tuple[float, ...],
     shape: tuple[int, ...],
-    layers: Sequence[str],
+    layers: Collection[str],
     name: str,
 ) -> tuple[dict[str, Float[np.ndarray, "_h _w"]], dict[str, bool]]:
     """Compute a region's guide at each layer, for `StyleStatistic.gather`.

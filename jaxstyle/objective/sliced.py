@@ -14,8 +14,6 @@ from jaxtyping import Float, Int
 
 from jaxstyle.objective.losses import Scalar
 
-_DIRECTIONS = 64
-
 
 class Projected(NamedTuple):
     """Projections of features on directions."""
@@ -25,10 +23,10 @@ class Projected(NamedTuple):
     """Weights of the positions, which sum to 1; None for equal weights."""
 
 
-def directions(layer: int, channels: int, seed: int) -> Float[Array, "c d"]:
-    """Draw random unit vectors, uniform on the sphere, to project features on."""
+def directions(layer: int, channels: int, number: int, seed: int) -> Float[Array, "c d"]:
+    """Draw `number` random unit vectors, uniform on the sphere, to project features on."""
     key = jax.random.fold_in(jax.random.key(seed), layer)
-    vectors = jax.random.normal(key, (channels, _DIRECTIONS))
+    vectors = jax.random.normal(key, (channels, number))
     return vectors / jnp.linalg.norm(vectors, axis=0)
 
 

@@ -1,18 +1,22 @@
 """Style statistics: what is matched of a style's features, and how far an image is from it.
 
-Each statistic is a class, of which `STATISTICS` has an instance. Positions of a layer may count
+Each statistic is a class; `STATISTICS` has an instance of each. Positions of a layer may count
 differently: `guide` holds the square root of each one's weight, with mean square 1 (Gatys et al.
 2017, eq. 2). All values and gradients are finite, on constant features too.
 """
 
 import abc
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
+from jaxstyle.config import Config
 from jaxstyle.objective import sliced, wasserstein
 from jaxstyle.objective.losses import Scalar, gram_matrix, style_loss
 
@@ -36,7 +40,7 @@ class Layer(NamedTuple):
     precision: jax.lax.Precision
     """Of matrix products."""
     axes: Float[Array, "c d"] | None
-    """Unit vectors to project on, from `sliced.directions`, where that statistic is used."""
+    """Unit vectors to project on, where a statistic has `directions`."""
     whole: bool
     """Whether these are all positions. What is gathered from tiles can be merged."""
 
@@ -47,7 +51,20 @@ class StyleStatistic(abc.ABC):
     An evaluation calls `gather` on a layer or on each of its tiles, `merge` on the tiles' results,
     `finish` on the total, and `distance` on the outcome. A style goes the same way up to `finish`;
     then `as_target`, an average over several styles, and `prepare`.
+
+    An instance of a subclass of your own goes into `Config.style_statistics` like a name. It has to
+    be hashable: a frozen dataclass if it has options, so that equal ones share compiled programs.
     """
+
+    directions: int = 0
+    """Number of random unit vectors to project on that `Layer.axes` has at least."""
+    depends_on_positions: ClassVar[bool] = False
+    """Whether `as_target` uses the number of positions; targets are then made for each shape."""
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether layers may be gathered tile by tile: whether `merge` is defined."""
+        return type(self).merge is not StyleStatistic.merge
 
     @abc.abstractmethod
     def gather(self, layer: Layer) -> Gathered:
@@ -62,7 +79,7 @@ class StyleStatistic(abc.ABC):
         """Compute the measure of a whole layer; sums that sources divide are over `divisor`."""
 
     def as_target(self, measure: Measure, positions: int) -> Target:
-        """Convert a style's measure to what images of `positions` are compared with.
+        """Convert a style's measure to what images of that many `positions` are compared with.
 
         Targets of several styles may be averaged.
         """
@@ -200,6 +217,7 @@ class Wasserstein(StyleStatistic):
         return wasserstein.distance(measure, target)
 
 
+@dataclasses.dataclass(frozen=True)
 class SlicedWasserstein(StyleStatistic):
     """Features projected on random directions (Heitz et al. 2021, eq. 3).
 
@@ -208,11 +226,14 @@ class SlicedWasserstein(StyleStatistic):
     jump where two positions change their order.
     """
 
+    directions: int = 64
+    depends_on_positions: ClassVar[bool] = True
+
     def gather(self, layer: Layer) -> sliced.Projected:
         assert layer.whole, "sorting needs all positions"
         assert layer.axes is not None
         flat = _wide(layer.features).reshape(-1, layer.features.shape[-1])
-        axes = layer.axes.astype(flat.dtype)
+        axes = layer.axes[:, : self.directions].astype(flat.dtype)
         projections = jnp.matmul(flat, axes, precision=layer.precision)
         return sliced.Projected(
             projections, None if layer.guide is None else sliced.shares(layer.guide.reshape(-1))
@@ -240,6 +261,16 @@ STATISTICS: dict[str, StyleStatistic] = {
     "moments": Moments(),
 }
 """By the names that settings give them."""
+
+
+def statistics_of(config: Config) -> Mapping[str, StyleStatistic]:
+    """Return the statistics that `config` matches, by name; a user's own is named by its `str`."""
+    return immutabledict(
+        {
+            str(each): STATISTICS[each] if isinstance(each, str) else each
+            for each in config.style_statistics
+        }
+    )
 
 
 def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h w c"]]:

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config, ConfigError, ImageError, Statistic
+from jaxstyle.config import Config, ConfigError, ImageError
 from jaxstyle.imaging import Image, resize_image
 from jaxstyle.network import Features, Params, vgg
 from jaxstyle.objective import regions, sliced, tiling
@@ -29,7 +29,7 @@ from jaxstyle.objective.objective import (
     zeros,
 )
 from jaxstyle.objective.regions import Guide, Guides, Region
-from jaxstyle.objective.style_statistics import STATISTICS
+from jaxstyle.objective.style_statistics import StyleStatistic, statistics_of
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -52,7 +52,7 @@ def _features(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _statistics(
     network: vgg.VGG19,
-    kinds: tuple[Statistic, ...],
+    statistics: Mapping[str, StyleStatistic],
     normalization: str,
     positions: tuple[int, ...],
     tiles: tiling.Tiling | None,
@@ -65,11 +65,18 @@ def _statistics(
 
     def gathered(features: Features, place: tiling.Place | None) -> Gathered:
         return gathered_of(
-            kinds, layers, features, guides, network.precision, axes, place, whole=tiles is None
+            statistics,
+            layers,
+            features,
+            guides,
+            network.precision,
+            axes,
+            place,
+            whole=tiles is None,
         )
 
     def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
-        return merged(carry, gathered(features, place))
+        return merged(statistics, carry, gathered(features, place))
 
     if tiles is None:
         found = gathered(vgg.apply(network, params, picture), None)
@@ -81,7 +88,7 @@ def _statistics(
     for layer, count in zip(layers, positions, strict=True):
         by = divisor(layer, picture, normalization)
         targets[layer] = {
-            kind: STATISTICS[kind].as_target(STATISTICS[kind].finish(whole, by), count)
+            kind: statistics[kind].as_target(statistics[kind].finish(whole, by), count)
             for kind, whole in found[layer].items()
         }
     return targets
@@ -105,11 +112,18 @@ def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, .
     return several
 
 
-def check_layers(config: Config) -> None:
-    """Raise `ConfigError` for an unknown layer, or one named twice."""
+def check_settings(config: Config) -> None:
+    """Check what depends on the network and the statistics.
+
+    Raises:
+        ConfigError: an unknown layer, or one named twice; a statistic of whole layers with tiles.
+    """
     for names in (config.content_layers, config.style_layers):
         if len({vgg.canonical_layer(name) for name in names}) != len(names):
             raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+    for name, statistic in statistics_of(config).items():
+        if not statistic.mergeable and (config.activations == "tiled" or config.tile is not None):
+            raise ConfigError(f"style_statistics {name} needs whole layers, not tiles of them")
 
 
 def style_shares(count: int, config: Config) -> tuple[float, ...]:
@@ -135,7 +149,7 @@ def check_shapes(
         ConfigError: an unknown layer, or one named twice.
         ImageError: a picture is too small for its deepest layer.
     """
-    check_layers(config)
+    check_settings(config)
     vgg.check_size(content, config.layers, config.padding, "content")
     if config.style_shape == "own":
         for style in styles:
@@ -161,8 +175,8 @@ def content_targets(params: Params, content: Image, config: Config) -> Features:
     """What the content is at `config.content_layers`; `params` from `prepare_params`."""
     if not config.content_layers:
         return {}
-    network = _network(params, config.content_layers, config)
-    tiles = tiling_of(content.shape, config.content_layers, config)
+    network = _network(params, tuple(config.content_layers), config)
+    tiles = tiling_of(content.shape, tuple(config.content_layers), config)
     return _features(network, tiles, params, jnp.asarray(content))
 
 
@@ -187,17 +201,17 @@ def style_targets(
         return {}
     if config.style_shape == "content":
         style = resize_image(style, like)
-    network = _network(params, config.style_layers, config)
+    network = _network(params, tuple(config.style_layers), config)
     positions = [
         math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
         for layer in config.style_layers
     ]
     return _statistics(
         network,
-        config.style_statistics,
+        statistics_of(config),
         config.style_normalization,
         tuple(positions),
-        tiling_of(style.shape, config.style_layers, config),
+        tiling_of(style.shape, tuple(config.style_layers), config),
         params,
         jnp.asarray(style),
         guides,
@@ -207,17 +221,29 @@ def style_targets(
 
 def depends_on_shape(config: Config) -> bool:
     """Whether what a style is compared by depends on the shape of the image."""
-    return config.style_shape == "content" or "sliced" in config.style_statistics
+    return config.style_shape == "content" or any(
+        statistic.depends_on_positions for statistic in statistics_of(config).values()
+    )
+
+
+def needs_directions(config: Config) -> bool:
+    """Whether a statistic projects features on random directions."""
+    return _directions(config) > 0
+
+
+def _directions(config: Config) -> int:
+    return max(statistic.directions for statistic in statistics_of(config).values())
 
 
 def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]:
-    if "sliced" not in config.style_statistics:
+    number = _directions(config)
+    if not number:
         return {}
     found: dict[str, Float[Array, "_c d"]] = {}
     for layer in config.style_layers:
         name = vgg.canonical_layer(layer)
         channels = network.channels[vgg.block(name) - 1]
-        found[layer] = sliced.directions(vgg.LAYERS.index(name), channels, config.seed)
+        found[layer] = sliced.directions(vgg.LAYERS.index(name), channels, number, config.seed)
     return found
 
 
@@ -246,6 +272,7 @@ def blend(
         shares: of each style, which sum to 1.
         config: says which, as `style_blend`.
     """
+    statistics = statistics_of(config)
     if config.style_blend == "statistics":
         shared = [
             jax.tree.map(functools.partial(operator.mul, share), each)
@@ -254,7 +281,7 @@ def blend(
         targets = (functools.reduce(optax.tree.add, shared),)
     return tuple(
         {
-            layer: {kind: STATISTICS[kind].prepare(value) for kind, value in kinds.items()}
+            layer: {kind: statistics[kind].prepare(value) for kind, value in kinds.items()}
             for layer, kinds in layers.items()
         }
         for layers in targets
@@ -313,16 +340,11 @@ def assemble_objective(
         content_targets=content,
         parts=tuple(parts),
         axes=_axes(network, config),
-        content_weights=_weights(
-            config.content_layers, config.content_layer_weights, config.content_weight, dtype
-        ),
-        style_weights=_weights(
-            config.style_layers, config.style_layer_weights, config.style_weight / layers, dtype
-        ),
-        statistics_weights=_weights(
-            config.style_statistics, config.style_statistics_weights, 1.0, dtype
-        ),
+        content_weights=_weights(config.content_layers, config.content_weight, dtype),
+        style_weights=_weights(config.style_layers, config.style_weight / layers, dtype),
+        statistics_weights=_weights(config.style_statistics, 1.0, dtype),
         tv_weight=jnp.asarray(config.tv_weight, dtype),
+        statistics=statistics_of(config),
         network=network,
         content_normalization=config.content_normalization,
         style_normalization=config.style_normalization,
@@ -340,11 +362,8 @@ def hold(objective: Objective, shape: tuple[int, ...], config: Config) -> Object
     )
 
 
-def _weights(
-    names: Sequence[str], weights: Sequence[float], weight: float, dtype: jnp.dtype
-) -> dict[str, Scalar]:
-    each = weights or (1.0,) * len(names)
-    return {name: jnp.asarray(weight * here, dtype) for name, here in zip(names, each, strict=True)}
+def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> dict[str, Scalar]:
+    return {str(name): jnp.asarray(weight * each, dtype) for name, each in weights.items()}
 
 
 def build_objective(

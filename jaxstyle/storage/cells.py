@@ -5,12 +5,12 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args, get_origin
 
 from etils import epath
 
-from jaxstyle.config import Config, ConfigError, preset
+from jaxstyle.config import SETTINGS, Config, ConfigError, preset
 from jaxstyle.imaging import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
@@ -28,20 +28,26 @@ class GridCell(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The settings that a grid varies: a preset and the changes requested on top of it."""
+    """The settings that a command starts from: a preset and changes, in order of application."""
 
     preset: str
-    changes: Mapping[str, Any]
+    changes: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    """Each with the file it is from, or an empty text."""
 
-    def vary(self, texts: Mapping[str, str]) -> Config:
+    def vary(self, texts: Mapping[str, str] = MappingProxyType({})) -> Config:
         """Return the settings changed by those in `texts`, which may include `preset`.
 
         Raises:
             ConfigError: a setting is unknown, or its value is not allowed.
         """
         values = {name: parse_value(name, text) for name, text in texts.items() if name != "preset"}
-        chosen = preset(texts.get("preset", self.preset))
-        return chosen.vary(self.changes, over=values)
+        config = preset(texts.get("preset", self.preset))
+        for source, changes in (*self.changes, ("", values)):
+            try:
+                config = config.replace(**changes)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+        return config
 
 
 def list_pictures(paths: Sequence[str]) -> list[str]:
@@ -149,15 +155,11 @@ def _expanded(value: str) -> list[str]:
 
 def parse_value(name: str, text: str) -> Any:
     """Parse `text` as a value of the setting `name`; `Config` validates it."""
-    hint = get_type_hints(Config).get(name)
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for sequence in (option for option in options if get_origin(option) is tuple):
-        if len(options) == 1 or "+" in text:
-            numbers = get_args(sequence)[0] in (int, float)
-            return tuple(_number(part) if numbers else part for part in text.split("+"))
-    if not {int, float} & set(options):
-        return text
-    return _number(text)
+    kind = SETTINGS[name].type if name in SETTINGS else str
+    if get_origin(kind) is tuple:
+        numbers = float in get_args(kind)
+        return tuple(_number(part) if numbers else part for part in text.split("+"))
+    return _number(text) if {int, float} & {kind, *get_args(kind)} else text
 
 
 def _number(text: str) -> int | float | str:

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError
+from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError, flat
 from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
 from jaxstyle.imaging import contact_sheet, images, make_folder, to_json, write_atomically
 from jaxstyle.network import Params, locate, read, to_params
@@ -112,7 +112,7 @@ class Grid:
             sha256 = {role: list(paths) for role, paths in roles.items()}
         sha256["weights"] = [self._weights_sha256]
         # Files are identified by their content, not by their path.
-        settings = dataclasses.asdict(cell.config) | ({"init": "file"} if init else {})
+        settings = flat(cell.config) | ({"init": "file"} if init else {})
         identity = json.dumps([settings, sha256, aspect], sort_keys=True)
         digest = hashlib.sha256(identity.encode())
         stems = "_".join(_stem(path) for path in (cell.content, *cell.styles[:1]))
@@ -269,7 +269,7 @@ class Grid:
 
     def _write_row(self, entry: Entry, outcome: dict[str, Any]) -> None:
         cell = entry.cell
-        settings = {k: v for k, v in dataclasses.asdict(cell.config).items() if v is not None}
+        settings = flat(cell.config)
         row = {
             "cell": entry.name,
             "content": cell.content,

@@ -23,11 +23,13 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, RunError
+from jaxstyle.config import Config, RunError, flat, parse_toml, to_toml
 from jaxstyle.engine import LoopState, Progress, Record, begin, outcome
 from jaxstyle.imaging import Image, files, images, parse, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.metrics import read_metrics
+
+_BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Identity:
 
     def to_toml(self) -> str:
         """Return the text of config.toml, which `jaxstyle stylize --config` accepts unchanged."""
-        settings = _given(dataclasses.asdict(self.config))
         run = {"content": self.content, "style": list(self.styles)}
         optional = {
             "content_guide": self.content_guide,
@@ -54,7 +55,8 @@ class Identity:
         }
         run |= {name: value for name, value in optional.items() if value}
         sha256 = {role: list(digests) for role, digests in self.sha256.items()}
-        return tomli_w.dumps({**settings, "run": {**run, "sha256": sha256}})
+        origin = tomli_w.dumps({"run": {**run, "sha256": sha256}})
+        return f"{to_toml(self.config)}\n{origin}"
 
 
 class Board(Protocol):
@@ -322,8 +324,7 @@ def fork(
         RunError: `folder` is not a run's, or has no checkpoint yet.
     """
     changed = differences(folder, identity)
-    scheduled = identity.config.learning_rate_schedule == "cosine"
-    harmless = () if scheduled else ("evaluations", "coarse_evaluations")
+    harmless = () if identity.config.scheduled else _BUDGETS
     checkpoints = Checkpoints(epath.Path(folder) / "checkpoint", read_only=True)
     try:
         if set(changed) <= set(harmless):
@@ -346,13 +347,16 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     """
     path = epath.Path(folder) / "config.toml"
     try:
-        old = tomllib.loads(files.read_bytes(path, RunError).decode())
-        digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
+        text = files.read_bytes(path, RunError).decode()
+        old = parse_toml(text)
+        digests = {
+            role: list(given) for role, given in tomllib.loads(text)["run"]["sha256"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RunError):
             raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
         raise RunError(f"{path}: damaged; name another folder") from None
-    new = tomllib.loads(tomli_w.dumps(_given(dataclasses.asdict(identity.config))))
+    new = flat(identity.config)
     changes = {
         name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"
         for name in {**old, **new}
@@ -362,10 +366,6 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
         if digests.get(role, []) != list(identity.sha256.get(role, ())):
             changes[role] = f"{role} was another file"
     return changes
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _line(record: Record, last: Record | None, memory: int | None) -> str:

@@ -1,0 +1,128 @@
+"""Settings under flat names, as flags, sweeps, CSV columns and metadata have them, and as TOML."""
+
+import dataclasses
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from jaxstyle.config.errors import ConfigError
+from jaxstyle.config.settings import NESTED, Config
+from jaxstyle.config.validation import descriptions
+
+
+class Setting(NamedTuple):
+    """A setting under its flat name: a field of `Config`, or an option of an alternative."""
+
+    type: Any
+    """Type of its value; weighted names are texts, `relu1_1=0.5`."""
+    description: str
+
+
+def _settings() -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
+    for name, setting in _fields(Config).items():
+        if name not in NESTED:
+            settings[name] = setting
+            continue
+        tag, values, kinds = NESTED[name]
+        settings[name] = setting._replace(type=values)
+        for kind in kinds:
+            settings |= {option: each for option, each in _fields(kind).items() if option != tag}
+    return settings
+
+
+def _fields(cls: type) -> dict[str, Setting]:
+    types, texts = get_type_hints(cls), descriptions(cls)
+    return {name: Setting(_flag_type(types[name]), texts[name]) for name in texts}
+
+
+def _flag_type(hint: Any) -> Any:
+    """Return the type of a value that is given; None stands for one that is not."""
+    if get_origin(hint) is Mapping:
+        return tuple[str, ...]
+    if type(None) in get_args(hint):
+        return Union[tuple(each for each in get_args(hint) if each is not type(None))]  # noqa: UP007
+    return hint
+
+
+SETTINGS: Mapping[str, Setting] = _settings()
+"""All settings, by flat name."""
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return the settings by flat name, as JSON and TOML know them, without those that are None.
+
+    `Config().replace(**flat(config))` equals `config`, unless a statistic is a user's own.
+    """
+    return _flattened({name: _plain(value) for name, value in _given(config).items()})
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse the settings in a TOML document, by flat name; `Config.replace` validates them.
+
+    An option may be in the table of its alternative or by itself. The table `run`, in which a run
+    folder records the origin of its settings, is left out.
+
+    Raises:
+        ConfigError: the text is not TOML.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not a TOML document: {error}") from None
+    document.pop("run", None)
+    return _flattened(document)
+
+
+def to_toml(config: Config) -> str:
+    """Write `config` as commented TOML; `Config().replace(**parse_toml(text))` equals `config`."""
+    values, tables = [], []
+    for name, value in _given(config).items():
+        plain = _plain(value)
+        comment = _comment(SETTINGS[name].description)
+        if name in NESTED:
+            lines = [
+                _comment(SETTINGS[option].description if option in SETTINGS else "")
+                + tomli_w.dumps({option: each})
+                for option, each in plain.items()
+            ]
+            tables.append(f"{comment}[{name}]\n{''.join(lines)}")
+        else:
+            (tables if isinstance(plain, dict) else values).append(
+                comment + tomli_w.dumps({name: plain})
+            )
+    return "\n".join([*values, *tables])
+
+
+def _given(values: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not None."""
+    fields = [field.name for field in dataclasses.fields(values)]
+    return {name: value for name in fields if (value := getattr(values, name)) is not None}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _given(value)
+    if isinstance(value, Mapping):
+        return {str(name): weight for name, weight in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the table of each alternative by its options."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in NESTED or not isinstance(value, dict):
+            result[name] = value
+            continue
+        tag = NESTED[name].tag
+        result |= {name if option == tag else option: each for option, each in value.items()}
+    return result
+
+
+def _comment(text: str) -> str:
+    lines = textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")
+    return "".join(f"{line}\n" for line in lines)
