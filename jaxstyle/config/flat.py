@@ -80,21 +80,22 @@ def parse_toml(text: str) -> dict[str, Any]:
 def to_toml(config: Config) -> str:
     """Write `config` as commented TOML; `Config().replace(**parse_toml(text))` equals `config`."""
     values, tables = [], []
-    for name, value in _given(config).items():
-        plain = _plain(value)
-        comment = _comment(SETTINGS[name].description)
+    for name, value in vars(config).items():
+        plain, comment = _plain(value), _comment(SETTINGS[name].description)
         if name in NESTED:
-            lines = [
-                _comment(SETTINGS[option].description if option in SETTINGS else "")
-                + tomli_w.dumps({option: each})
-                for option, each in plain.items()
-            ]
-            tables.append(f"{comment}[{name}]\n{''.join(lines)}")
+            entries = "".join(_entry(option, each) for option, each in vars(value).items())
+            tables.append(f"{comment}[{name}]\n{entries}")
+        elif isinstance(plain, dict):
+            tables.append(_entry(name, plain))
         else:
-            (tables if isinstance(plain, dict) else values).append(
-                comment + tomli_w.dumps({name: plain})
-            )
+            values.append(_entry(name, plain))
     return "\n".join([*values, *tables])
+
+
+def _entry(name: str, value: Any) -> str:
+    """Write one setting below its description, as a comment if it is not set."""
+    comment = _comment(SETTINGS[name].description) if name in SETTINGS else ""
+    return comment + (f"# {name} is not set\n" if value is None else tomli_w.dumps({name: value}))
 
 
 def _given(values: Any) -> dict[str, Any]:
