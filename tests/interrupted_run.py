@@ -24,7 +24,7 @@ COARSE, BUDGET = 15, 200
 
 
 def config_of(optimizer: str) -> Config:
-    return Config(
+    return Config().replace(
         evaluations=BUDGET,
         coarse_evaluations=COARSE,
         scales=2,

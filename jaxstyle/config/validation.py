@@ -70,7 +70,7 @@ def _message(error: pydantic.ValidationError) -> str:
 
 def _setting(place: tuple[int | str, ...]) -> str:
     """Return the setting at `place`, which is (field,), (field, item) or (field, kind, setting)."""
-    field, *_, last = place
+    field, last = place[0], place[-1]
     nested = len(place) > 2 and last not in ("name", "number", "[key]")
     return str(last if nested else field)
 

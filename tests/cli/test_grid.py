@@ -15,7 +15,7 @@ from PIL import Image as Pil
 from jaxstyle import cli, extract_features, load_image, save_image
 from jaxstyle.cli.commands import RenderGrid, parse
 from jaxstyle.cli.grid import grid_cells
-from jaxstyle.config.settings import Config, to_toml
+from jaxstyle.config import Config, to_toml
 from jaxstyle.imaging.resampling import resize_image
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.losses import gram_matrix
@@ -149,7 +149,7 @@ def test_a_folder_is_no_setting() -> None:
     words = ["--contents", "tv", "--styles", "init", "-o", "scales", "--style_layers", "relu2_1"]
     command = parse(["grid", *words])
     assert isinstance(command, RenderGrid)
-    assert command.asked == ("size", "style_layers")
+    assert command.flags == {"style_layers": ("relu2_1",)}
 
 
 def test_what_was_asked_for_holds_for_every_preset(folder: Path, imagenet: Params) -> None:
@@ -195,10 +195,9 @@ def test_failed_cells_are_counted_and_code_3(
         ((*INPUTS, "--content-guides", "out"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
-        ((*INPUTS, "--optimizer", "optax-lbfgs"), "baseline for single runs"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),
         ((*INPUTS, "--style-weights", "1", "2"), "as many as styles, 1, not 2"),
-        ((*INPUTS, "--sweep", "style_layer_weights=1+0+0+0+nan"), "must be finite"),
+        ((*INPUTS, "--sweep", "style_layers=relu1_1+relu2_1=nan"), "must be a finite"),
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/a.png"), "photos/a.png"),
     ],
 )

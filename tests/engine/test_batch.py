@@ -119,12 +119,12 @@ def test_what_is_shared_is_computed_once(
 def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> None:
     pictures = {id(p): Source(p.shape, lambda p=p: p) for p in (CONTENT, STYLE, STYLE2)}
     content, *both = (pictures[id(p)] for p in (CONTENT, STYLE, STYLE2))
-    layers = (2.0, 0.0, 0.5)
+    layers = {"relu1_1": 2.0, "relu2_1": 0.0, "relu3_1": 0.5}
     cells = [
         Cell(content, styles, QUICK.replace(evaluations=8, **changes))
         for styles, changes in (
             (tuple(both), {"style_weights": (0.2, 0.8), "style_blend": "loss"}),
-            (tuple(both), {"style_weights": (0.2, 0.8), "style_layer_weights": layers}),
+            (tuple(both), {"style_weights": (0.2, 0.8), "style_layers": layers}),
             ((both[0],), {"style_blend": "loss"}),
             ((both[1],), {}),
         )
@@ -383,13 +383,15 @@ def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.Monk
     assert asked[-1] == 1
 
 
+TWICE = ("relu1_1", "block1_conv1")
+
+
 @pytest.mark.parametrize(
     ("contents", "styles", "configs", "message"),
     [
         ([CONTENT] * 2, [STYLE] * 3, QUICK, "2 contents"),
-        ([CONTENT], STYLE, QUICK.replace(optimizer="optax-lbfgs"), "optax-lbfgs"),
         ([CONTENT], STYLE, QUICK.replace(style_layers=("relu9_1",)), "unknown layer"),
-        ([CONTENT], STYLE, [QUICK] * 2 + [QUICK.replace(content_layers=("relu1_1",) * 2)], "twice"),
+        ([CONTENT], STYLE, [QUICK] * 2 + [QUICK.replace(content_layers=TWICE)], "twice"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(

@@ -44,7 +44,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_estimates_are_near_compiled_programs(half_params: Params, settings: Any) -> None:
-    config = Config(style_layers=("relu1_1", "relu2_1", "relu3_1"), **settings)
+    config = Config(style_layers=("relu1_1", "relu2_1", "relu3_1")).replace(**settings)
     config = config.replace(content_layers=("relu3_1",), convolution="direct")
     params = prepare_params(half_params, config)
     content = picture(256, 320, 0)

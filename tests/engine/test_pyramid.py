@@ -67,11 +67,20 @@ def test_where_automatic_scales_start(changes: dict, long_sides: list[int]) -> N
 
 
 def test_coarse_scales_have_their_own_budget() -> None:
-    found = levels(Config(scales="auto", evaluations=7, coarse_evaluations=3), (256, 256))
+    found = levels(Config().replace(scales="auto", evaluations=7, coarse_evaluations=3), (256, 256))
     assert [level.evaluations for level in found] == [3, 3, 7]
-    found = levels(Config(scales=3, evaluations=7, coarse_evaluations=(1, 2)), (256, 256))
+    three = {"scales": 3, "coarse_evaluations": 2, "first_evaluations": 1}
+    found = levels(Config(evaluations=7).replace(**three), (256, 256))
     assert [level.evaluations for level in found] == [1, 2, 7]
     assert [level.ratio for level in found] == pytest.approx([0.5, 0.5**0.5, 1])
+    found = levels(Config(evaluations=7).replace(**three | {"scales": 4}), (256, 256))
+    assert [level.evaluations for level in found] == [1, 2, 2, 7]
+    # As in one scale, the last budget is `evaluations`.
+    automatic = Config(evaluations=7).replace(**three | {"scales": "auto"})
+    assert [level.evaluations for level in levels(automatic, (64, 64))] == [7]
+    assert [level.evaluations for level in levels(automatic, (256, 256))] == [1, 2, 7]
+    first = Config(evaluations=7).replace(scales=3, first_evaluations=1)
+    assert [level.evaluations for level in levels(first, (256, 256))] == [1, 7, 7]
 
 
 def losses(result: Result) -> list[tuple[int, float]]:
@@ -86,7 +95,7 @@ def whole(small_params: Params) -> Result:
 def test_automatic_scales_are_those_one_could_have_named(
     whole: Result, small_params: Params
 ) -> None:
-    named = stylize(CONTENT, STYLE, AUTO.replace(scales=2, start_size=None), small_params)
+    named = stylize(CONTENT, STYLE, AUTO.replace(scales=2), small_params)
     assert [record.scale for record in whole.history] == [0] * 4 + [1] * 5
     assert losses(whole) == losses(named)
     np.testing.assert_array_equal(whole.image, named.image)

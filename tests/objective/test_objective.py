@@ -223,7 +223,9 @@ def test_layer_weights_multiply_the_layers_terms(small_params: Params) -> None:
         layer: build_objective(small_params, *pictures, plain.replace(content_layers=(layer,)))
         for layer in plain.content_layers
     }
-    weighted = plain.replace(content_layer_weights=(2, 0.5), style_layer_weights=(0, 3))
+    weighted = plain.replace(
+        content_layers={"relu3_1": 2, "conv4_2": 0.5}, style_layers={"relu1_1": 0, "relu4_1": 3}
+    )
     _, before = build_objective(small_params, *pictures, plain)(image)
     _, terms = build_objective(small_params, *pictures, weighted)(image)
     contents = [alone[layer](image)[1]["content"] for layer in plain.content_layers]

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
-from jaxstyle.config import Statistic
+from jaxstyle.config.settings import Statistic
 from jaxstyle.objective.sliced import directions
 from jaxstyle.objective.style_statistics import STATISTICS, Layer
 from tests.objective.test_wasserstein import oracle as wasserstein_oracle
@@ -35,7 +35,7 @@ def guide(height: int = 9, width: int = 7, seed: int = 5) -> np.ndarray:
 
 
 def axes() -> np.ndarray:
-    return np.asarray(directions(0, CHANNELS, 3), np.float64)
+    return np.asarray(directions(0, CHANNELS, 64, 3), np.float64)
 
 
 def measure(kind: str, array: Any, where: Any, vectors: Any) -> Any:
@@ -187,8 +187,8 @@ def test_accelerators_are_asked_for_all_of_float32(kind: str) -> None:
 
 
 def test_directions_are_seeded_unit_vectors() -> None:
-    first = directions(4, CHANNELS, 0)
+    first = directions(4, CHANNELS, 64, 0)
     assert_allclose(jnp.linalg.norm(first, axis=0), 1, rtol=1e-6)
-    np.testing.assert_array_equal(first, directions(4, CHANNELS, 0))
-    for other in (directions(5, CHANNELS, 0), directions(4, CHANNELS, 1)):
+    np.testing.assert_array_equal(first, directions(4, CHANNELS, 64, 0))
+    for other in (directions(5, CHANNELS, 64, 0), directions(4, CHANNELS, 64, 1)):
         assert not np.array_equal(first, other)

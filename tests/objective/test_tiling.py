@@ -15,6 +15,7 @@ from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
 from jaxstyle.network.vgg import LAYERS, apply, network
 from jaxstyle.objective.objective import Objective
+from jaxstyle.objective.targets import check_settings
 from jaxstyle.objective.tiling import tile
 from tests.conftest import SHALLOW, picture, random_params
 
@@ -161,7 +162,7 @@ def test_a_tile_that_is_given_is_used(small_params: Params) -> None:
 
 
 def test_sliced_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sliced sorts whole layers"):
-        Config(style_statistics=("sliced",), tile=512)
+    with pytest.raises(ConfigError, match="sliced needs whole layers"):
+        check_settings(Config(style_statistics=("sliced",), tile=512))
     with pytest.raises(ConfigError, match="tile has no meaning"):
         Config(activations="kept", tile=512)

@@ -43,7 +43,7 @@ def test_every_option_can_be_had() -> None:
     default = preset("default")
     for name, settings in OPTIONS.items():
         changes = {k: v for k, v in settings.items() if k not in ("styles", "guide")}
-        config = default.vary(changes)
+        config = default.replace(**changes)
         assert set(config.style_statistics) <= set(_BALANCED), name
         assert settings or name == "default"
         if set(settings) - {"styles", "guide"}:
@@ -112,8 +112,8 @@ def test_presets_are_judged_on_a_sheet_and_in_a_table(
     "config",
     [
         Config(evaluations=300),
-        Config(evaluations=300, coarse_evaluations=500, scales=2, scale_factor=2.0),
-        Config(evaluations=500, coarse_evaluations=(1000, 500), scales=3),
+        Config().replace(evaluations=300, coarse_evaluations=500, scales=2, scale_factor=2.0),
+        preset("crowson").replace(scales=3),
         Config(evaluations=150, scales="auto"),
     ],
 )

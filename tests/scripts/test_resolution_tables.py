@@ -27,7 +27,7 @@ def test_scales_are_counted_by_what_they_cost(small_params: Params, tmp_path: Pa
     content, style = tmp_path / "content.png", tmp_path / "style.png"
     save_image(content, picture(48, 64, 0))
     save_image(style, picture(48, 48, 1))
-    config = Config(
+    config = Config().replace(
         size=96,
         scales="auto",
         start_size=48,

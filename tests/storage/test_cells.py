@@ -7,7 +7,7 @@ import pytest
 from jaxstyle import Config, ConfigError, preset
 from jaxstyle.storage.cells import Base, GridCell, list_pictures, product, read_cells, sweep
 
-BASE = Base("default", {"size": 64, "evaluations": 5})
+BASE = Base("default", [("", {"size": 64, "evaluations": 5})])
 START = preset("default").replace(size=64, evaluations=5)
 
 
@@ -43,11 +43,15 @@ def test_sweeps_combine() -> None:
         ("size=32,original", [START.replace(size=32), START.replace(size="original")]),
         ("init=noise", [START.replace(init="noise")]),
         ("init=2.png", [START.replace(init="2.png")]),
-        # Five weights of layers mean nothing for two.
         (
-            "style_layers=relu1_1+relu2_1",
-            [START.replace(style_layers=("relu1_1", "relu2_1"), style_layer_weights=())],
+            "style_layers=relu1_1=2+relu2_1,relu3_1",
+            [
+                START.replace(style_layers={"relu1_1": 2.0, "relu2_1": 1.0}),
+                START.replace(style_layers=("relu3_1",)),
+            ],
         ),
+        ("optimizer=adam", [START.replace(optimizer="adam")]),
+        ("scales=3,auto", [START.replace(scales=3), START]),
         ("history_size=5", [START.replace(history_size=5)]),
         ("pooling=max,average", [START, START.replace(pooling="average")]),
         ("preset=seed,default", [preset("seed").replace(size=64, evaluations=5), START]),
@@ -63,10 +67,10 @@ def test_values_are_read_as_the_setting_wants_them(text: str, expected: list[Con
         (["style_weight"], "NAME=VALUE"),
         (["style_weight=1,,2"], "NAME=VALUE"),
         (["style_wieght=1"], "did you mean style_weight"),
-        (["style_weight=heavy"], "style_weight must be a number"),
-        (["style_weight=-1"], "not negative"),
+        (["style_weight=heavy"], "style_weight must be a valid number"),
+        (["style_weight=-1"], "greater than or equal to 0"),
         (["style_weight=nan"], "finite"),
-        (["seed=1.5"], "seed must be an integer"),
+        (["seed=1.5"], "seed must be a valid integer"),
         (["seed=4:4"], "empty"),
         (["seed=0:99999999"], "too long"),
         (["seed=1", "seed=2"], "swept twice"),
@@ -101,7 +105,7 @@ def test_a_table_has_a_cell_a_row(tmp_path: Path) -> None:
         ("content,style\na,b,c\n", "row 2 has more or fewer"),
         ("content,style,seed\na,b\n", "row 2 has more or fewer"),
         ("content,style,sede\na,b,1\n", "row 2: unknown setting 'sede'; did you mean seed"),
-        ("content,style,seed\na,b,x\n", "row 2: seed must be an integer"),
+        ("content,style,seed\na,b,x\n", "row 2: seed must be a valid integer"),
         ("content,style\na,s;\n", "row 2 needs"),
         ("content,style,seed,seed\na,s,1,2\n", "a column is there twice"),
         (b"\xff\xfe\x00", "not a CSV"),
