@@ -4,7 +4,6 @@
 3: some cells of a grid failed. 130: interrupted. 143: terminated.
 """
 
-import contextlib
 import dataclasses
 import os
 import sys
@@ -27,7 +26,7 @@ from jaxstyle.cli.commands import (
 from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
 from jaxstyle.cli.stylize import stylize
-from jaxstyle.cli.terminal import complain, say
+from jaxstyle.cli.terminal import complain, reader_may_leave, say
 from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, preset, to_toml
 
 
@@ -37,10 +36,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, and a normal Python exit would crash.
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # None once its reader is gone
-                with contextlib.suppress(OSError):
-                    stream.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -50,7 +45,10 @@ def run(argv: Sequence[str]) -> int:
     command, interrupted = None, Interrupt()
     try:
         with interruptible(interrupted):
-            command = parse(list(argv))
+            with reader_may_leave("stdout"), reader_may_leave("stderr"):
+                command = parse(list(argv))
+            if command is None:  # nobody reads the help or the explanation
+                return 0 if {"-h", "--help"} & set(argv) else EXIT_MISTAKE
             if isinstance(command, Stylize):
                 return stylize(command, interrupted)
             if isinstance(command, RenderGrid):
