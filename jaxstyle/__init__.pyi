@@ -1,6 +1,7 @@
 from .config import (
     Config as Config,
     ConfigError as ConfigError,
+    FileError as FileError,
     ImageError as ImageError,
     JaxstyleError as JaxstyleError,
     WeightsError as WeightsError,

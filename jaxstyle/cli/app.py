@@ -27,7 +27,7 @@ from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, preset, to_toml
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, preset, to_toml
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,7 +113,7 @@ def _weights(command: Weights) -> int:
     action = command.action
     if isinstance(action, Fetch):
         target = action.output or weights.default_path()
-        if not files.exists(target, WeightsError):
+        if not files.open_path(target).exists():
             weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
         say(weights.verify(target), action.quiet)
     elif isinstance(action, Convert):

@@ -288,7 +288,7 @@ def _base_settings(argv: list[str]) -> tuple[Config, set[str]]:
     if chosen.config is None:
         return settings.vary(forced), set()
     try:
-        text = read_bytes(chosen.config, ConfigError).decode()
+        text = read_bytes(chosen.config).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{chosen.config}: not a text file") from None
     try:

@@ -34,7 +34,7 @@ def render_grid(command: RenderGrid) -> int:
     from jaxstyle.network import weights
     from jaxstyle.storage import grid, hosts
 
-    if command.collect and not files.is_folder(output, ConfigError):
+    if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
         batch.check_batch(cell.config, len(cell.styles))
@@ -50,7 +50,7 @@ def render_grid(command: RenderGrid) -> int:
     if command.distributed:
         hosts.agree([entry.name for entry in whole.entries])
     if not command.collect:
-        files.make_folder(output, ConfigError)
+        files.make_folder(output)
         rows = whole.rows(whole.share(shard))
         todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]
         with cells_progress(todo, command.quiet) as (on_cell, on_evaluations):

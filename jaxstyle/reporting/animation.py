@@ -13,10 +13,9 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image as Pil
 
-from jaxstyle.config import ConfigError
+from jaxstyle.config import ConfigError, FileError
 from jaxstyle.imaging import files, images, resize_image, to_uint8
 
-_SUFFIXES = (".webp", ".gif", ".mp4")
 _HELD = 1.5
 """Duration of the last frame in seconds."""
 _FPS = 30
@@ -41,21 +40,19 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
         duration.
 
     Raises:
-        ConfigError: the suffix is not supported, the run has no snapshots, the file cannot be
-            written, or the encoder is missing.
+        FileError: the run has no snapshots, or the file cannot be written or has another suffix.
+        ConfigError: `seconds` is not allowed, or the encoder is missing.
     """
+    files.check_writable(output, (".webp", ".gif", ".mp4"))
     suffix = PurePath(output).suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
     if not 0 < seconds < 3600:
         raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
-    files.check_writable(output, ConfigError)
-    folder = epath.Path(run) / "snapshots"
-    candidates = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
+    folder = files.open_path(epath.Path(run) / "snapshots")
+    candidates = folder.glob("*.png") if folder.is_dir() else ()
     snapshots = [path for path in candidates if path.stem.isdecimal()]
     paths = sorted(snapshots, key=lambda path: int(path.stem))
     if not paths:
-        raise ConfigError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
+        raise FileError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
     most = int(seconds * (_FPS if suffix == ".mp4" else _MOST_PER_SECOND))
     paths = spread(paths, max(1, most))
     last = epath.Path(run) / "image.png"
@@ -65,7 +62,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     frames = [_frame(path, shape) for path in paths]
     each = seconds / max(1, len(frames) - 1)
     data = _mp4(frames, each) if suffix == ".mp4" else _pillow(frames, each, suffix)
-    files.write_atomically(output, data, ConfigError)
+    files.write_atomically(output, data)
     return len(frames)
 
 

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import Float
 
-from jaxstyle.config import RunError
+from jaxstyle.config import FileError
 from jaxstyle.engine import LoopState, Progress, Record, Result
 
 _FORMAT = 2
@@ -62,7 +62,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[bool] | None = None
         if read_only and not self._folder.is_dir():
-            raise RunError(f"{self._folder}: no such folder; there is nothing to go on from")
+            raise FileError(f"{self._folder}: no such folder; there is nothing to go on from")
         with self._explained("opened"):
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
             self.newest = self._manager.latest_step()
@@ -75,7 +75,7 @@ class Checkpoints:
         The arrays are copied before this returns and written in the background.
 
         Raises:
-            RunError: this or the previous checkpoint cannot be written; earlier ones remain.
+            FileError: this or the previous checkpoint cannot be written; earlier ones remain.
         """
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
         if self.newest is not None and step <= self.newest:
@@ -83,7 +83,7 @@ class Checkpoints:
         arrays, meta = _to_arrays(progress)
         size = sum(array.nbytes for array in arrays.values())
         if self._local and shutil.disk_usage(self._folder).free < size:
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB"
                 f"{self._consolation()}"
             )
@@ -99,7 +99,7 @@ class Checkpoints:
             like: gives the expected structure and shapes of a scale's state.
 
         Raises:
-            RunError: the checkpoint is damaged, or of another version or shape.
+            FileError: the checkpoint is damaged, or of another version or shape.
         """
         if self.newest is None:
             return None
@@ -107,7 +107,7 @@ class Checkpoints:
         try:
             return _from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: the checkpoint does not fit this run ({error}); "
                 "name another folder"
             ) from None
@@ -116,7 +116,7 @@ class Checkpoints:
         """Return the resulting image of the newest progress, of any shape, or None.
 
         Raises:
-            RunError: the checkpoint is damaged, or of another version.
+            FileError: the checkpoint is damaged, or of another version.
         """
         if self.newest is None:
             return None
@@ -129,7 +129,7 @@ class Checkpoints:
             wanted = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=wanted)["meta"]
         if meta.get("format") != _FORMAT:
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
                 f"jaxstyle reads {_FORMAT}; go on with the one that wrote them, or start anew"
             )
@@ -143,7 +143,7 @@ class Checkpoints:
         """Wait until everything is written.
 
         Raises:
-            RunError: see `save`.
+            FileError: see `save`.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -155,7 +155,7 @@ class Checkpoints:
         """Wait until everything is written, then release the folder.
 
         Raises:
-            RunError: see `save`.
+            FileError: see `save`.
         """
         try:
             self.wait()
@@ -165,12 +165,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, done: str) -> Iterator[None]:
-        """Raise any error of Orbax or its storage as a `RunError` of one line."""
+        """Raise any error of Orbax or its storage as a `FileError` of one line."""
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             kept = self._consolation() if done == "written" else ""
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
             ) from None
 

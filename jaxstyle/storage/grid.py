@@ -23,9 +23,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError
+from jaxstyle.config import INITS, Config, ConfigError, JaxstyleError
 from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
-from jaxstyle.imaging import contact_sheet, images, make_folder, to_json, write_atomically
+from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
@@ -107,7 +107,7 @@ class Grid:
                 sha256[role] = [self._pictures.look(path).sha256 for path in paths]
             shape = self._pictures.shape(cell.content, cell.config)
             self._pictures.check_guides(cell)
-        except ImageError as error:
+        except JaxstyleError as error:
             problem = str(error)
             sha256 = {role: list(paths) for role, paths in roles.items()}
         sha256["weights"] = [self._weights_sha256]
@@ -167,11 +167,11 @@ class Grid:
 
         Raises:
             ConfigError: a setting is not allowed in a batch.
-            ImageError: the folder cannot be written to.
+            FileError: the folder cannot be written to.
         """
         if any(not entry.cell.styles for entry in self.entries):
             raise ConfigError("a cell has no style")
-        make_folder(self._folder, ImageError)
+        files.make_folder(self._folder)
         todo: list[Entry] = []
         for entry in self.share(shard):
             if entry.problem is None:
@@ -247,7 +247,7 @@ class Grid:
         path = self._folder / f"{entry.name}.png"
         try:
             alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
-        except ImageError as error:
+        except JaxstyleError as error:
             return {"status": "failed", "reason": str(error)}
         images.save_image(path, result.image, alpha=alpha)
         device = jax.local_devices()[0]
@@ -281,7 +281,7 @@ class Grid:
             **outcome,
         }
         path = self._folder / f"{entry.name}.json"
-        write_atomically(path, to_json(row).encode(), ImageError)
+        files.write_atomically(path, to_json(row).encode())
 
     def summary(self, rows: Rows | None = None) -> Summary:
         """Count the cells of the whole grid by state, from the `rows` of all if already read."""
@@ -298,10 +298,10 @@ class Grid:
         Returns:
             The paths of the sheets, at least one for each setting.
         """
-        make_folder(self.output, ImageError)
+        files.make_folder(self.output)
         rows = self.rows() if rows is None else rows
         lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
-        write_atomically(self.output / "grid.jsonl", "".join(lines).encode(), ImageError)
+        files.write_atomically(self.output / "grid.jsonl", "".join(lines).encode())
         pages = list(self._pages(rows))
         sheets: list[epath.Path] = []
         for number, page in enumerate(pages, 1):
@@ -367,7 +367,7 @@ def run_grid(
         lanes: see `optimize_lanes`.
 
     Raises:
-        ConfigError, ImageError, WeightsError: a problem that affects every cell.
+        JaxstyleError: a problem that affects every cell.
     """
     checkpoint = read(locate(weights))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)

@@ -23,11 +23,11 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, RunError
+from jaxstyle.config import Config, FileError
 from jaxstyle.engine import LoopState, Progress, Record, begin, outcome
-from jaxstyle.imaging import Image, files, images, parse, resize_image, to_json
+from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
-from jaxstyle.storage.metrics import read_metrics
+from jaxstyle.storage.folders import read_config, read_metrics, read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Run:
             finish: converts an image of the loop as for a result; used for snapshots.
 
         Raises:
-            RunError: the folder cannot be written to, or another process has locked it. Buckets
+            FileError: the folder cannot be written to, or another process has locked it. Buckets
                 have no locks.
         """
-        self.folder = files.make_folder(folder, RunError)
+        self.folder = files.make_folder(folder)
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
         self._on_scale, self._finish = on_scale, finish
         self.board: Board | None = None
@@ -117,9 +117,9 @@ class Run:
             if self._lock is not None:
                 self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise RunError(f"{folder}: another process is working on this run") from None
+            raise FileError(f"{folder}: another process is working on this run") from None
         except OSError as error:
-            raise RunError(f"{folder}: cannot be locked ({error.strerror})") from None
+            raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
@@ -140,8 +140,7 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, or None if it is not finished."""
-        path = self.folder / "result.json"
-        return parse(files.read_bytes(path, RunError), path, RunError) if path.exists() else None
+        return read_result(self.folder)
 
     @property
     def has_progress(self) -> bool:
@@ -152,22 +151,22 @@ class Run:
         """Record the identity of the run or, if already recorded, check that it is the same.
 
         Raises:
-            RunError: the folder is of another run; the message shows the difference.
+            FileError: the folder is of another run; the message shows the difference.
         """
         path = self.folder / "config.toml"
         if not path.exists():
-            files.write_atomically(path, identity.to_toml().encode(), RunError)
+            files.write_atomically(path, identity.to_toml().encode())
             return
         changed = differences(self.folder, identity)
         if changed:
-            raise RunError(
+            raise FileError(
                 f"{self.folder} is another run: {', '.join(changed.values())}; "
                 f"name another --workdir, with --fork-from {self.folder} to start from its state"
             )
 
     def show_inputs(self, content: Image, styles: Sequence[Image]) -> None:
         """Save the inputs as used, for viewing later."""
-        folder = files.make_folder(self.folder / "inputs", RunError)
+        folder = files.make_folder(self.folder / "inputs")
         names = ["content", *(f"style-{number}" for number in range(1, len(styles) + 1))]
         for name, picture in zip(names, [content, *styles], strict=True):
             if not (folder / f"{name}.jpg").exists():
@@ -177,7 +176,7 @@ class Run:
         """Return the progress of the run, or None, and continue its metrics from it.
 
         Raises:
-            RunError: see `Checkpoints.restore`.
+            FileError: see `Checkpoints.restore`.
         """
         progress = self._checkpoints.restore(like)
         self._start_metrics(progress.records if progress else ())
@@ -209,15 +208,13 @@ class Run:
             self._metrics = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115
 
     def _write_metrics(self) -> None:
-        files.write_atomically(
-            self.folder / "metrics.jsonl", "".join(self._lines).encode(), RunError
-        )
+        files.write_atomically(self.folder / "metrics.jsonl", "".join(self._lines).encode())
 
     def record(self, record: Record) -> None:
         """Append one evaluation to the metrics.
 
         Raises:
-            RunError: the disk is full.
+            FileError: the disk is full.
         """
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
         line = _line(record, self._last, memory)
@@ -229,7 +226,7 @@ class Run:
                 if self._metrics.write(line.encode()) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
-                raise RunError(
+                raise FileError(
                     f"{self.folder}: metrics.jsonl cannot be written ({error.strerror}); "
                     "the last checkpoint is still there"
                 ) from None
@@ -244,7 +241,7 @@ class Run:
         """Save the snapshot and checkpoint that are due; see `Keeper`.
 
         Raises:
-            RunError: the disk is full.
+            FileError: the disk is full.
         """
         evaluation = progress.evaluations
         # An update of several evaluations may have passed a scheduled one.
@@ -252,7 +249,7 @@ class Run:
         self._kept = evaluation
         if any(map(self._snapshot_schedule.has, passed)):
             image = self._finish(np.asarray(outcome(progress.state)))
-            folder = files.make_folder(self.folder / "snapshots", RunError)
+            folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
             if self.board is not None:
                 self.board.picture(evaluation, image)
@@ -263,7 +260,7 @@ class Run:
         """Save a checkpoint, which is on disk when this returns; see `Keeper`.
 
         Raises:
-            RunError: the disk is full.
+            FileError: the disk is full.
         """
         self._kept = progress.evaluations
         self._save(progress)
@@ -288,7 +285,7 @@ class Run:
         """Write the result and mark the run as finished.
 
         Raises:
-            RunError, ImageError: the disk is full; the same command resumes from here.
+            FileError, ImageError: the disk is full; the same command resumes from here.
         """
         self._checkpoints.wait()
         if self._metrics is None:
@@ -298,7 +295,7 @@ class Run:
         if self.board is not None:
             self.board.picture(summary["evaluations"], image)
         text = to_json(summary, indent=2)
-        files.write_atomically(self.folder / "result.json", text.encode(), RunError)
+        files.write_atomically(self.folder / "result.json", text.encode())
 
 
 def fork(
@@ -319,7 +316,7 @@ def fork(
         shapes: the shapes of the new run's images, by scale.
 
     Raises:
-        RunError: `folder` is not a run's, or has no checkpoint yet.
+        FileError: `folder` is not a run's, or has no checkpoint yet.
     """
     changed = differences(folder, identity)
     scheduled = identity.config.learning_rate_schedule == "cosine"
@@ -334,7 +331,7 @@ def fork(
     finally:
         checkpoints.close()
     if image is None:
-        raise RunError(f"{folder}: has no checkpoint yet; there is nothing to start from")
+        raise FileError(f"{folder}: has no checkpoint yet; there is nothing to start from")
     return begin(resize_image(image, shapes[0]), identity.config)
 
 
@@ -342,16 +339,13 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     """Describe the differences of `identity` from the run in `folder`, by setting or role.
 
     Raises:
-        RunError: `folder` is not a run's, or its config.toml is damaged.
+        FileError: `folder` is not a run's, or its config.toml is damaged.
     """
-    path = epath.Path(folder) / "config.toml"
+    old = read_config(folder)
     try:
-        old = tomllib.loads(files.read_bytes(path, RunError).decode())
         digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, RunError):
-            raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
-        raise RunError(f"{path}: damaged; name another folder") from None
+    except (KeyError, TypeError, AttributeError):
+        raise FileError(f"{folder}/config.toml: damaged; name another folder") from None
     new = tomllib.loads(tomli_w.dumps(_given(dataclasses.asdict(identity.config))))
     changes = {
         name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"

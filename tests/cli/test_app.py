@@ -256,7 +256,7 @@ def make_bad_files() -> None:
             "content of 64×5 pixels is too small",
         ),
         ((*PAIR, "-o", "o.png", "--size=12"), "relu5_1 needs at least 16×16"),
-        ((*PAIR, "-o", "o.bmp"), "must end in one of"),
+        ((*PAIR, "-o", "o.bmp"), "must end in .png or"),
         ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
         ((*PAIR, "-o", "folder.png"), "is a folder"),
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),

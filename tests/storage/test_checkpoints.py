@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, stylize
-from jaxstyle.config.errors import RunError
+from jaxstyle.config.errors import FileError
 from jaxstyle.engine.loop import LoopState, Progress, state_like
 from jaxstyle.engine.transfer import plan
 from jaxstyle.network.arrays import Params
@@ -111,10 +111,10 @@ def test_another_shape_or_format_is_refused(
     checkpoints.close()
     again = Checkpoints(tmp_path)
     other = config.replace(history_size=3)
-    with pytest.raises(RunError, match="does not fit this run"):
+    with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(other, scale))
-    with pytest.raises(RunError, match="does not fit this run"):
+    with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
     monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
-    with pytest.raises(RunError, match="of format 2, this jaxstyle reads 3"):
+    with pytest.raises(FileError, match="of format 2, this jaxstyle reads 3"):
         again.restore(lambda scale: like(config, scale))

@@ -1,0 +1,53 @@
+"""Readers of what is in a run's folder, written by this or an earlier version."""
+
+import tomllib
+from typing import Any
+
+from etils import epath
+
+from jaxstyle.config import FileError
+from jaxstyle.imaging import files, parse, plain, read_rows
+
+_METRICS = {"evaluation": int, "terms": dict, "scale": int, "seconds": (int, float)}
+
+
+def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
+    """Read the lines of RUN/metrics.jsonl; values that are not numbers become None.
+
+    An incomplete last line, still being written, is omitted.
+
+    Raises:
+        FileError: the file is missing, or a line is damaged.
+    """
+    return read_rows(_file_in(run, "metrics.jsonl"), _METRICS, growing=True)
+
+
+def read_config(run: epath.PathLike) -> dict[str, Any]:
+    """Read the settings in RUN/config.toml, and, as `run`, the inputs and their digests.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    path = _file_in(run, "config.toml")
+    text = files.read_bytes(path)
+    try:
+        return plain(tomllib.loads(text.decode()))
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: damaged; not a TOML document ({error})") from None
+
+
+def read_result(run: epath.PathLike) -> dict[str, Any] | None:
+    """Read the object in RUN/result.json, or return None if the run is not finished.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    path = epath.Path(run) / "result.json"
+    return parse(files.read_bytes(path), path) if path.exists() else None
+
+
+def _file_in(run: epath.PathLike, name: str) -> epath.Path:
+    path = files.open_path(epath.Path(run) / name)
+    if not path.exists():
+        raise FileError(f"{run}: not a run's folder; it has no {name}")
+    return path
