@@ -3,16 +3,19 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from etils import epath
+
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import INITS, Config, ConfigError, is_out_of_memory, to_toml
-from jaxstyle.storage import cells
+from jaxstyle.storage import cells, read_result
 
 # Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
 
     from jaxstyle.engine import fitting, sharding, transfer
     from jaxstyle.network import weights
+    from jaxstyle.reporting import TensorBoard
     from jaxstyle.storage import hosts
 
     keep_compiled_programs()
@@ -68,17 +72,24 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     checkpoint = weights.read(path)
     inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
     with contextlib.ExitStack() as stack:
-        run, progress = None, None
+        run, board, progress = None, None, None
         if command.workdir is not None:
             run, progress = _enter_run(command, inputs, interrupted, stack)
-            if run.result() is not None:
-                return _say_finished(command, run)
+            finished = read_result(run.folder)
+            if finished is not None:
+                return _say_finished(command, run.folder, finished)
+            if command.tensorboard is not None:
+                board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
+                stack.callback(board.close)
+                run.on_image = board.picture
         shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet) as show:
 
             def callback(record: "Record") -> bool:
                 if run is not None:
                     run.record(record)
+                if board is not None:
+                    board.numbers(record)
                 show(record)
                 if command.distributed:  # a host that went on alone would wait forever
                     return False
@@ -130,37 +141,35 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     config = command.settings
     if output is not None:
         images.check_output(output, command.bits)
+
+    def style_size(path: str) -> int | None:
+        # A style stretched to the content's shape is resampled only once, when stretched; one
+        # scaled relative to its file's size is read at that size.
+        if config.style_shape != "own" or (config.style_size or config.size) == "original":
+            return None
+        return max(transfer.fitted_style_shape(images.glance(path).shape, config))
+
     content = images.read_picture(command.content, config.size)
-    styles: list[Picture] = []
-    for path in command.style:
-        size = None
-        # A style stretched to the content's shape is resampled only once, when stretched.
-        if config.style_shape == "own":
-            shape = transfer.fitted_style_shape(images.glance(path).shape, config)
-            # A style scaled relative to its file's size is read at that size.
-            size = max(shape) if (config.style_size or config.size) != "original" else None
-        styles.append(images.read_picture(path, size))
-    sha256 = {"content": [content.sha256], "style": [style.sha256 for style in styles]}
-    paths = [command.content, *command.style]
+    styles = [images.read_picture(path, style_size(path)) for path in command.style]
+    others: dict[str, list[str]] = {}
+    if command.content_guide is not None:
+        others["content_guide"] = [command.content_guide]
+        others["style_guide"] = list(command.style_guide)
+    if config.init not in INITS:
+        others["init"] = [config.init]
+    pictures = {role: [*map(images.read_picture, paths)] for role, paths in others.items()}
     guides = None
     if command.content_guide is not None:
-        read_guides = [
-            images.read_picture(path) for path in (command.content_guide, *command.style_guide)
-        ]
-        first, *others = (
-            regions.Guide.of(guide.pixels, path)
-            for guide, path in zip(
-                read_guides, (command.content_guide, *command.style_guide), strict=True
-            )
+        first, *rest = (
+            regions.Guide.of(picture.pixels, path)
+            for role in ("content_guide", "style_guide")
+            for picture, path in zip(pictures[role], others[role], strict=True)
         )
-        guides = regions.Guides(first, tuple(others))
-        sha256["content_guide"] = [read_guides[0].sha256]
-        sha256["style_guide"] = [guide.sha256 for guide in read_guides[1:]]
-        paths += [command.content_guide, *command.style_guide]
-    if config.init not in INITS:
-        sha256["init"] = [images.read_picture(config.init).sha256]
-        paths.append(config.init)
+        guides = regions.Guides(first, tuple(rest))
+    pictures |= {"content": [content], "style": styles}
+    sha256 = {role: [picture.sha256 for picture in read] for role, read in pictures.items()}
     if output is not None:
+        paths = (command.content, *command.style, *itertools.chain(*others.values()))
         for path in map(Path, paths):
             if path.exists() and Path(output).exists() and path.samefile(output):
                 raise ConfigError(f"{output} is also an input; name another file to write")
@@ -205,18 +214,10 @@ def _enter_run(
     like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
     start = None if fork is None else runs.fork(fork, identity, like, shapes)
     run.identify(identity)
-    if run.result() is not None:
+    if read_result(run.folder) is not None:
         return run, None
-    progress = run.resume(like)
-    if progress is None and start is not None:
-        progress = run.start_from(start)
+    progress = run.resume(like, start)
     run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
-    if command.tensorboard is not None:
-        from jaxstyle.reporting import TensorBoard
-
-        board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
-        stack.callback(board.close)
-        run.board = board
     return run, progress
 
 
@@ -225,17 +226,16 @@ def _schedule(text: str | None) -> "runs.Schedule":
 
     if text is None:
         return Schedule()
-    if not re.fullmatch(r"\d+(,\d+)*,?", text) or 0 in (
-        parts := [int(n) for n in text.split(",") if n]
-    ):
+    parts = [int(n) for n in text.split(",") if n] if re.fullmatch(r"\d+(,\d+)*,?", text) else [0]
+    if min(parts) < 1:
         raise ConfigError(f"--snapshots is N, or N,N,… for single ones, from 1 on, not {text!r}")
     return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
 
 
-def _say_finished(command: Stylize, run: "runs.Run") -> int:
+def _say_finished(command: Stylize, folder: epath.Path, finished: dict[str, Any]) -> int:
     from jaxstyle.imaging import files, images
 
-    result, output, kept = run.folder / "image.png", command.output, ""
+    result, output, kept = folder / "image.png", command.output, ""
     if output is not None and files.open_path(output).exists():
         kept = f"; {output} is left as it is"
     elif output is not None:
@@ -253,8 +253,7 @@ def _say_finished(command: Stylize, run: "runs.Run") -> int:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
     say(f"{command.workdir}: finished; its result is {result}{kept}", command.quiet)
-    finished = run.result()
-    return EXIT_FAILED if finished and finished.get("reason") == "not finite" else 0
+    return EXIT_FAILED if finished.get("reason") == "not finite" else 0
 
 
 def _write_result(

@@ -18,6 +18,7 @@ from jaxstyle import Config, stylize
 from jaxstyle.config.errors import FileError
 from jaxstyle.config.settings import parse_toml
 from jaxstyle.engine.loop import Progress, state_like
+from jaxstyle.engine.records import Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.runs import Identity, Run, Schedule, fork
 from tests.conftest import picture
@@ -168,10 +169,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
 def run_to_end(folder: Path, identity: Identity, params: Params, start: Progress | None) -> Any:
     with Run(folder, checkpoints=Schedule(every=4)) as run:
         run.identify(identity)
-        if start is not None:
-            start = run.start_from(start)
-        else:
-            run.resume(lambda scale: state_like(CONTENT.shape, identity.config))
+        start = run.resume(lambda scale: state_like(CONTENT.shape, identity.config), start)
         return stylize(
             CONTENT,
             STYLE,
@@ -282,11 +280,16 @@ def test_tensorboard_shows_the_records(small_params: Params, tmp_path: Path) -> 
     from jaxstyle.reporting.tensorboard import TensorBoard
 
     board = TensorBoard(tmp_path / "board")
+
+    def callback(record: Record) -> None:
+        run.record(record)
+        board.numbers(record)
+
     with Run(tmp_path / "run", snapshots=Schedule(every=3)) as run:
-        run.board = board
+        run.on_image = board.picture
         run.identify(IDENTITY)
         run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
-        result = stylize(CONTENT, STYLE, IDENTITY.config, small_params, run.record, keeper=run)
+        result = stylize(CONTENT, STYLE, IDENTITY.config, small_params, callback, keeper=run)
     board.close()
     shown: dict[tuple[str, int], float] = {}
     (file,) = (tmp_path / "board").iterdir()
