@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from jaxstyle.cli.commands import (
     Animate,
+    Command,
     Convert,
     Fetch,
+    Locate,
     Plot,
     Presets,
     RenderGrid,
@@ -49,15 +51,7 @@ def run(argv: Sequence[str]) -> int:
                 command = parse(list(argv))
             if command is None:  # nobody reads the help or the explanation
                 return 0 if {"-h", "--help"} & set(argv) else EXIT_MISTAKE
-            if isinstance(command, Stylize):
-                return stylize(command, interrupted)
-            if isinstance(command, RenderGrid):
-                return render_grid(command)
-            if isinstance(command, Weights):
-                return _weights(command)
-            if isinstance(command, Presets):
-                return _presets(command)
-            return _look_back(command)
+            return _perform(command, interrupted)
     except JaxstyleError as error:
         complain(str(error))
         return EXIT_MISTAKE
@@ -73,54 +67,62 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_SIGNAL + interrupted.signal
 
 
-def _look_back(command: Animate | Report | Plot) -> int:
-    if isinstance(command, Animate):
-        from jaxstyle.reporting import write_animation
+def _perform(command: Command, interrupted: Interrupt) -> int:
+    # Imported where used: help, presets and mistakes do not wait for JAX.
+    match command:
+        case Stylize():
+            return stylize(command, interrupted)
+        case RenderGrid():
+            return render_grid(command)
+        case Weights():
+            _weights(command.action)
+        case Presets():
+            _presets(command.print_config)
+        case Animate():
+            from jaxstyle.reporting import write_animation
 
-        frames = write_animation(command.run, command.output, seconds=command.seconds)
-        say(f"{command.output}: {frames} frames")
-        return 0
-    if isinstance(command, Report):
-        from jaxstyle.reporting import write_report
+            frames = write_animation(command.run, command.output, seconds=command.seconds)
+            say(f"{command.output}: {frames} frames")
+        case Report():
+            from jaxstyle.reporting import write_report
 
-        write_report(command.source, command.output)
-    else:
-        from jaxstyle.reporting import plot_runs
+            write_report(command.source, command.output)
+            say(command.output)
+        case Plot():
+            from jaxstyle.reporting import plot_runs
 
-        plot_runs(command.runs, command.output)
-    say(command.output)
+            plot_runs(command.runs, command.output)
+            say(command.output)
     return 0
 
 
-def _presets(command: Presets) -> int:
-    if command.print_config is not None:
-        say(to_toml(preset(command.print_config)).rstrip())
-        return 0
+def _presets(name: str | None) -> None:
+    if name is not None:
+        say(to_toml(preset(name)).rstrip())
+        return
     default = dataclasses.asdict(PRESETS["default"])
     for name, config in PRESETS.items():
         say(f"{name}: {SUMMARIES[name]}")
-        differing = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
-        for setting, value in differing.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-            say(f"    {setting} = {shown}")
-    return 0
+        for setting, value in dataclasses.asdict(config).items():
+            if value != default[setting]:
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                say(f"    {setting} = {shown}")
 
 
-def _weights(command: Weights) -> int:
+def _weights(action: Fetch | Convert | Verify | Locate) -> None:
     from jaxstyle.imaging import files
     from jaxstyle.network import weights
 
-    action = command.action
-    if isinstance(action, Fetch):
-        target = action.output or weights.default_path()
-        if not files.open_path(target).exists():
-            weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
-        say(weights.verify(target), action.quiet)
-    elif isinstance(action, Convert):
-        weights.convert(action.source, action.output, action.dtype, action.preprocessing)
-        say(weights.verify(action.output))
-    elif isinstance(action, Verify):
-        say(weights.verify(action.path or weights.chosen_path()))
-    else:
-        say(str(weights.chosen_path()))
-    return 0
+    match action:
+        case Fetch():
+            target = action.output or weights.default_path()
+            if not files.open_path(target).exists():
+                weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
+            say(weights.verify(target), action.quiet)
+        case Convert():
+            weights.convert(action.source, action.output, action.dtype, action.preprocessing)
+            say(weights.verify(action.output))
+        case Verify():
+            say(weights.verify(action.path or weights.chosen_path()))
+        case Locate():
+            say(str(weights.chosen_path()))

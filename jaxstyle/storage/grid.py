@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import INITS, Config, ConfigError, JaxstyleError
+from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError
 from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
 from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
@@ -158,11 +158,11 @@ class Grid:
             params: from `load_weights`.
             shard: `(index, count)`: the index of the part of the grid and the number of parts.
                 Parts have about equal cost and are the same in every process.
-            lanes: see `optimize_lanes`.
-            devices: see `optimize_lanes`.
-            space: see `stylize_batch`.
+            lanes: see `stylize_cells`.
+            devices: see `stylize_cells`.
+            space: see `stylize_cells`.
+            on_evaluations: see `stylize_cells`.
             on_cell: see `OnCell`.
-            on_evaluations: see `optimize_lanes`.
             rows: rows of the shard's cells, if already read.
 
         Raises:
@@ -177,8 +177,7 @@ class Grid:
             if entry.problem is None:
                 todo.append(entry)
             else:
-                self._write_row(entry, {"status": "failed", "reason": entry.problem})
-                on_cell(entry, entry.problem)
+                self._finish(entry, ImageError(entry.problem), on_cell)
         skip = {i for i, entry in enumerate(todo) if self.is_done(entry, rows)}
         cells = [
             Cell(
@@ -213,42 +212,34 @@ class Grid:
     def share(self, shard: tuple[int, int]) -> list[Entry]:
         """Return the entries of one shard, with those of the same program adjacent."""
         index, count = shard
-        keys = {
-            entry.name: (
-                repr(program_of(entry.cell.config)),
-                entry.shape,
-                entry.cell.content,
-                position,
-            )
-            for position, entry in enumerate(self.entries)
-        }
-        ordered = sorted(self.entries, key=lambda entry: keys[entry.name])
+
+        def program_and_content(entry: Entry) -> tuple[Any, ...]:
+            return repr(program_of(entry.cell.config)), entry.shape, entry.cell.content
+
+        ordered = sorted(self.entries, key=program_and_content)
         costs = np.array([entry.cost for entry in ordered], np.float64) + 1
         middles = np.cumsum(costs) - costs / 2
         owners = np.floor(middles / costs.sum() * count)
         return [entry for entry, owner in zip(ordered, owners, strict=True) if owner == index]
 
-    def _finish(
-        self,
-        entry: Entry,
-        outcome: Result | JaxstyleError,
-        on_cell: OnCell,
-    ) -> None:
-        if isinstance(outcome, JaxstyleError):
-            row = {"status": "failed", "reason": str(outcome)}
-        else:
-            row = self._write_image(entry, outcome)
-        self._write_row(entry, row)
-        on_cell(entry, row.get("reason") if row["status"] == "failed" else None)
-
-    def _write_image(self, entry: Entry, result: Result) -> dict[str, Any]:
-        if not np.isfinite(result.loss):
-            return {"status": "failed", "reason": "the loss was never finite; try smaller weights"}
-        path = self._folder / f"{entry.name}.png"
+    def _finish(self, entry: Entry, outcome: Result | JaxstyleError, on_cell: OnCell) -> None:
         try:
+            if isinstance(outcome, JaxstyleError):
+                raise outcome
+            if not np.isfinite(outcome.loss):
+                raise ImageError("the loss was never finite; try smaller weights")
             alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
         except JaxstyleError as error:
-            return {"status": "failed", "reason": str(error)}
+            row = {"status": "failed", "reason": str(error)}
+        else:
+            row = self._write_image(entry, outcome, alpha)
+        self._write_row(entry, row)
+        on_cell(entry, row.get("reason"))
+
+    def _write_image(
+        self, entry: Entry, result: Result, alpha: np.ndarray | None
+    ) -> dict[str, Any]:
+        path = self._folder / f"{entry.name}.png"
         images.save_image(path, result.image, alpha=alpha)
         device = jax.local_devices()[0]
         return {
@@ -327,8 +318,7 @@ class Grid:
             caption = [_differences(config, settings)]
             if config in guided:
                 caption.append(f"guides {number}")
-            contents = list(dict.fromkeys(content for content, _ in cells))
-            styles = list(dict.fromkeys(styles for _, styles in cells))
+            contents, styles = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
             for top in range(0, len(contents), _ON_A_SHEET):
                 for left in range(0, len(styles), _ON_A_SHEET):
                     yield {

@@ -91,7 +91,7 @@ def progress_of(config: Config, params: Params) -> Progress:
 
 def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
     config = CONFIG.vary({"scales": 1})
-    checkpoints = Checkpoints(tmp_path / "run", keep=2)
+    checkpoints = Checkpoints(tmp_path / "run")
     assert checkpoints.restore(lambda scale: like(config, scale)) is None
     for evaluations in (2, 3, 4):
         checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
