@@ -11,11 +11,7 @@ from jaxstyle.storage import cells
 
 
 def render_grid(command: RenderGrid) -> int:
-    """Run the command and return the exit code.
-
-    Raises:
-        JaxstyleError: a user error.
-    """
+    """Run the command and return the exit code; a user error is a `JaxstyleError`."""
     output, shard = command.output, _shard(command.shard)
     if output is None:
         raise ConfigError("name the folder to write to: -o OUTDIR")
@@ -85,11 +81,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
-    """Return the cells requested on the command line.
-
-    Raises:
-        ConfigError: none are requested, or a setting is not allowed.
-    """
+    """Return the cells requested on the command line."""
     asked = {name: getattr(command.settings, name) for name in command.asked}
     base = cells.Base(command.preset, asked)
     if command.cells is not None:

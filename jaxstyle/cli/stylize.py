@@ -30,12 +30,7 @@ _CHECKPOINTS = 50
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
-    """Run the command and return the exit code.
-
-    Raises:
-        JaxstyleError: a user error.
-        MemoryError: the device ran out of memory.
-    """
+    """Run the command and return the exit code; a user error is a `JaxstyleError`."""
     config, output = command.settings, command.output
     if command.print_config:
         say(to_toml(config).rstrip())

@@ -52,12 +52,7 @@ class Glance(NamedTuple):
 
 
 def glance(path: epath.PathLike) -> Glance:
-    """Read the digest and shape of the image file at `path`.
-
-    Raises:
-        FileError: it is missing or unreadable.
-        ImageError: it is not an image, or above `MAX_PIXELS`.
-    """
+    """Read the digest and shape of the image file at `path`; errors as in `read_picture`."""
     data = files.read_bytes(path)
     with _opened(path, data) as opened:
         width, height = opened.size
@@ -129,21 +124,13 @@ def read_picture(
 
 
 def read_metadata(path: epath.PathLike) -> str | None:
-    """Return the text that `save_image` stored in the PNG at `path`, or None.
-
-    Raises:
-        FileError, ImageError: the file is missing or damaged.
-    """
+    """Return the text that `save_image` stored in the PNG at `path`, or None."""
     with _opened(path, files.read_bytes(path)) as opened:
         return opened.info.get("jaxstyle")
 
 
 def png_bits(data: bytes, path: epath.PathLike) -> int:
-    """Return the bits per channel of the PNG in `data`, the file at `path`.
-
-    Raises:
-        ImageError: `data` is not a PNG.
-    """
+    """Return the bits per channel of the PNG in `data`, the file at `path`."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ImageError(f"{path}: not a PNG")
     return data[24]
@@ -215,14 +202,7 @@ def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError
 
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
-    """Raise an error if `save_image` could not write an image of `shape` at `path`.
-
-    Called before any computation.
-
-    Raises:
-        FileError: the format is unknown, or `path` is not writable.
-        ImageError: the format cannot hold 16 bits or the size.
-    """
+    """Raise `save_image`'s errors, before any computation, for an image of `shape` at `path`."""
     suffix = PurePath(path).suffix.lower()
     files.check_writable(path, _BIT_DEPTHS)
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:

