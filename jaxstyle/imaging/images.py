@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Literal, NamedTuple
@@ -277,21 +279,15 @@ def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes
 
 def _encode_png16(values: np.ndarray, metadata: str | None) -> bytes:
     height, width, channels = values.shape
-    buffer = io.BytesIO()
-    writer = png.Writer(
-        width,
-        height,
-        greyscale=False,  # pyright: ignore[reportArgumentType]
-        alpha=channels == 4,
-        bitdepth=16,
-    )
-    writer.write_packed(buffer, (row.tobytes() for row in values.astype(">u2")))
-    chunks = list(png.Reader(bytes=buffer.getvalue()).chunks())
-    extra = [(b"sRGB", b"\0")]
+    header = struct.pack(">2I5B", width, height, 16, 6 if channels == 4 else 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"sRGB", b"\0")]
     if metadata is not None:
-        extra.append((b"iTXt", b"jaxstyle\0\0\0\0\0" + metadata.encode()))
+        chunks.append((b"iTXt", b"jaxstyle\0\0\0\0\0" + metadata.encode()))
+    rows = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    unfiltered = np.pad(rows, ((0, 0), (1, 0)))
+    chunks += [(b"IDAT", zlib.compress(unfiltered.tobytes())), (b"IEND", b"")]
     buffer = io.BytesIO()
-    png.write_chunks(buffer, chunks[:1] + extra + chunks[1:])
+    png.write_chunks(buffer, chunks)
     return buffer.getvalue()
 
 

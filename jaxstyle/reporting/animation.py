@@ -1,7 +1,6 @@
 """Animation of a run: its snapshots in order, with the result held at the end."""
 
 import io
-import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -67,18 +66,14 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
     """Pick at most `most` of `items`, evenly, with the last and, if there is room, the first."""
-    count = len(items)
-    if count <= most:
-        return list(items)
-    if most == 1:
-        return [items[-1]]
-    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
+    # Counted from the end, so that a single one is the last.
+    places = np.linspace(len(items) - 1, 0, min(len(items), most)).round().astype(int)
+    return [items[place] for place in reversed(places)]
 
 
 def _whole(each: float, count: int) -> list[int]:
     """Return `count` integers of about `each`, whose sum is off by less than 1."""
-    ends = [round(each * number) for number in range(count + 1)]
-    return [end - start for start, end in itertools.pairwise(ends)]
+    return np.diff(np.round(each * np.arange(count + 1))).astype(int).tolist()
 
 
 def _pillow(frames: Frames, each: float, suffix: str) -> bytes:
