@@ -4,6 +4,7 @@ from .config import (
     AutoPyramid as AutoPyramid,
     Config as Config,
     ConfigError as ConfigError,
+    FileError as FileError,
     ImageError as ImageError,
     JaxstyleError as JaxstyleError,
     Pyramid as Pyramid,

@@ -16,6 +16,7 @@ from jaxstyle.engine.records import Record
 from jaxstyle.engine.transfer import plan
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import Checkpoints
+from jaxstyle.storage.folders import read_result
 from jaxstyle.storage.runs import Identity, Run, Schedule
 from tests.conftest import picture, random_params
 
@@ -42,7 +43,7 @@ def go_on(folder: Path, optimizer: str, pause: float = 0.0) -> None:
     sha256 = {"content": ["c"], "style": ["s"], "weights": ["w"]}
     snapshots = Schedule(at=(7, 20))
     with Run(folder, checkpoints=Schedule(every=3), snapshots=snapshots) as run:
-        if run.result() is not None:
+        if read_result(folder) is not None:
             return
         run.identify(Identity(config, sha256, "content.png", ["style.png"]))
         scales = plan(CONTENT, STYLE, config)
@@ -78,11 +79,11 @@ def kill_in_result(name: str) -> None:
     """Die with the file called `name` half-written."""
     write = files.write_atomically
 
-    def deadly(path: files.epath.PathLike, data: bytes, error: type[JaxstyleError]) -> None:
+    def deadly(path: files.epath.PathLike, data: bytes) -> None:
         if Path(path).name == name:
             (Path(path).parent / ".half.tmp").write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        write(path, data, error)
+        write(path, data)
 
     files.write_atomically = deadly
 

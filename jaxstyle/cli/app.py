@@ -4,7 +4,6 @@
 3: some cells of a grid failed. 130: interrupted. 143: terminated.
 """
 
-import contextlib
 import os
 import sys
 import warnings
@@ -12,8 +11,10 @@ from collections.abc import Sequence
 
 from jaxstyle.cli.commands import (
     Animate,
+    Command,
     Convert,
     Fetch,
+    Locate,
     Plot,
     Presets,
     RenderGrid,
@@ -26,8 +27,8 @@ from jaxstyle.cli.commands import (
 from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
 from jaxstyle.cli.stylize import stylize
-from jaxstyle.cli.terminal import complain, say
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, WeightsError, flat, preset, to_toml
+from jaxstyle.cli.terminal import complain, reader_may_leave, say
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,10 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     code = run(sys.argv[1:] if argv is None else argv)
     if code > EXIT_SIGNAL:
         # XLA may be in the middle of a computation, and a normal Python exit would crash.
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # None once its reader is gone
-                with contextlib.suppress(OSError):
-                    stream.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -49,16 +46,11 @@ def run(argv: Sequence[str]) -> int:
     command, interrupted = None, Interrupt()
     try:
         with interruptible(interrupted):
-            command = parse(list(argv))
-            if isinstance(command, Stylize):
-                return stylize(command, interrupted)
-            if isinstance(command, RenderGrid):
-                return render_grid(command)
-            if isinstance(command, Weights):
-                return _weights(command)
-            if isinstance(command, Presets):
-                return _presets(command)
-            return _look_back(command)
+            with reader_may_leave("stdout"), reader_may_leave("stderr"):
+                command = parse(list(argv))
+            if command is None:  # nobody reads the help or the explanation
+                return 0 if {"-h", "--help"} & set(argv) else EXIT_MISTAKE
+            return _perform(command, interrupted)
     except JaxstyleError as error:
         complain(str(error))
         return EXIT_MISTAKE
@@ -74,29 +66,39 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_SIGNAL + interrupted.signal
 
 
-def _look_back(command: Animate | Report | Plot) -> int:
-    if isinstance(command, Animate):
-        from jaxstyle.reporting import write_animation
+def _perform(command: Command, interrupted: Interrupt) -> int:
+    # Imported where used: help, presets and mistakes do not wait for JAX.
+    match command:
+        case Stylize():
+            return stylize(command, interrupted)
+        case RenderGrid():
+            return render_grid(command)
+        case Weights():
+            _weights(command.action)
+        case Presets():
+            _presets(command.print_config)
+        case Animate():
+            from jaxstyle.reporting import write_animation
 
-        frames = write_animation(command.run, command.output, seconds=command.seconds)
-        say(f"{command.output}: {frames} frames")
-        return 0
-    if isinstance(command, Report):
-        from jaxstyle.reporting import write_report
+            frames = write_animation(command.run, command.output, seconds=command.seconds)
+            say(f"{command.output}: {frames} frames")
+        case Report():
+            from jaxstyle.reporting import write_report
 
-        write_report(command.source, command.output)
-    else:
-        from jaxstyle.reporting import plot_runs
+            write_report(command.source, command.output)
+            say(command.output)
+        case Plot():
+            from jaxstyle.reporting import plot_runs
 
-        plot_runs(command.runs, command.output)
-    say(command.output)
+            plot_runs(command.runs, command.output)
+            say(command.output)
     return 0
 
 
-def _presets(command: Presets) -> int:
-    if command.print_config is not None:
-        say(to_toml(preset(command.print_config)).rstrip())
-        return 0
+def _presets(name: str | None) -> None:
+    if name is not None:
+        say(to_toml(preset(name)).rstrip())
+        return
     default = flat(PRESETS["default"])
     for name, config in PRESETS.items():
         say(f"{name}: {SUMMARIES[name]}")
@@ -104,24 +106,22 @@ def _presets(command: Presets) -> int:
         for setting, value in differing.items():
             shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
             say(f"    {setting} = {shown}")
-    return 0
 
 
-def _weights(command: Weights) -> int:
+def _weights(action: Fetch | Convert | Verify | Locate) -> None:
     from jaxstyle.imaging import files
     from jaxstyle.network import weights
 
-    action = command.action
-    if isinstance(action, Fetch):
-        target = action.output or weights.default_path()
-        if not files.exists(target, WeightsError):
-            weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
-        say(weights.verify(target), action.quiet)
-    elif isinstance(action, Convert):
-        weights.convert(action.source, action.output, action.dtype, action.preprocessing)
-        say(weights.verify(action.output))
-    elif isinstance(action, Verify):
-        say(weights.verify(action.path or weights.chosen_path()))
-    else:
-        say(str(weights.chosen_path()))
-    return 0
+    match action:
+        case Fetch():
+            target = action.output or weights.default_path()
+            if not files.open_path(target).exists():
+                weights.fetch(target, offline=action.offline or None, quiet=action.quiet)
+            say(weights.verify(target), action.quiet)
+        case Convert():
+            weights.convert(action.source, action.output, action.dtype, action.preprocessing)
+            say(weights.verify(action.output))
+        case Verify():
+            say(weights.verify(action.path or weights.chosen_path()))
+        case Locate():
+            say(str(weights.chosen_path()))

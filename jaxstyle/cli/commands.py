@@ -275,7 +275,7 @@ def base_settings(command: Stylize | RenderGrid) -> Base:
     changes: list[tuple[str, Mapping[str, Any]]] = [("", {"size": CLI_SIZE})]
     if command.config is not None:
         try:
-            text = read_bytes(command.config, ConfigError).decode()
+            text = read_bytes(command.config).decode()
             changes.append((command.config, parse_toml(text)))
         except UnicodeDecodeError:
             raise ConfigError(f"{command.config}: not a text file") from None

@@ -11,11 +11,7 @@ from jaxstyle.storage import cells
 
 
 def render_grid(command: RenderGrid) -> int:
-    """Run the command and return the exit code.
-
-    Raises:
-        JaxstyleError: a user error.
-    """
+    """Run the command and return the exit code; a user error is a `JaxstyleError`."""
     output, shard = command.output, _shard(command.shard)
     if output is None:
         raise ConfigError("name the folder to write to: -o OUTDIR")
@@ -34,7 +30,7 @@ def render_grid(command: RenderGrid) -> int:
     from jaxstyle.network import weights
     from jaxstyle.storage import grid, hosts
 
-    if command.collect and not files.is_folder(output, ConfigError):
+    if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
         batch.check_batch(cell.config, len(cell.styles))
@@ -50,7 +46,7 @@ def render_grid(command: RenderGrid) -> int:
     if command.distributed:
         hosts.agree([entry.name for entry in whole.entries])
     if not command.collect:
-        files.make_folder(output, ConfigError)
+        files.make_folder(output)
         rows = whole.rows(whole.share(shard))
         todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]
         with cells_progress(todo, command.quiet) as (on_cell, on_evaluations):
@@ -85,11 +81,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
-    """Return the cells requested on the command line.
-
-    Raises:
-        ConfigError: none are requested, or a setting is not allowed.
-    """
+    """Return the cells requested on the command line."""
     base = base_settings(command)
     if command.cells is not None:
         if command.contents or command.styles or command.sweep:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,22 +17,29 @@ if TYPE_CHECKING:
     from jaxstyle.storage import grid
 
 
+@contextlib.contextmanager
+def reader_may_leave(stream: Literal["stdout", "stderr"]) -> Iterator[None]:
+    """Flush `stream` at the end; if its reader is gone or its disk full, discard its output."""
+    try:
+        try:
+            yield
+        finally:
+            getattr(sys, stream).flush()
+    except OSError:  # the work itself is done, or the exit code tells
+        setattr(sys, stream, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
 def say(text: str, quiet: bool = False) -> None:
     """Print the result of a command."""
-    if quiet:
-        return
-    try:
-        print(text, flush=True)  # noqa: T201
-    except OSError:  # the reader is gone or the disk is full; the command itself is done
-        sys.stdout = None
+    if not quiet:
+        with reader_may_leave("stdout"):
+            print(text)  # noqa: T201
 
 
 def complain(text: str) -> None:
     """Print an error or a warning."""
-    try:
-        print(f"jaxstyle: {text}", file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # the reader is gone, as in `say`; the exit code still tells
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    with reader_may_leave("stderr"):
+        print(f"jaxstyle: {text}", file=sys.stderr)  # noqa: T201
 
 
 @contextlib.contextmanager

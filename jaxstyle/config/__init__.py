@@ -7,9 +7,9 @@ import JAX.
 
 from jaxstyle.config.errors import (
     ConfigError,
+    FileError,
     ImageError,
     JaxstyleError,
-    RunError,
     WeightsError,
     is_out_of_memory,
 )
@@ -38,13 +38,13 @@ __all__ = [
     "AutoPyramid",
     "Config",
     "ConfigError",
+    "FileError",
     "ImageError",
     "JaxstyleError",
     "OneScale",
     "Padding",
     "Precision",
     "Pyramid",
-    "RunError",
     "WeightsError",
     "equal",
     "flat",

@@ -16,12 +16,12 @@ class ConfigError(JaxstyleError):
 
 
 class ImageError(JaxstyleError):
-    """An image that cannot be read, written or used at this size."""
+    """An image that cannot be decoded, encoded or used at this size."""
 
 
 class WeightsError(JaxstyleError):
-    """Network weights that are missing, damaged or for another network."""
+    """Network weights that cannot be fetched, are damaged or for another network."""
 
 
-class RunError(JaxstyleError):
-    """A run folder that is in use, has other settings, is damaged, or cannot be written to."""
+class FileError(JaxstyleError):
+    """A file or folder that is missing, damaged, in use, another run's, or cannot be written."""

@@ -259,7 +259,7 @@ def stylize_cells(
         shape = fitted_shape(cell.content.shape, program)
         try:
             cell_regions = cell.regions()
-        except ImageError as error:
+        except JaxstyleError as error:
             if index not in skip:
                 yield index, error
             continue

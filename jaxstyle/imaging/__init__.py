@@ -8,14 +8,7 @@ does not import JAX.
 from jaxstyle.imaging import color, files, images
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.color import colored_content, colored_style
-from jaxstyle.imaging.files import (
-    check_writable,
-    exists,
-    is_folder,
-    make_folder,
-    read_bytes,
-    write_atomically,
-)
+from jaxstyle.imaging.files import read_bytes
 from jaxstyle.imaging.images import Picture, load_image, save_image
 from jaxstyle.imaging.jsonl import parse, plain, read_rows, to_json
 from jaxstyle.imaging.resampling import (
@@ -30,19 +23,15 @@ from jaxstyle.imaging.sheet import contact_sheet
 __all__ = [
     "Image",
     "Picture",
-    "check_writable",
     "color",
     "colored_content",
     "colored_style",
     "contact_sheet",
     "crop_middle",
-    "exists",
     "files",
     "fit_shape",
     "images",
-    "is_folder",
     "load_image",
-    "make_folder",
     "nearest_shape",
     "parse",
     "plain",
@@ -52,5 +41,4 @@ __all__ = [
     "save_image",
     "to_json",
     "to_uint8",
-    "write_atomically",
 ]

@@ -45,16 +45,20 @@ def to_oklab(image: Image) -> Lab:
 def from_oklab(lab: Lab) -> Image:
     """Convert Oklab to sRGB in 0–1; colours outside the gamut keep their lightness and hue."""
     light = np.clip(lab[..., :1], 0, 1)
+
+    def with_chroma(factor: Float[np.ndarray, "h w 1"]) -> Float[np.ndarray, "h w 3"]:
+        return _unclipped(np.concatenate([light, factor * lab[..., 1:]], axis=2))
+
     low, high = np.zeros_like(light), np.ones_like(light)
-    mapped = np.concatenate([light, lab[..., 1:]], axis=2)
-    if not _in_gamut(_unclipped(mapped)).all():
+    rgb = with_chroma(high)
+    inside = _in_gamut(rgb)
+    if not inside.all():
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            fits = _in_gamut(_unclipped(np.concatenate([light, middle * lab[..., 1:]], axis=2)))
+            fits = _in_gamut(with_chroma(middle))
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-        low = np.where(_in_gamut(_unclipped(mapped)), 1.0, low)
-        mapped = np.concatenate([light, low * lab[..., 1:]], axis=2)
-    return np.clip(_unclipped(mapped), 0, 1).astype(np.float32)
+        rgb = with_chroma(np.where(inside, 1.0, low))
+    return np.clip(rgb, 0, 1).astype(np.float32)
 
 
 def _unclipped(lab: Lab) -> Float[np.ndarray, "h w 3"]:

@@ -1,139 +1,131 @@
 """Reading and writing whole files, local or `gs://`, with errors a user can act on."""
 
+import contextlib
 import os
 import uuid
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePath
 
 from etils import epath
 
-from jaxstyle.config import JaxstyleError
+from jaxstyle.config import FileError
 
 MAX_BYTES = 2**31
 """Size above which inputs are refused: neither a picture nor VGG19 is that large."""
 
 
-def read_bytes(path: epath.PathLike, error: type[JaxstyleError]) -> bytes:
+def open_path(path: epath.PathLike) -> epath.Path:
+    """Return the path, after checking that its storage can be reached if it is a URL.
+
+    Raises:
+        FileError: it cannot, or the URL is not `gs://`.
+    """
+    if is_local(path):
+        return epath.Path(path)
+    if not os.fspath(path).startswith("gs://"):
+        raise FileError(f"{path}: neither a local file nor gs://")
+    try:
+        opened = epath.Path(path)
+        opened.exists()
+    except ImportError:
+        raise FileError(f"{path}: gs:// needs pip install 'jaxstyle[gcs]'") from None
+    except Exception as error:  # whatever the storage client raises
+        raise FileError(f"{path}: cannot be reached ({error})") from None
+    return opened
+
+
+def read_bytes(path: epath.PathLike) -> bytes:
     """Read the file at `path`.
 
     Raises:
-        error: it is missing, unreadable, not a file, above `MAX_BYTES`, or of an unknown scheme.
+        FileError: it is missing, unreadable, not a file, above `MAX_BYTES`, or of an unknown
+            scheme.
     """
-    try:
-        if not _is_local(path):
-            return _open_url(path, error).read_bytes()
+    with _explained(f"{path}: cannot be read"):
+        if not is_local(path):
+            return open_path(path).read_bytes()
         source = Path(path)
         if not source.is_file():  # a device or a pipe would block
             reason = "not a file" if source.exists() else "no such file"
-            raise error(f"{path}: {reason}")
+            raise FileError(f"{path}: {reason}")
         if source.stat().st_size > MAX_BYTES:
-            raise error(f"{path}: larger than {MAX_BYTES >> 30} GiB")
+            raise FileError(f"{path}: larger than {MAX_BYTES >> 30} GiB")
         return source.read_bytes()
-    except JaxstyleError:
-        raise
-    except (OSError, ValueError) as failure:
-        raise error(f"{path}: cannot be read ({_reason(failure)})") from None
 
 
-def write_atomically(path: epath.PathLike, data: bytes, error: type[JaxstyleError]) -> None:
+def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Write `data` beside `path` under a temporary name, then rename it into place.
 
     A symbolic link is followed, so that its target changes.
 
     Raises:
-        error: the folder is missing or not writable, or the disk is full; nothing is
+        FileError: the folder is missing or not writable, or the disk is full; nothing is
             left behind.
     """
-    target = epath.Path(Path(path).resolve() if _is_local(path) else path)
+    target = epath.Path(Path(path).resolve() if is_local(path) else path)
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    except BaseException as failure:
-        temporary.unlink(missing_ok=True)
-        if isinstance(failure, OSError):
-            raise error(f"cannot write {path}: {_reason(failure)}") from None
-        raise
-
-
-def exists(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
-    """Return whether anything exists at `path`.
-
-    Raises:
-        error: the storage of a URL cannot be reached.
-    """
-    return (Path(path) if _is_local(path) else _open_url(path, error)).exists()
-
-
-def is_folder(path: epath.PathLike, error: type[JaxstyleError]) -> bool:
-    """Return whether `path` is a folder.
-
-    Raises:
-        error: the storage of a URL cannot be reached.
-    """
-    return (Path(path) if _is_local(path) else _open_url(path, error)).is_dir()
+    with _explained(f"cannot write {path}"):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def same(path: epath.PathLike, other: epath.PathLike) -> bool:
     """Return whether two paths lead to the same place, however they are spelled."""
-    if _is_local(path) and _is_local(other):
-        return Path(path).resolve() == Path(other).resolve()
-    return epath.Path(path) == epath.Path(other)
+    return epath.Path(path).resolve() == epath.Path(other).resolve()
 
 
-def make_folder(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
+def make_folder(path: epath.PathLike) -> epath.Path:
     """Return the folder at `path`, creating it if needed.
 
     Raises:
-        error: it cannot be created or written to, or `path` is not a folder.
+        FileError: it cannot be created or written to, or `path` is not a folder.
     """
-    folder = epath.Path(path) if _is_local(path) else _open_url(path, error)
-    try:
+    folder = open_path(path)
+    with _explained(f"cannot make the folder {path}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise error(f"cannot make the folder {path}: {_reason(failure)}") from None
-    if _is_local(path) and not os.access(path, os.W_OK):
-        raise error(f"cannot write into {path}: the folder is not writable")
+    if is_local(path) and not os.access(path, os.W_OK):
+        raise FileError(f"cannot write into {path}: the folder is not writable")
     return folder
 
 
-def check_writable(path: epath.PathLike, error: type[JaxstyleError]) -> None:
-    """Raise `error` if a file could not be written at `path`; called before any computation."""
-    if not _is_local(path):
-        _open_url(path, error)
+def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> None:
+    """Raise `FileError` if a file could not be written at `path`; called before any computation.
+
+    Also if its name does not end in one of `suffixes`, in either case.
+    """
+    if PurePath(path).suffix.lower() not in suffixes:
+        raise FileError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
+    if not is_local(path):
+        open_path(path)
         return
     target = Path(path)
-    try:
+    with _explained(f"cannot write {path}"):
         parent = target.resolve().parent
         if target.is_dir():
-            raise error(f"{path} is a folder; name a file to write")
+            raise FileError(f"{path} is a folder; name a file to write")
         if not parent.is_dir():
-            raise error(f"cannot write {path}: the folder {parent} does not exist")
+            raise FileError(f"cannot write {path}: the folder {parent} does not exist")
         if not os.access(parent, os.W_OK):
-            raise error(f"cannot write {path}: the folder {parent} is not writable")
+            raise FileError(f"cannot write {path}: the folder {parent} is not writable")
         target.exists()  # raises for a name the file system cannot hold
-    except JaxstyleError:
-        raise
-    except (OSError, ValueError) as failure:
-        raise error(f"cannot write {path}: {_reason(failure)}") from None
 
 
-def _reason(failure: Exception) -> str:
-    return getattr(failure, "strerror", None) or str(failure)
-
-
-def _is_local(path: epath.PathLike) -> bool:
+def is_local(path: epath.PathLike) -> bool:
+    """Return whether `path` is not a URL."""
     return "://" not in os.fspath(path)
 
 
-def _open_url(path: epath.PathLike, error: type[JaxstyleError]) -> epath.Path:
-    """Return the path at a URL after checking that its storage can be reached."""
-    if not os.fspath(path).startswith("gs://"):
-        raise error(f"{path}: neither a local file nor gs://")
+@contextlib.contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    """Raise errors of the operating system as `FileError`, as reasons of `failure`."""
     try:
-        opened = epath.Path(path)
-        opened.exists()
-    except ImportError:
-        raise error(f"{path}: gs:// needs pip install 'jaxstyle[gcs]'") from None
-    except Exception as failure:  # whatever the storage client raises
-        raise error(f"{path}: cannot be reached ({failure})") from None
-    return opened
+        yield
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{failure} ({reason})") from None

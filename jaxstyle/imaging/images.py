@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Literal, NamedTuple
@@ -52,16 +54,10 @@ class Glance(NamedTuple):
 
 
 def glance(path: epath.PathLike) -> Glance:
-    """Read the digest and shape of the image file at `path`.
-
-    Raises:
-        ImageError: it is missing, unreadable, not an image, or above `MAX_PIXELS`.
-    """
-    data = files.read_bytes(path, ImageError)
-    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    """Read the digest and shape of the image file at `path`; errors as in `read_picture`."""
+    data = files.read_bytes(path)
+    with _opened(path, data) as opened:
         width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise _too_large(path, opened.size)
         # For TIFFs, Pillow gives the size after orientation.
         orientation = 1 if opened.format == "TIFF" else opened.getexif().get(_ORIENTATION, 1)
     shape = (width, height) if orientation in range(5, 9) else (height, width)
@@ -69,14 +65,16 @@ def glance(path: epath.PathLike) -> Glance:
 
 
 @contextlib.contextmanager
-def _decoding(path: epath.PathLike, data: bytes) -> Iterator[None]:
-    """Turn any exception of a decoder on `data` into an `ImageError`."""
+def _opened(path: epath.PathLike, data: bytes) -> Iterator[Pil.Image]:
+    """Open the image in `data`; any exception of its decoder becomes an `ImageError`."""
     if not data:
         raise ImageError(f"{path}: the file is empty")
+    stream = io.BytesIO(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        with warnings.catch_warnings(action="ignore"), Pil.open(stream, formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise _too_large(path, opened.size)
+            yield opened
     except ImageError:
         raise
     except Pil.UnidentifiedImageError:
@@ -102,12 +100,13 @@ def read_picture(
             of the picture; None or "original" keeps the size.
 
     Raises:
-        ImageError: the file is missing, unreadable, truncated, not an image, or above
-            `MAX_PIXELS`, or `size` is not a positive integer.
+        FileError: the file is missing or unreadable.
+        ImageError: it is truncated, not an image, or above `MAX_PIXELS`, or `size` is not a
+            positive integer.
     """
-    data = files.read_bytes(path, ImageError)
-    with _decoding(path, data):
-        rgba = _decode(data, path)
+    data = files.read_bytes(path)
+    with _opened(path, data) as opened:
+        rgba = _decode(opened, path)
     color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
     if size is not None and size != "original":
         if isinstance(size, tuple):
@@ -127,22 +126,13 @@ def read_picture(
 
 
 def read_metadata(path: epath.PathLike) -> str | None:
-    """Return the text that `save_image` stored in the PNG at `path`, or None.
-
-    Raises:
-        ImageError: the file is missing or damaged.
-    """
-    data = files.read_bytes(path, ImageError)
-    with _decoding(path, data), Pil.open(io.BytesIO(data), formats=("PNG",)) as opened:
+    """Return the text that `save_image` stored in the PNG at `path`, or None."""
+    with _opened(path, files.read_bytes(path)) as opened:
         return opened.info.get("jaxstyle")
 
 
 def png_bits(data: bytes, path: epath.PathLike) -> int:
-    """Return the bits per channel of the PNG in `data`, the file at `path`.
-
-    Raises:
-        ImageError: `data` is not a PNG.
-    """
+    """Return the bits per channel of the PNG in `data`, the file at `path`."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ImageError(f"{path}: not a PNG")
     return data[24]
@@ -153,19 +143,16 @@ def load_image(path: epath.PathLike, size: int | Literal["original"] | None = No
     return read_picture(path, size).pixels
 
 
-def _decode(data: bytes, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
-    with Pil.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise _too_large(path, opened.size)
-        inverted = False
-        if isinstance(opened, TiffImagePlugin.TiffImageFile):
-            _check_tiff(opened, path)
-            inverted = opened.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        opened.load()
-        try:
-            picture = ImageOps.exif_transpose(opened)
-        except Exception:  # the picture is usable without its metadata
-            picture = opened.copy()
+def _decode(opened: Pil.Image, path: epath.PathLike) -> Float[np.ndarray, "h w c"]:
+    inverted = False
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        _check_tiff(opened, path)
+        inverted = opened.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    opened.load()
+    try:
+        picture = ImageOps.exif_transpose(opened)
+    except Exception:  # the picture is usable without its metadata
+        picture = opened.copy()
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
         gray = np.asarray(picture, np.float32)
         if picture.mode != "F":
@@ -217,19 +204,13 @@ def _too_large(path: epath.PathLike, size: tuple[int, int] | None) -> ImageError
 
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
-    """Raise `ImageError` if `save_image` could not write an image of `shape` at `path`.
-
-    Called before any computation.
-    """
+    """Raise `save_image`'s errors, before any computation, for an image of `shape` at `path`."""
     suffix = PurePath(path).suffix.lower()
-    if suffix not in _BIT_DEPTHS:
-        known = ", ".join(_BIT_DEPTHS)
-        raise ImageError(f"cannot write {path}: the name must end in one of {known}")
+    files.check_writable(path, _BIT_DEPTHS)
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
         raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
     if max(shape[:2]) > _MAX_SIDE.get(suffix, MAX_PIXELS):
         raise ImageError(f"cannot write {path}: {suffix} holds {_MAX_SIDE[suffix]} pixels a side")
-    files.check_writable(path, ImageError)
 
 
 def save_image(
@@ -252,8 +233,8 @@ def save_image(
             which JPEG and WebP limit to 65000 characters; longer text is left out.
 
     Raises:
-        ImageError: the format is unknown or cannot hold 16 bits, a value is not finite, or
-            the file cannot be written.
+        FileError: the format is unknown, or the file cannot be written.
+        ImageError: the format cannot hold 16 bits or the size, or a value is not finite.
     """
     check_output(path, bits, image.shape)
     suffix = PurePath(path).suffix.lower()
@@ -274,7 +255,7 @@ def save_image(
         data = _encode_png16(values, metadata)
     else:
         data = _encode_8bit(values, suffix, metadata)
-    files.write_atomically(path, data, ImageError)
+    files.write_atomically(path, data)
 
 
 def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes:
@@ -298,21 +279,15 @@ def _encode_8bit(values: np.ndarray, suffix: str, metadata: str | None) -> bytes
 
 def _encode_png16(values: np.ndarray, metadata: str | None) -> bytes:
     height, width, channels = values.shape
-    buffer = io.BytesIO()
-    writer = png.Writer(
-        width,
-        height,
-        greyscale=False,  # pyright: ignore[reportArgumentType]
-        alpha=channels == 4,
-        bitdepth=16,
-    )
-    writer.write_packed(buffer, (row.tobytes() for row in values.astype(">u2")))
-    chunks = list(png.Reader(bytes=buffer.getvalue()).chunks())
-    extra = [(b"sRGB", b"\0")]
+    header = struct.pack(">2I5B", width, height, 16, 6 if channels == 4 else 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"sRGB", b"\0")]
     if metadata is not None:
-        extra.append((b"iTXt", b"jaxstyle\0\0\0\0\0" + metadata.encode()))
+        chunks.append((b"iTXt", b"jaxstyle\0\0\0\0\0" + metadata.encode()))
+    rows = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    unfiltered = np.pad(rows, ((0, 0), (1, 0)))
+    chunks += [(b"IDAT", zlib.compress(unfiltered.tobytes())), (b"IEND", b"")]
     buffer = io.BytesIO()
-    png.write_chunks(buffer, chunks[:1] + extra + chunks[1:])
+    png.write_chunks(buffer, chunks)
     return buffer.getvalue()
 
 

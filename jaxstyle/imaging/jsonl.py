@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxstyle.config import JaxstyleError
+from jaxstyle.config import FileError
 from jaxstyle.imaging.files import read_bytes
 
 
@@ -29,24 +29,23 @@ def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(plain(dict(value)), indent=indent, allow_nan=False)
 
 
-def parse(text: bytes, where: object, error: type[JaxstyleError]) -> dict[str, Any]:
+def parse(text: bytes, where: object) -> dict[str, Any]:
     """Parse `text` as a JSON object and make it `plain`.
 
     Raises:
-        error: `text` is not a JSON object; the message names its origin, `where`.
+        FileError: `text` is not a JSON object; the message names its origin, `where`.
     """
     try:
         value = plain(json.loads(text))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise error(f"{where}: damaged; not a JSON object")
+        raise FileError(f"{where}: damaged; not a JSON object")
     return value
 
 
 def read_rows(
     path: epath.PathLike,
-    error: type[JaxstyleError],
     fields: Mapping[str, type | tuple[type, ...]],
     *,
     growing: bool = False,
@@ -55,22 +54,21 @@ def read_rows(
 
     Args:
         path: the file.
-        error: the exception to raise.
         fields: the required fields of every object and their types.
         growing: whether a last line without a newline is still being written, and thus left out.
 
     Raises:
-        error: the file cannot be read, or a line is damaged; the message names the line.
+        FileError: the file cannot be read, or a line is damaged; the message names the line.
     """
-    lines = read_bytes(path, error).split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1] if growing else lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        row = parse(line, where, error)
+        row = parse(line, where)
         for name, kind in fields.items():
             if not isinstance(row.get(name), kind):
-                raise error(f"{where}: damaged; it has no {name} as jaxstyle writes it")
+                raise FileError(f"{where}: damaged; it has no {name} as jaxstyle writes it")
         rows.append(row)
     return rows

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from PIL import Image as Pil, ImageDraw, ImageFont
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import JaxstyleError
 from jaxstyle.imaging import images
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import to_uint8
@@ -75,8 +75,11 @@ def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
         return None
     shown, label = entry
     try:
-        picture = _remark(shown) if isinstance(shown, str) else _thumbnail(shown)
-    except ImageError as error:  # not a picture, or deleted since
+        if isinstance(shown, str):
+            picture = _remark(shown)
+        else:
+            picture = Pil.fromarray(to_uint8(images.load_image(shown, _SIDE)))
+    except JaxstyleError as error:  # not a picture, or deleted since
         picture = _remark(str(error))
     return _Item(picture, label)
 
@@ -90,8 +93,3 @@ def _remark(text: str) -> Pil.Image:
 
 def _stem(path: str) -> str:
     return PurePath(path).stem
-
-
-def _thumbnail(path: epath.Path) -> Pil.Image:
-    pixels = images.load_image(path, _SIDE)
-    return Pil.fromarray(to_uint8(pixels))

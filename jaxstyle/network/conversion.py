@@ -12,17 +12,20 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
 from jaxstyle.config import WeightsError
-from jaxstyle.network.vgg import BLOCKS, CHANNELS, CONVOLUTIONS, block
+from jaxstyle.network.vgg import CHANNELS, CONVOLUTIONS, block
 
 Tensors = dict[str, np.ndarray]
 """`conv1_1.kernel` (HWIO) and `conv1_1.bias` for every convolution."""
+
+
+Family = Literal["caffe", "torch"]
 
 
 class Preprocessing(NamedTuple):
@@ -53,23 +56,20 @@ class Checkpoint(NamedTuple):
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of VGG19's convolutional part, by name."""
+    widths = [CHANNELS[block(conv) - 1] for conv in CONVOLUTIONS]
     shapes: dict[str, tuple[int, ...]] = {}
-    inputs = 3
-    for conv in CONVOLUTIONS:
-        outputs = CHANNELS[block(conv) - 1]
-        shapes[f"{conv}.kernel"] = (3, 3, inputs, outputs)
-        shapes[f"{conv}.bias"] = (outputs,)
-        inputs = outputs
+    for conv, inputs, outputs in zip(CONVOLUTIONS, [3, *widths], widths, strict=False):
+        shapes |= {f"{conv}.kernel": (3, 3, inputs, outputs), f"{conv}.bias": (outputs,)}
     return shapes
 
 
-def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoint:
+def parse(data: bytes, name: str, preprocessing: Family | None = None) -> Checkpoint:
     """Read the weights in `data`, the content of a file called `name`.
 
     Args:
         data: the whole file.
-        name: the file's name, whose suffix gives the format: `.safetensors`, `.h5`, `.npz`,
-            `.pth` or `.pt`.
+        name: the file's name, whose suffix gives the format: `.safetensors`, `.h5`,
+            `.hdf5`, `.npz`, `.pth` or `.pt`.
         preprocessing: "caffe" or "torch", for a file whose tensor names suggest the wrong one
             (Keras' names: caffe; torchvision's names: torch).
 
@@ -88,17 +88,12 @@ def parse(data: bytes, name: str, preprocessing: str | None = None) -> Checkpoin
     except Exception as error:  # readers raise anything on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{name}: damaged or truncated {suffix} file ({reason})") from None
-    if preprocessing is not None:
-        if preprocessing not in PREPROCESSINGS:
-            known = ", ".join(PREPROCESSINGS)
-            raise WeightsError(f"unknown preprocessing {preprocessing!r}; there are {known}")
-        expected = PREPROCESSINGS[preprocessing]
-    elif "preprocessing" in metadata:
+    if preprocessing is None and "preprocessing" in metadata:
         expected = _parse_preprocessing(metadata["preprocessing"], name)
-    elif family == "jaxstyle":
+    elif preprocessing is None and family == "jaxstyle":
         raise WeightsError(f"{name}: says nothing of its preprocessing; convert it, naming one")
     else:
-        expected = PREPROCESSINGS[family]
+        expected = PREPROCESSINGS[preprocessing or family]
     return Checkpoint(tensors, expected, metadata, hashlib.sha256(data).hexdigest())
 
 
@@ -186,18 +181,8 @@ _LARGEST_BYTES = 8 * _LARGEST + 4096
 """Size of the largest kernel in float64, with a header."""
 
 
-def _torchvision_indices() -> dict[str, str]:
-    """Map torchvision's indices in `features` (conv, ReLU, …, pool) to our convolutions."""
-    names, position = {}, 0
-    for number, count in enumerate(BLOCKS, 1):
-        for index in range(1, count + 1):
-            names[str(position)] = f"conv{number}_{index}"
-            position += 2
-        position += 1
-    return names
-
-
-_INDICES = _torchvision_indices()
+_INDICES = {str(2 * i + block(conv) - 1): conv for i, conv in enumerate(CONVOLUTIONS)}
+"""Our convolutions by torchvision's index in `features`, which counts every ReLU and pooling."""
 
 _KERAS = r"(?:.*/)?block(\d)_conv(\d)(?:.*[/_.])(kernel|W|bias|b)(?:_\d+)?(?::\d+)?"
 

@@ -105,15 +105,8 @@ Winograd convolutions too, and lanes that share a kernel are folded into the bat
 def _winograd_shape(
     x: ShapedArray, forward: ShapedArray, backward: ShapedArray, **params: Any
 ) -> ShapedArray:
-    y = jax.eval_shape(functools.partial(_compute, **params), x, forward, backward)
+    y = jax.eval_shape(functools.partial(_tiled, **params), x, forward, backward)
     return ShapedArray(y.shape, y.dtype)
-
-
-def _compute(
-    x: Array, forward: Array, backward: Array, *, pad: int, precision: jax.lax.Precision | None
-) -> Array:
-    del backward
-    return _tiled(x, forward, pad, precision)
 
 
 def _winograd_jvp(
@@ -143,7 +136,7 @@ def _winograd_transpose(
     if ad.is_undefined_primal(x):
         x_cotangent = _winograd.bind(cotangent, backward, forward, pad=2 - pad, precision=precision)
         return x_cotangent, None, None
-    convolved = functools.partial(_tiled, x, pad=pad, precision=precision)
+    convolved = functools.partial(_tiled, x, backward=None, pad=pad, precision=precision)
     (kernel_cotangent,) = jax.linear_transpose(convolved, forward.aval)(cotangent)
     return None, kernel_cotangent, None
 
@@ -153,7 +146,7 @@ def _winograd_batch(
 ) -> tuple[Array, int]:
     x_axis, *kernel_axes = axes
     if any(axis is not None for axis in kernel_axes):
-        function = functools.partial(_compute, **params)
+        function = functools.partial(_tiled, **params)
         return jax.vmap(function, in_axes=tuple(axes))(*arguments), 0
     x, forward, backward = arguments
     assert x_axis is not None
@@ -162,21 +155,16 @@ def _winograd_batch(
     return y.reshape(x.shape[0], -1, *y.shape[1:]), 0
 
 
-_winograd.def_impl(jax.jit(_compute, static_argnames=("pad", "precision")))
-_winograd.def_abstract_eval(_winograd_shape)
-ad.primitive_jvps[_winograd] = _winograd_jvp
-ad.primitive_transposes[_winograd] = _winograd_transpose
-batching.primitive_batchers[_winograd] = _winograd_batch
-mlir.register_lowering(_winograd, mlir.lower_fun(_compute, multiple_results=False))
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnames=("pad", "precision"))
 def _tiled(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "36 c k"],
+    backward: Float[Array, "36 k c"] | None,
+    *,
     pad: int,
     precision: jax.lax.Precision | None,
 ) -> Float[Array, "b h2 w2 k"]:
+    del backward
     batch, *sizes, channels = x.shape
     height, width = (size + 2 * pad - 2 for size in sizes)
     down, across = (-(-size // _OUTPUTS) for size in (height, width))
@@ -211,3 +199,11 @@ def _combine(matrix: tuple[tuple[float, ...], ...], terms: list[Array]) -> list[
         )
         for row in matrix
     ]
+
+
+_winograd.def_impl(_tiled)
+_winograd.def_abstract_eval(_winograd_shape)
+ad.primitive_jvps[_winograd] = _winograd_jvp
+ad.primitive_transposes[_winograd] = _winograd_transpose
+batching.primitive_batchers[_winograd] = _winograd_batch
+mlir.register_lowering(_winograd, mlir.lower_fun(_tiled, multiple_results=False))

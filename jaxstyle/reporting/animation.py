@@ -1,8 +1,6 @@
 """Animation of a run: its snapshots in order, with the result held at the end."""
 
 import io
-import itertools
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -13,10 +11,9 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image as Pil
 
-from jaxstyle.config import ConfigError
+from jaxstyle.config import ConfigError, FileError
 from jaxstyle.imaging import files, images, resize_image, to_uint8
 
-_SUFFIXES = (".webp", ".gif", ".mp4")
 _HELD = 1.5
 """Duration of the last frame in seconds."""
 _FPS = 30
@@ -41,53 +38,42 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
         duration.
 
     Raises:
-        ConfigError: the suffix is not supported, the run has no snapshots, the file cannot be
-            written, or the encoder is missing.
+        FileError: the run has no snapshots, or the file cannot be written or has another suffix.
+        ConfigError: `seconds` is not allowed, or the encoder is missing.
     """
+    files.check_writable(output, (".webp", ".gif", ".mp4"))
     suffix = PurePath(output).suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
     if not 0 < seconds < 3600:
         raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
-    files.check_writable(output, ConfigError)
-    folder = epath.Path(run) / "snapshots"
-    candidates = folder.glob("*.png") if files.is_folder(folder, ConfigError) else ()
+    folder = files.open_path(epath.Path(run) / "snapshots")
+    candidates = folder.glob("*.png") if folder.is_dir() else ()
     snapshots = [path for path in candidates if path.stem.isdecimal()]
     paths = sorted(snapshots, key=lambda path: int(path.stem))
     if not paths:
-        raise ConfigError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
+        raise FileError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
     most = int(seconds * (_FPS if suffix == ".mp4" else _MOST_PER_SECOND))
     paths = spread(paths, max(1, most))
     last = epath.Path(run) / "image.png"
     if last.exists():
         paths.append(last)
     shape = images.glance(paths[-1]).shape
-    frames = [_frame(path, shape) for path in paths]
+    frames = [to_uint8(resize_image(images.load_image(path), shape)) for path in paths]
     each = seconds / max(1, len(frames) - 1)
     data = _mp4(frames, each) if suffix == ".mp4" else _pillow(frames, each, suffix)
-    files.write_atomically(output, data, ConfigError)
+    files.write_atomically(output, data)
     return len(frames)
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
     """Pick at most `most` of `items`, evenly, with the last and, if there is room, the first."""
-    count = len(items)
-    if count <= most:
-        return list(items)
-    if most == 1:
-        return [items[-1]]
-    return [items[index * (count - 1) // (most - 1)] for index in range(most)]
-
-
-def _frame(path: epath.Path, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    pixels = resize_image(images.load_image(path), shape)
-    return to_uint8(pixels)
+    # Counted from the end, so that a single one is the last.
+    places = np.linspace(len(items) - 1, 0, min(len(items), most)).round().astype(int)
+    return [items[place] for place in reversed(places)]
 
 
 def _whole(each: float, count: int) -> list[int]:
     """Return `count` integers of about `each`, whose sum is off by less than 1."""
-    ends = [round(each * number) for number in range(count + 1)]
-    return [end - start for start, end in itertools.pairwise(ends)]
+    return np.diff(np.round(each * np.arange(count + 1))).astype(int).tolist()
 
 
 def _pillow(frames: Frames, each: float, suffix: str) -> bytes:
@@ -112,32 +98,26 @@ def _mp4(frames: Frames, each: float) -> bytes:
         import imageio_ffmpeg
     except ImportError:
         raise ConfigError("an .mp4 needs pip install 'jaxstyle[video]'") from None
-    # H.264 at 4:2:0 requires even sides.
-    frames = [
-        np.ascontiguousarray(frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2])
-        for frame in frames
-    ]
     height, width = frames[0].shape[:2]
-    handle, name = tempfile.mkstemp(suffix=".mp4")
-    os.close(handle)
+    # H.264 at 4:2:0 requires even sides.
+    even = ["-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2"]
+    counts = [*_whole(_FPS * each, len(frames) - 1), round(_HELD * _FPS)]
     try:
-        writer = imageio_ffmpeg.write_frames(
-            name,
-            (width, height),
-            fps=_FPS,
-            codec="libx264",
-            macro_block_size=2,
-            output_params=["-crf", "18", "-movflags", "+faststart"],
-        )
-        writer.send(None)
-        for frame, count in zip(frames[:-1], _whole(_FPS * each, len(frames) - 1), strict=True):
-            for _ in range(count):
-                writer.send(frame)
-        for _ in range(round(_HELD * _FPS)):
-            writer.send(frames[-1])
-        writer.close()
-        return Path(name).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"
+            writer = imageio_ffmpeg.write_frames(
+                str(path),
+                (width, height),
+                fps=_FPS,
+                codec="libx264",
+                macro_block_size=1,
+                output_params=[*even, "-crf", "18", "-movflags", "+faststart"],
+            )
+            writer.send(None)
+            for frame, count in zip(frames, counts, strict=True):
+                for _ in range(count):
+                    writer.send(np.ascontiguousarray(frame))
+            writer.close()
+            return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"the video cannot be encoded ({error})") from None
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -15,9 +15,6 @@ from jaxstyle.storage import read_metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SUFFIXES = (".png", ".pdf", ".svg")
-_DRAWN = {"scale": int, "seconds": (int, float)}
-"""Fields that a line of metrics needs to be drawn; the loss may be None."""
 # Okabe and Ito's colours, distinguishable by the colour-blind; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -36,15 +33,12 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
     """Plot the best loss so far of `runs` and write the plot to `output`: .png, .pdf or .svg.
 
     Raises:
-        ConfigError: the suffix is not supported, the file cannot be written, or matplotlib is
-            missing.
-        RunError: a folder is not a run's.
+        FileError: a folder is not a run's, or the file cannot be written or has another suffix.
+        ConfigError: no loss is finite, or matplotlib is missing.
     """
+    files.check_writable(output, (".png", ".pdf", ".svg"))
     suffix = PurePath(output).suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ConfigError(f"{output}: name a {', '.join(_SUFFIXES)} file")
-    files.check_writable(output, ConfigError)
-    curves = {name: read_metrics(run, also=_DRAWN) for name, run in _names(runs).items()}
+    curves = {name: read_metrics(run) for name, run in _names(runs).items()}
     try:
         import matplotlib as mpl
     except ImportError:
@@ -53,7 +47,7 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
         buffer = io.BytesIO()
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
         draw(curves).savefig(buffer, format=suffix[1:], dpi=300, metadata=metadata)
-    files.write_atomically(output, buffer.getvalue(), ConfigError)
+    files.write_atomically(output, buffer.getvalue())
 
 
 def _names(runs: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:

@@ -10,29 +10,18 @@ import importlib.resources
 import io
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from etils import epath
 from PIL import Image as Pil
 
-from jaxstyle.config import ConfigError, ImageError
-from jaxstyle.imaging import (
-    check_writable,
-    images,
-    is_folder,
-    parse,
-    plain,
-    read_bytes,
-    read_rows,
-    to_uint8,
-    write_atomically,
-)
+from jaxstyle.config import FileError, JaxstyleError
+from jaxstyle.imaging import files, images, read_rows, to_uint8
 from jaxstyle.reporting.animation import spread
-from jaxstyle.storage import read_metrics
+from jaxstyle.storage import read_config, read_metrics, read_result
 
 _LARGE, _SMALL = (1600, 90), (384, 80)
 """Maximum long side in pixels and quality, for main pictures and for overview pictures."""
@@ -54,20 +43,18 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
         output: the HTML file; links to full-size pictures are relative to its location.
 
     Raises:
-        ConfigError: `source` is neither, a file in it is damaged, or `output` cannot be written.
+        FileError: `source` is neither, a file in it is damaged, or `output` cannot be written.
     """
-    if PurePath(output).suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{output}: name a .html file")
-    if not is_folder(source, ConfigError):
-        raise ConfigError(f"{source}: no such folder")
-    check_writable(output, ConfigError)
-    folder = epath.Path(source)
+    files.check_writable(output, (".html", ".htm"))
+    folder = files.open_path(source)
+    if not folder.is_dir():
+        raise FileError(f"{source}: no such folder")
     if (folder / "grid.jsonl").exists():
         data = _grid(folder, output)
     elif (folder / "metrics.jsonl").exists() and (folder / "config.toml").exists():
         data = _run(folder, output)
     else:
-        raise ConfigError(
+        raise FileError(
             f"{source}: neither a run's folder (metrics.jsonl and config.toml) nor a grid's "
             "(grid.jsonl, which grid --collect writes)"
         )
@@ -80,16 +67,11 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
     for placeholder, name in (("__STYLE__", "report.css"), ("__SCRIPT__", "report.js")):
         page = page.replace(placeholder, (parts / name).read_text("utf-8"))
     # Inserted last, so that the data is never searched for placeholders.
-    write_atomically(output, page.replace("__DATA__", text).encode(), ConfigError)
+    files.write_atomically(output, page.replace("__DATA__", text).encode())
 
 
 def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
-    settings = _read_toml(folder / "config.toml")
-    records = read_metrics(folder, ConfigError)
-    finished = folder / "result.json"
-    result = None
-    if finished.exists():
-        result = parse(read_bytes(finished, ConfigError), finished, ConfigError)
+    settings = read_config(folder)
     snapshots = _numbered(folder, "snapshots", "*.png")
     name = "image.png"
     if not (folder / name).exists() and snapshots:
@@ -100,8 +82,8 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
         "name": _name(folder),
         "inputs": settings.pop("run", {}),
         "settings": settings,
-        "records": records,
-        "result": result,
+        "records": read_metrics(folder),
+        "result": read_result(folder),
         "content": _picture(folder, "inputs/content.jpg", output, _LARGE)["picture"],
         "styles": [
             _picture(folder, style, output, _SMALL)["picture"]
@@ -119,7 +101,7 @@ def _run(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
 
 
 def _grid(folder: epath.Path, output: epath.PathLike) -> dict[str, Any]:
-    rows = read_rows(folder / "grid.jsonl", ConfigError, _ROW)
+    rows = read_rows(folder / "grid.jsonl", _ROW)
     names = list(dict.fromkeys(name for row in rows for name in _settings(row)))
     differing = [
         name for name in names if len({json.dumps(_settings(row).get(name)) for row in rows}) > 1
@@ -187,15 +169,6 @@ def _inside(folder: epath.Path, name: Any) -> epath.Path | None:
     return path
 
 
-def _read_toml(path: epath.Path) -> dict[str, Any]:
-    try:
-        return plain(tomllib.loads(read_bytes(path, ConfigError).decode()))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: damaged; not a TOML document ({error})") from None
-
-
 def _numbered(folder: epath.Path, inner: str, pattern: str) -> list[str]:
     """List files of the subfolder `inner`, relative to `folder`, by number: 10 after 9."""
     matches = (folder / inner).glob(pattern) if (folder / inner).is_dir() else ()
@@ -209,7 +182,7 @@ def _embed(path: epath.Path, form: tuple[int, int]) -> dict[str, Any] | None:
     try:
         long_side = max(images.glance(path).shape)
         color, alpha, _ = images.read_picture(path, min(side, long_side))
-    except ImageError:
+    except JaxstyleError:
         return None
     if alpha is not None:
         color = color * alpha[..., None] + 1 - alpha[..., None]

@@ -27,13 +27,8 @@ class TensorBoard:
 
     def numbers(self, record: Record) -> None:
         """Add the record of one evaluation."""
-        scalars = {
-            "loss": record.loss,
-            "gradient_norm": record.gradient_norm,
-            "step_size": record.step_size,
-            "accepted": record.accepted,
-            "seconds": record.seconds,
-        }
+        shown = ("loss", "gradient_norm", "step_size", "accepted", "seconds")
+        scalars = {name: getattr(record, name) for name in shown}
         scalars |= {f"terms/{name}": value for name, value in record.terms.items()}
         for name, value in scalars.items():
             self._writer.add_scalar(name, float(value), record.evaluation)

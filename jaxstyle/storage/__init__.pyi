@@ -1,5 +1,9 @@
 from . import cells as cells, grid as grid, hosts as hosts, runs as runs
 from .cells import Base as Base, product as product
+from .folders import (
+    read_config as read_config,
+    read_metrics as read_metrics,
+    read_result as read_result,
+)
 from .grid import run_grid as run_grid
-from .metrics import read_metrics as read_metrics
 from .runs import Schedule as Schedule

@@ -181,7 +181,7 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
         ConfigError: the file is unreadable, a column is missing, or a setting is not allowed.
     """
     try:
-        text = read_bytes(path, ConfigError).decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
         header = [name.strip().replace("-", "_") for name in reader.fieldnames or ()]
         table = list(reader)

@@ -16,11 +16,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import Float
 
-from jaxstyle.config import RunError
+from jaxstyle.config import FileError
 from jaxstyle.engine import LoopState, Progress, Record, Result
+from jaxstyle.imaging import files
 
 _FORMAT = 2
 """Checkpoint format version; any other is refused."""
+
+_KEPT = 2
+"""Number of checkpoints kept: the newest may be damaged by a crash of the machine."""
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
@@ -41,18 +45,20 @@ sys.unraisablehook = _leave_out_closed_loops
 
 
 class Checkpoints:
-    """The checkpoints of one run; must be closed, or the last one may be missing."""
+    """The checkpoints of one run; must be closed, or the last one may be missing.
 
-    def __init__(self, folder: epath.PathLike, keep: int = 2, *, read_only: bool = False) -> None:
-        """Open `folder`, local or `gs://`, and keep the `keep` newest checkpoints in it.
+    Methods raise `FileError` if a checkpoint cannot be read or written; earlier ones remain.
+    """
+
+    def __init__(self, folder: epath.PathLike, *, read_only: bool = False) -> None:
+        """Open `folder`, local or `gs://`, and keep the two newest checkpoints in it.
 
         Unless `read_only`, the folder is created if missing, and files left half-written by a
         killed process are removed.
         """
         self._folder = epath.Path(folder)
-        self._local = "://" not in str(folder)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            max_to_keep=None if read_only else _KEPT,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
@@ -62,7 +68,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[bool] | None = None
         if read_only and not self._folder.is_dir():
-            raise RunError(f"{self._folder}: no such folder; there is nothing to go on from")
+            raise FileError(f"{self._folder}: no such folder; there is nothing to go on from")
         with self._explained("opened"):
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
             self.newest = self._manager.latest_step()
@@ -73,17 +79,14 @@ class Checkpoints:
         """Save `progress`, unless it is saved already.
 
         The arrays are copied before this returns and written in the background.
-
-        Raises:
-            RunError: this or the previous checkpoint cannot be written; earlier ones remain.
         """
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
         if self.newest is not None and step <= self.newest:
             return
         arrays, meta = _to_arrays(progress)
         size = sum(array.nbytes for array in arrays.values())
-        if self._local and shutil.disk_usage(self._folder).free < size:
-            raise RunError(
+        if files.is_local(self._folder) and shutil.disk_usage(self._folder).free < size:
+            raise FileError(
                 f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB"
                 f"{self._consolation()}"
             )
@@ -99,7 +102,7 @@ class Checkpoints:
             like: gives the expected structure and shapes of a scale's state.
 
         Raises:
-            RunError: the checkpoint is damaged, or of another version or shape.
+            FileError: the checkpoint is damaged, or of another version or shape.
         """
         if self.newest is None:
             return None
@@ -107,17 +110,13 @@ class Checkpoints:
         try:
             return _from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: the checkpoint does not fit this run ({error}); "
                 "name another folder"
             ) from None
 
     def image(self) -> Float[np.ndarray, "h w 3"] | None:
-        """Return the resulting image of the newest progress, of any shape, or None.
-
-        Raises:
-            RunError: the checkpoint is damaged, or of another version.
-        """
+        """Return the resulting image of the newest progress, of any shape, or None."""
         if self.newest is None:
             return None
         arrays, _ = self._read(self.newest)
@@ -129,7 +128,7 @@ class Checkpoints:
             wanted = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=wanted)["meta"]
         if meta.get("format") != _FORMAT:
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
                 f"jaxstyle reads {_FORMAT}; go on with the one that wrote them, or start anew"
             )
@@ -140,11 +139,7 @@ class Checkpoints:
             return self._manager.restore(step, args=wanted)["arrays"], meta
 
     def wait(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            RunError: see `save`.
-        """
+        """Wait until everything is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             with self._explained("written"):
@@ -152,11 +147,7 @@ class Checkpoints:
                 self._written = self.newest
 
     def close(self) -> None:
-        """Wait until everything is written, then release the folder.
-
-        Raises:
-            RunError: see `save`.
-        """
+        """Wait until everything is written, then release the folder."""
         try:
             self.wait()
         finally:
@@ -165,12 +156,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, done: str) -> Iterator[None]:
-        """Raise any error of Orbax or its storage as a `RunError` of one line."""
+        """Raise any error of Orbax or its storage as a `FileError` of one line."""
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             kept = self._consolation() if done == "written" else ""
-            raise RunError(
+            raise FileError(
                 f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
             ) from None
 
@@ -229,7 +220,17 @@ def _from_arrays(
         if (saved.shape, saved.dtype) != (leaf.shape, leaf.dtype):
             raise ValueError(f"{name} is {saved.shape}, not {leaf.shape}")
     rows = arrays["records"].tolist() if "records" in arrays else []
-    records = [_to_record(row, meta["terms"]) for row in rows]
+    exact = {"evaluation": int, "scale": int, "accepted": bool}
+    records = [
+        Record(
+            **{
+                name: exact.get(name, float)(value)
+                for name, value in zip(_NUMBERS, row, strict=False)
+            },
+            terms=dict(zip(meta["terms"], row[len(_NUMBERS) :], strict=True)),
+        )
+        for row in rows
+    ]
     earlier = None
     if meta["earlier"] is not None:
         before = tuple(record for record in records if record.scale < meta["scale"])
@@ -242,13 +243,4 @@ def _from_arrays(
         earlier,
         meta["status"],
         meta["compile_seconds"],
-    )
-
-
-def _to_record(row: list[float], terms: list[str]) -> Record:
-    numbers = dict(zip(_NUMBERS, row, strict=False))
-    exact = {"evaluation": int, "scale": int, "accepted": bool}
-    return Record(
-        **{name: exact.get(name, float)(value) for name, value in numbers.items()},
-        terms=dict(zip(terms, row[len(_NUMBERS) :], strict=True)),
     )

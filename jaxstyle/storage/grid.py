@@ -24,8 +24,8 @@ import numpy as np
 from etils import epath
 
 from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError, flat
-from jaxstyle.engine import Cell, Device, Result, program_of, pyramid, stylize_cells
-from jaxstyle.imaging import contact_sheet, images, make_folder, to_json, write_atomically
+from jaxstyle.engine import Cell, Result, program_of, pyramid, stylize_cells
+from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
@@ -107,7 +107,7 @@ class Grid:
                 sha256[role] = [self._pictures.look(path).sha256 for path in paths]
             shape = self._pictures.shape(cell.content, cell.config)
             self._pictures.check_guides(cell)
-        except ImageError as error:
+        except JaxstyleError as error:
             problem = str(error)
             sha256 = {role: list(paths) for role, paths in roles.items()}
         sha256["weights"] = [self._weights_sha256]
@@ -146,7 +146,6 @@ class Grid:
         *,
         shard: tuple[int, int] = (0, 1),
         lanes: int | None = None,
-        devices: Sequence[Device] | None = None,
         space: int = 1,
         on_cell: OnCell = lambda *_: None,
         on_evaluations: Callable[[int], None] | None = None,
@@ -158,27 +157,25 @@ class Grid:
             params: from `load_weights`.
             shard: `(index, count)`: the index of the part of the grid and the number of parts.
                 Parts have about equal cost and are the same in every process.
-            lanes: see `optimize_lanes`.
-            devices: see `optimize_lanes`.
-            space: see `stylize_batch`.
+            lanes: see `stylize_cells`.
+            space: see `stylize_cells`.
+            on_evaluations: see `stylize_cells`.
             on_cell: see `OnCell`.
-            on_evaluations: see `optimize_lanes`.
             rows: rows of the shard's cells, if already read.
 
         Raises:
             ConfigError: a setting is not allowed in a batch.
-            ImageError: the folder cannot be written to.
+            FileError: the folder cannot be written to.
         """
         if any(not entry.cell.styles for entry in self.entries):
             raise ConfigError("a cell has no style")
-        make_folder(self._folder, ImageError)
+        files.make_folder(self._folder)
         todo: list[Entry] = []
         for entry in self.share(shard):
             if entry.problem is None:
                 todo.append(entry)
             else:
-                self._write_row(entry, {"status": "failed", "reason": entry.problem})
-                on_cell(entry, entry.problem)
+                self._finish(entry, ImageError(entry.problem), on_cell)
         skip = {i for i, entry in enumerate(todo) if self.is_done(entry, rows)}
         cells = [
             Cell(
@@ -198,7 +195,6 @@ class Grid:
                 params,
                 skip=skip,
                 lanes=lanes,
-                devices=devices,
                 space=space,
                 on_evaluations=on_evaluations,
             )
@@ -213,42 +209,34 @@ class Grid:
     def share(self, shard: tuple[int, int]) -> list[Entry]:
         """Return the entries of one shard, with those of the same program adjacent."""
         index, count = shard
-        keys = {
-            entry.name: (
-                repr(program_of(entry.cell.config)),
-                entry.shape,
-                entry.cell.content,
-                position,
-            )
-            for position, entry in enumerate(self.entries)
-        }
-        ordered = sorted(self.entries, key=lambda entry: keys[entry.name])
+
+        def program_and_content(entry: Entry) -> tuple[Any, ...]:
+            return repr(program_of(entry.cell.config)), entry.shape, entry.cell.content
+
+        ordered = sorted(self.entries, key=program_and_content)
         costs = np.array([entry.cost for entry in ordered], np.float64) + 1
         middles = np.cumsum(costs) - costs / 2
         owners = np.floor(middles / costs.sum() * count)
         return [entry for entry, owner in zip(ordered, owners, strict=True) if owner == index]
 
-    def _finish(
-        self,
-        entry: Entry,
-        outcome: Result | JaxstyleError,
-        on_cell: OnCell,
-    ) -> None:
-        if isinstance(outcome, JaxstyleError):
-            row = {"status": "failed", "reason": str(outcome)}
-        else:
-            row = self._write_image(entry, outcome)
-        self._write_row(entry, row)
-        on_cell(entry, row.get("reason") if row["status"] == "failed" else None)
-
-    def _write_image(self, entry: Entry, result: Result) -> dict[str, Any]:
-        if not np.isfinite(result.loss):
-            return {"status": "failed", "reason": "the loss was never finite; try smaller weights"}
-        path = self._folder / f"{entry.name}.png"
+    def _finish(self, entry: Entry, outcome: Result | JaxstyleError, on_cell: OnCell) -> None:
         try:
+            if isinstance(outcome, JaxstyleError):
+                raise outcome
+            if not np.isfinite(outcome.loss):
+                raise ImageError("the loss was never finite; try smaller weights")
             alpha = self._pictures.alpha(entry.cell.content, entry.cell.config)
-        except ImageError as error:
-            return {"status": "failed", "reason": str(error)}
+        except JaxstyleError as error:
+            row = {"status": "failed", "reason": str(error)}
+        else:
+            row = self._write_image(entry, outcome, alpha)
+        self._write_row(entry, row)
+        on_cell(entry, row.get("reason"))
+
+    def _write_image(
+        self, entry: Entry, result: Result, alpha: np.ndarray | None
+    ) -> dict[str, Any]:
+        path = self._folder / f"{entry.name}.png"
         images.save_image(path, result.image, alpha=alpha)
         device = jax.local_devices()[0]
         return {
@@ -281,7 +269,7 @@ class Grid:
             **outcome,
         }
         path = self._folder / f"{entry.name}.json"
-        write_atomically(path, to_json(row).encode(), ImageError)
+        files.write_atomically(path, to_json(row).encode())
 
     def summary(self, rows: Rows | None = None) -> Summary:
         """Count the cells of the whole grid by state, from the `rows` of all if already read."""
@@ -298,10 +286,10 @@ class Grid:
         Returns:
             The paths of the sheets, at least one for each setting.
         """
-        make_folder(self.output, ImageError)
+        files.make_folder(self.output)
         rows = self.rows() if rows is None else rows
         lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
-        write_atomically(self.output / "grid.jsonl", "".join(lines).encode(), ImageError)
+        files.write_atomically(self.output / "grid.jsonl", "".join(lines).encode())
         pages = list(self._pages(rows))
         sheets: list[epath.Path] = []
         for number, page in enumerate(pages, 1):
@@ -327,8 +315,7 @@ class Grid:
             caption = [_differences(config, settings)]
             if config in guided:
                 caption.append(f"guides {number}")
-            contents = list(dict.fromkeys(content for content, _ in cells))
-            styles = list(dict.fromkeys(styles for _, styles in cells))
+            contents, styles = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
             for top in range(0, len(contents), _ON_A_SHEET):
                 for left in range(0, len(styles), _ON_A_SHEET):
                     yield {
@@ -367,7 +354,7 @@ def run_grid(
         lanes: see `optimize_lanes`.
 
     Raises:
-        ConfigError, ImageError, WeightsError: a problem that affects every cell.
+        JaxstyleError: a problem that affects every cell.
     """
     checkpoint = read(locate(weights))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)

@@ -21,23 +21,12 @@ class Pictures:
 
     def __init__(self, aspect: Literal["nearest", "own"]) -> None:
         self._aspect = aspect
-        self._looked: dict[str, images.Glance | ImageError] = {}
+        self.look = functools.cache(images.glance)
+        """Return the digest and shape of the file at a path."""
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._guides: dict[tuple[Any, ...], GuideSource] = {}
         self._guide = functools.lru_cache(_GUIDES_KEPT)(self._read_guide)
         self._with_alpha: set[str] = set()
-
-    def look(self, path: str) -> images.Glance:
-        """Return the digest and shape of the file at `path`."""
-        if path not in self._looked:
-            try:
-                self._looked[path] = images.glance(path)
-            except ImageError as error:
-                self._looked[path] = error
-        looked = self._looked[path]
-        if isinstance(looked, ImageError):
-            raise looked
-        return looked
 
     def shape(self, path: str, config: Config) -> tuple[int, int]:
         """Return the shape of the content at `path` in the grid."""

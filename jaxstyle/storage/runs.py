@@ -9,13 +9,13 @@ RUN/image.png        the result
 RUN/result.json      written last: a run that has one is finished
 """
 
+import contextlib
 import dataclasses
 import errno
 import io
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import filelock
 import jax
@@ -23,11 +23,11 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, RunError, flat, parse_toml, to_toml
+from jaxstyle.config import Config, FileError, flat, to_toml
 from jaxstyle.engine import LoopState, Progress, Record, begin, outcome
-from jaxstyle.imaging import Image, files, images, parse, resize_image, to_json
+from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
-from jaxstyle.storage.metrics import read_metrics
+from jaxstyle.storage.folders import read_config, read_metrics
 
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
@@ -59,18 +59,6 @@ class Identity:
         return f"{to_toml(self.config)}\n{origin}"
 
 
-class Board(Protocol):
-    """A display of numbers and pictures, in addition to the folder."""
-
-    def numbers(self, record: Record) -> None:
-        """Show the record of one evaluation."""
-        ...
-
-    def picture(self, evaluation: int, image: Image) -> None:
-        """Show the best image so far."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The evaluations, counted over all scales, at which something is written."""
@@ -84,7 +72,10 @@ class Schedule:
 
 
 class Run:
-    """The folder of a run, locked by this process until closed; a `Keeper`."""
+    """The folder of a run, locked by this process until closed; a `Keeper`.
+
+    Methods that write raise `FileError` if the disk is full; the last checkpoint remains.
+    """
 
     def __init__(
         self,
@@ -106,44 +97,35 @@ class Run:
             finish: converts an image of the loop as for a result; used for snapshots.
 
         Raises:
-            RunError: the folder cannot be written to, or another process has locked it. Buckets
+            FileError: the folder cannot be written to, or another process has locked it. Buckets
                 have no locks.
         """
-        self.folder = files.make_folder(folder, RunError)
+        self.folder = files.make_folder(folder)
+        self.on_image: Callable[[int, Image], None] = lambda *_: None
+        """Called with the evaluation and the image of each snapshot and of the result."""
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
         self._on_scale, self._finish = on_scale, finish
-        self.board: Board | None = None
-        self._local = "://" not in str(folder)
-        self._lock = filelock.FileLock(self.folder / ".lock") if self._local else None
-        try:
-            if self._lock is not None:
-                self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunError(f"{folder}: another process is working on this run") from None
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be locked ({error.strerror})") from None
+        self._closing = contextlib.ExitStack()
+        if files.is_local(folder):
+            lock = filelock.FileLock(self.folder / ".lock")
+            try:
+                self._closing.enter_context(lock.acquire(timeout=0))
+            except filelock.Timeout:
+                raise FileError(f"{folder}: another process is working on this run") from None
+            except OSError as error:
+                raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
+        self._checkpoints = Checkpoints(self.folder / "checkpoint")
+        self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
         self._kept = 0
-        self._checkpoints = Checkpoints(self.folder / "checkpoint")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
-            if self._metrics is not None:
-                self._metrics.close()
-            self._checkpoints.close()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-
-    def result(self) -> dict[str, Any] | None:
-        """Return the result of a finished run, or None if it is not finished."""
-        path = self.folder / "result.json"
-        return parse(files.read_bytes(path, RunError), path, RunError) if path.exists() else None
+        self._closing.close()
 
     @property
     def has_progress(self) -> bool:
@@ -154,119 +136,99 @@ class Run:
         """Record the identity of the run or, if already recorded, check that it is the same.
 
         Raises:
-            RunError: the folder is of another run; the message shows the difference.
+            FileError: the folder is of another run; the message shows the difference.
         """
         path = self.folder / "config.toml"
         if not path.exists():
-            files.write_atomically(path, identity.to_toml().encode(), RunError)
+            files.write_atomically(path, identity.to_toml().encode())
             return
         changed = differences(self.folder, identity)
         if changed:
-            raise RunError(
+            raise FileError(
                 f"{self.folder} is another run: {', '.join(changed.values())}; "
                 f"name another --workdir, with --fork-from {self.folder} to start from its state"
             )
 
     def show_inputs(self, content: Image, styles: Sequence[Image]) -> None:
         """Save the inputs as used, for viewing later."""
-        folder = files.make_folder(self.folder / "inputs", RunError)
+        folder = files.make_folder(self.folder / "inputs")
         names = ["content", *(f"style-{number}" for number in range(1, len(styles) + 1))]
         for name, picture in zip(names, [content, *styles], strict=True):
             if not (folder / f"{name}.jpg").exists():
                 images.save_image(folder / f"{name}.jpg", picture)
 
-    def resume(self, like: Callable[[int], LoopState]) -> Progress | None:
-        """Return the progress of the run, or None, and continue its metrics from it.
+    def resume(
+        self, like: Callable[[int], LoopState], start: Progress | None = None
+    ) -> Progress | None:
+        """Return the progress of the run, and continue its metrics from it.
+
+        Args:
+            like: gives the expected structure and shapes of a scale's state.
+            start: from `fork`, the progress of a run that has none of its own; it is saved.
 
         Raises:
-            RunError: see `Checkpoints.restore`.
+            FileError: see `Checkpoints.restore`.
         """
-        progress = self._checkpoints.restore(like)
-        self._start_metrics(progress.records if progress else ())
-        return progress
-
-    def start_from(self, progress: Progress) -> Progress:
-        """Save the progress given by `fork` to disk as the start of this run, and return it."""
-        self._start_metrics(progress.records)
-        self._save(progress)
-        self._checkpoints.wait()
-        return progress
-
-    def _start_metrics(self, records: Sequence[Record]) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        progress = self._checkpoints.restore(like) or start
         path = self.folder / "metrics.jsonl"
         # Measurements that are not part of the records are only in this file.
         rows = read_metrics(self.folder) if path.exists() else []
         old_lines = {row["evaluation"]: to_json(row) + "\n" for row in rows}
-        self._lines, self._last = [], None
-        self._kept = records[-1].evaluation if records else 0
-        for record in records:
+        for record in progress.records if progress else ():
             line = old_lines.get(record.evaluation) or _line(record, self._last, None)
             self._lines.append(line)
             self._last = record
+            self._kept = record.evaluation
         self._write_metrics()
-        if self._local:
+        if files.is_local(path):
             # Unbuffered, so that it can be followed and no line is lost if the process dies.
             self._metrics = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115
+            self._closing.enter_context(self._metrics)
+        if progress is not None:
+            self._save(progress)
+            self._checkpoints.wait()
+        return progress
 
     def _write_metrics(self) -> None:
-        files.write_atomically(
-            self.folder / "metrics.jsonl", "".join(self._lines).encode(), RunError
-        )
+        files.write_atomically(self.folder / "metrics.jsonl", "".join(self._lines).encode())
 
     def record(self, record: Record) -> None:
-        """Append one evaluation to the metrics.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Append one evaluation to the metrics."""
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
         line = _line(record, self._last, memory)
         self._last = record
         if self._metrics is None:  # bucket objects cannot grow; written with the checkpoints
             self._lines.append(line)
-        else:
-            try:
-                if self._metrics.write(line.encode()) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                raise RunError(
-                    f"{self.folder}: metrics.jsonl cannot be written ({error.strerror}); "
-                    "the last checkpoint is still there"
-                ) from None
-        if self.board is not None:
-            self.board.numbers(record)
+            return
+        try:
+            if self._metrics.write(line.encode()) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise FileError(
+                f"{self.folder}: metrics.jsonl cannot be written ({error.strerror}); "
+                "the last checkpoint is still there"
+            ) from None
 
     def wants(self, evaluation: int) -> bool:
         """Return whether a checkpoint or snapshot is due at `evaluation`; see `Keeper`."""
         return self._checkpoint_schedule.has(evaluation) or self._snapshot_schedule.has(evaluation)
 
     def keep(self, progress: Progress) -> None:
-        """Save the snapshot and checkpoint that are due; see `Keeper`.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Save the snapshot and checkpoint that are due; see `Keeper`."""
         evaluation = progress.evaluations
         # An update of several evaluations may have passed a scheduled one.
         passed = range(self._kept + 1, evaluation + 1)
         self._kept = evaluation
         if any(map(self._snapshot_schedule.has, passed)):
             image = self._finish(np.asarray(outcome(progress.state)))
-            folder = files.make_folder(self.folder / "snapshots", RunError)
+            folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
-            if self.board is not None:
-                self.board.picture(evaluation, image)
+            self.on_image(evaluation, image)
         if any(map(self._checkpoint_schedule.has, passed)):
             self._save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Save a checkpoint, which is on disk when this returns; see `Keeper`.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Save a checkpoint, which is on disk when this returns; see `Keeper`."""
         self._kept = progress.evaluations
         self._save(progress)
         self._checkpoints.wait()
@@ -287,20 +249,15 @@ class Run:
         bits: Literal[8, 16] = 8,
         metadata: str,
     ) -> None:
-        """Write the result and mark the run as finished.
-
-        Raises:
-            RunError, ImageError: the disk is full; the same command resumes from here.
-        """
+        """Write the result and mark the run as finished."""
         self._checkpoints.wait()
         if self._metrics is None:
             self._write_metrics()
         path = self.folder / "image.png"
         images.save_image(path, image, alpha=alpha, bits=bits, metadata=metadata)
-        if self.board is not None:
-            self.board.picture(summary["evaluations"], image)
+        self.on_image(summary["evaluations"], image)
         text = to_json(summary, indent=2)
-        files.write_atomically(self.folder / "result.json", text.encode(), RunError)
+        files.write_atomically(self.folder / "result.json", text.encode())
 
 
 def fork(
@@ -321,7 +278,7 @@ def fork(
         shapes: the shapes of the new run's images, by scale.
 
     Raises:
-        RunError: `folder` is not a run's, or has no checkpoint yet.
+        FileError: `folder` is not a run's, or has no checkpoint yet.
     """
     changed = differences(folder, identity)
     harmless = () if identity.config.scheduled else _BUDGETS
@@ -335,7 +292,7 @@ def fork(
     finally:
         checkpoints.close()
     if image is None:
-        raise RunError(f"{folder}: has no checkpoint yet; there is nothing to start from")
+        raise FileError(f"{folder}: has no checkpoint yet; there is nothing to start from")
     return begin(resize_image(image, shapes[0]), identity.config)
 
 
@@ -343,19 +300,13 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     """Describe the differences of `identity` from the run in `folder`, by setting or role.
 
     Raises:
-        RunError: `folder` is not a run's, or its config.toml is damaged.
+        FileError: `folder` is not a run's, or its config.toml is damaged.
     """
-    path = epath.Path(folder) / "config.toml"
+    old = read_config(folder)
     try:
-        text = files.read_bytes(path, RunError).decode()
-        old = parse_toml(text)
-        digests = {
-            role: list(given) for role, given in tomllib.loads(text)["run"]["sha256"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, RunError):
-            raise RunError(f"{folder}: not a run's folder; it has no config.toml") from None
-        raise RunError(f"{path}: damaged; name another folder") from None
+        digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise FileError(f"{folder}/config.toml: damaged; name another folder") from None
     new = flat(identity.config)
     changes = {
         name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"

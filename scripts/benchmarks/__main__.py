@@ -109,7 +109,7 @@ def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, text.encode(), ConfigError)
+    write_atomically(path, text.encode())
 
 
 if __name__ == "__main__":

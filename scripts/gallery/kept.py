@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxstyle import Config, ImageError
+from jaxstyle import Config
 from jaxstyle.imaging.files import read_bytes
 
 
@@ -15,5 +15,5 @@ def settings_of(config: Config, pictures: Sequence[Path], *others: object) -> st
     Raises:
         ImageError: a file cannot be read.
     """
-    digests = [hashlib.sha256(read_bytes(path, ImageError)).hexdigest() for path in pictures]
+    digests = [hashlib.sha256(read_bytes(path)).hexdigest() for path in pictures]
     return repr((sorted(dataclasses.asdict(config).items()), digests, others))

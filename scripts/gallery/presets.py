@@ -10,7 +10,7 @@ from PIL import Image as Pil, ImageDraw, ImageFont
 from gallery.judge import Judgement, judge
 from gallery.kept import settings_of
 from gallery.patterns import PATTERNS
-from jaxstyle import Config, ImageError, load_image, save_image, stylize
+from jaxstyle import Config, load_image, save_image, stylize
 from jaxstyle.config.presets import PRESETS, preset
 from jaxstyle.engine import pyramid
 from jaxstyle.imaging.arrays import Image
@@ -75,7 +75,7 @@ def compare_presets(
                     result = stylize(content, style, config, params)
                     found = judge(params, result.image, content, fitted)
                     save_image(made, result.image, metadata=settings)
-                    write_atomically(judged, json.dumps(found._asdict()).encode(), ImageError)
+                    write_atomically(judged, json.dumps(found._asdict()).encode())
                 row.append(load_image(made))
                 found = Judgement(**json.loads(judged.read_text()))
                 judgements[name].append(found)
@@ -86,7 +86,7 @@ def compare_presets(
     for name, found in judgements.items():
         medians = np.median(np.array(found), axis=0)
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in medians) + " |")
-    write_atomically(output / "table.md", ("\n".join(lines) + "\n").encode(), ImageError)
+    write_atomically(output / "table.md", ("\n".join(lines) + "\n").encode())
 
 
 def picture_sheet(

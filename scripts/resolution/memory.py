@@ -21,7 +21,7 @@ from jaxstyle.objective.targets import build_objective, prepare_params
 def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> str:
     """Return a Markdown table with a row per size and setting, each measured in its own process."""
     lines = [
-        "| size | activations | peak, GB | a pixel, bytes | estimate, GB | seconds |",
+        "| size | activations | peak, GB | bytes per pixel | estimate, GB | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for width, height in sizes:
@@ -35,7 +35,7 @@ def memory_table(sizes: Sequence[tuple[int, int]], settings: Sequence[str]) -> s
                 cells = f"{measured['peak'] / 1e9:.1f} | {bytes_per_pixel:.0f} | {expected}"
                 cells += f" | {measured['seconds']:.0f}"
             else:
-                cells = f"more than there is | | {expected} | "
+                cells = f"exceeds memory | | {expected} | "
             lines.append(f"| {width}×{height} | {setting} | {cells} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gallery.kept import settings_of
-from jaxstyle import Config, JaxstyleError, load_image, stylize
+from jaxstyle import Config, load_image, stylize
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Record
 from jaxstyle.imaging.files import write_atomically
@@ -81,7 +81,7 @@ def scales_table(
         if row.pop("settings", None) != settings:
             row = cost_of_scales(params, content, style, config, budget, coarse)._asdict()
             text = json.dumps({**row, "settings": settings})
-            write_atomically(stored, text.encode(), JaxstyleError)
+            write_atomically(stored, text.encode())
         saved = Saved(**row)
         shares.append(float("inf") if saved.cost is None else saved.cost / budget)
         cost = "not reached" if saved.cost is None else f"{saved.cost:.0f}"

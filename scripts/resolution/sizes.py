@@ -81,7 +81,7 @@ def sizes_table(
         bands = compare_bands(result, results[0], pictures[0])
         if not lines:
             lines += [
-                "| size | cycles an image | "
+                "| size | cycles per image | "
                 + " | ".join(f"{b.low}–{b.high}" for b in bands)
                 + " |",
                 "|---" * (len(bands) + 2) + "|",

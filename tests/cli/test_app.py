@@ -165,6 +165,19 @@ def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) ->
     assert Path("out.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("stylize --help", 0), ("--help", 0), ("stylize --no-such-flag", 2)]
+)
+def test_help_that_nobody_reads_is_no_failure(arguments: str, code: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "jaxstyle.cli", *arguments.split()]
+    errors = subprocess.PIPE if code == 0 else writing
+    done = subprocess.run(command, stdout=writing, stderr=errors, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr or b"") == (code, b"")
+
+
 def test_an_interrupt_is_told_by_the_exit_code_even_if_nobody_reads() -> None:
     code = """
 from jaxstyle.cli import app, terminal
@@ -243,7 +256,7 @@ def make_bad_files() -> None:
             "content of 64×5 pixels is too small",
         ),
         ((*PAIR, "-o", "o.png", "--size=12"), "relu5_1 needs at least 16×16"),
-        ((*PAIR, "-o", "o.bmp"), "must end in one of"),
+        ((*PAIR, "-o", "o.bmp"), "must end in .png or"),
         ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
         ((*PAIR, "-o", "folder.png"), "is a folder"),
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),

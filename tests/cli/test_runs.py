@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
 from PIL import ExifTags, Image as Pil
 
 from jaxstyle import cli
@@ -199,8 +200,12 @@ def test_a_bucket_without_its_package_is_told(
     monkeypatch: pytest.MonkeyPatch,
     command: str,
 ) -> None:
-    def missing(*_: object) -> None:
-        raise ImportError("gcsfs")
+    exists = epath.Path(".").__class__.exists
+
+    def missing(path: epath.Path) -> bool:
+        if str(path).startswith("gs:"):
+            raise ImportError("gcsfs")
+        return exists(path)
 
     monkeypatch.setattr("etils.epath.gpath._GPath.exists", missing)
     assert cli.run(command.split()) == 2

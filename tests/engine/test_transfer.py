@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxstyle import (
     Config,
     ConfigError,
+    FileError,
     ImageError,
     build_objective,
     load_image,
@@ -108,7 +109,7 @@ def test_init_names_the_start(tmp_path: Path) -> None:
     save_image(tmp_path / "start.png", CONTENT)
     start = initial_image(CONTENT, styles, Config(init=str(tmp_path / "start.png")))
     assert_allclose(start, CONTENT, atol=1e-6)
-    with pytest.raises(ImageError, match="no such file"):
+    with pytest.raises(FileError, match="no such file"):
         initial_image(CONTENT, styles, Config(init="nothing.png"))
 
 

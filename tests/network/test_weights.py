@@ -18,7 +18,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors import numpy as safetensors_numpy
 
-from jaxstyle import WeightsError, extract_features
+from jaxstyle import FileError, WeightsError, extract_features
 from jaxstyle.network import conversion, weights
 from jaxstyle.network.conversion import CONVOLUTIONS, PREPROCESSINGS, Tensors
 from jaxstyle.network.vgg import LAYERS
@@ -366,7 +366,7 @@ def test_where_weights_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(weights.LOCATION, "/somewhere/else.safetensors")
     assert str(weights.locate()) == "/somewhere/else.safetensors"
     assert str(weights.locate("mine.h5")) == "mine.h5"
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(FileError, match="no such file"):
         weights.load_weights()
     monkeypatch.setattr(
         weights, "__file__", str(tmp_path / "site-packages/jaxstyle/network/weights.py")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from jaxstyle.config.errors import ConfigError
+from jaxstyle.config.errors import ConfigError, FileError
 from jaxstyle.reporting.animation import write_animation
 from tests.conftest import pattern
 
@@ -83,13 +83,13 @@ def test_a_video_plays_back(run: Path) -> None:
 def test_what_cannot_be_animated_is_told(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"name a \.webp, \.gif, \.mp4 file"):
+    with pytest.raises(FileError, match=r"must end in \.webp or \.gif or \.mp4"):
         write_animation(run, run / "a.avi")
-    with pytest.raises(ConfigError, match="no snapshots; make some"):
+    with pytest.raises(FileError, match="no snapshots; make some"):
         write_animation(run / "none", run / "a.gif")
     with pytest.raises(ConfigError, match="--seconds must be above 0"):
         write_animation(run, run / "a.gif", seconds=0)
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(FileError, match="does not exist"):
         write_animation(run, run / "none" / "a.gif")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match="pip install"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxstyle.config.errors import ConfigError, RunError
+from jaxstyle.config.errors import ConfigError, FileError
 from jaxstyle.reporting.plot import draw, plot_runs
 
 LOSSES = [9.0, 12.0, 5.0, None, 4.0, 20.0, 8.0]
@@ -56,12 +56,12 @@ def test_the_same_plot_is_the_same_file(tmp_path: Path, suffix: str, start: byte
 
 def test_what_cannot_be_plotted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"name a \.png, \.pdf, \.svg file"):
+    with pytest.raises(FileError, match=r"must end in \.png or \.pdf or \.svg"):
         plot_runs([run], tmp_path / "a.txt")
-    with pytest.raises(RunError, match="not a run's folder"):
+    with pytest.raises(FileError, match="not a run's folder"):
         plot_runs([tmp_path], tmp_path / "a.png")
     (run / "metrics.jsonl").write_text("nonsense\n")
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(FileError, match="damaged"):
         plot_runs([run], tmp_path / "a.png")
     with pytest.raises(ConfigError, match="no finite loss"):
         draw({"a": rows([None])})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from jaxstyle.config.errors import ConfigError
+from jaxstyle.config.errors import FileError
 from jaxstyle.reporting.report import write_report
 from tests.conftest import pattern
 
@@ -207,7 +207,7 @@ def test_pictures_of_a_run_are_only_those_in_its_folder(tmp_path: Path) -> None:
 def test_a_report_is_a_page(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     before = (tmp_path / "run" / "config.toml").read_bytes()
-    with pytest.raises(ConfigError, match=r"name a \.html file"):
+    with pytest.raises(FileError, match=r"must end in \.html"):
         write_report(tmp_path / "run", tmp_path / "run" / "config.toml")
     assert (tmp_path / "run" / "config.toml").read_bytes() == before
 
@@ -305,12 +305,12 @@ def test_a_picture_outside_the_folder_is_missing(tmp_path: Path, image: Any) -> 
 
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"neither a run's folder .* nor a grid's"):
+    with pytest.raises(FileError, match=r"neither a run's folder .* nor a grid's"):
         write_report(tmp_path, tmp_path / "report.html")
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(FileError, match="no such folder"):
         write_report(tmp_path / "nothing", tmp_path / "report.html")
     make_grid(tmp_path / "grid")
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(FileError, match="does not exist"):
         write_report(tmp_path / "grid", tmp_path / "nothing" / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -334,7 +334,7 @@ def test_a_folder_that_is_neither(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: bytes, message: str) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(text)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(FileError, match=message) as error:
         write_report(tmp_path / "run", tmp_path / "report.html")
     assert "\n" not in str(error.value)
 
@@ -342,12 +342,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: bytes, message
 def test_what_json_cannot_hold_is_null(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run" / "config.toml").write_text("a = inf\nb = nan\nc = 2020-01-01\n")
-    line = '{"evaluation": 1, "terms": {"tv": NaN}, "loss": 1e999, "seconds": 1%s}\n'
+    line = '{"evaluation": 1, "scale": 0, "terms": {"tv": NaN}, "loss": 1e999, "seconds": 0, '
+    line += '"x": 1%s}\n'
     (tmp_path / "run" / "metrics.jsonl").write_text(line % ("0" * 400))
     _, data = report(tmp_path / "run")
     assert data["settings"] == {"a": None, "b": None, "c": "2020-01-01"}
     assert data["records"] == [
-        {"evaluation": 1, "terms": {"tv": None}, "loss": None, "seconds": None}
+        {
+            "evaluation": 1,
+            "terms": {"tv": None},
+            "scale": 0,
+            "loss": None,
+            "seconds": 0,
+            "x": None,
+        }
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxstyle import Config, ConfigError, ImageError, load_image, preset, save_image
+from jaxstyle import Config, ConfigError, FileError, load_image, preset, save_image
 from jaxstyle.config.presets import PRESETS
 from jaxstyle.engine.pyramid import levels
 from jaxstyle.imaging.arrays import Image
@@ -211,7 +211,7 @@ def test_results_of_other_settings_are_made_again(tmp_path: Path) -> None:
     assert settings_of(Config(), [file], 100) != first
     save_image(file, picture(8, 8, 1))
     assert settings_of(Config(), [file], 200) != first
-    with pytest.raises(ImageError, match="no such file"):
+    with pytest.raises(FileError, match="no such file"):
         settings_of(Config(), [tmp_path / "b.png"])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, stylize
-from jaxstyle.config.errors import RunError
+from jaxstyle.config.errors import FileError
 from jaxstyle.engine.loop import LoopState, Progress, state_like
 from jaxstyle.engine.transfer import plan
 from jaxstyle.network.arrays import Params
@@ -91,7 +91,7 @@ def progress_of(config: Config, params: Params) -> Progress:
 
 def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
     config = CONFIG.replace(scales=1)
-    checkpoints = Checkpoints(tmp_path / "run", keep=2)
+    checkpoints = Checkpoints(tmp_path / "run")
     assert checkpoints.restore(lambda scale: like(config, scale)) is None
     for evaluations in (2, 3, 4):
         checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
@@ -111,10 +111,10 @@ def test_another_shape_or_format_is_refused(
     checkpoints.close()
     again = Checkpoints(tmp_path)
     other = config.replace(history_size=3)
-    with pytest.raises(RunError, match="does not fit this run"):
+    with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(other, scale))
-    with pytest.raises(RunError, match="does not fit this run"):
+    with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
     monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
-    with pytest.raises(RunError, match="of format 2, this jaxstyle reads 3"):
+    with pytest.raises(FileError, match="of format 2, this jaxstyle reads 3"):
         again.restore(lambda scale: like(config, scale))

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Pil
 
-from jaxstyle import Config, ConfigError, ImageError, load_image, save_image, stylize
+from jaxstyle import Config, ConfigError, FileError, load_image, save_image, stylize
 from jaxstyle.engine.batch import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
@@ -238,7 +238,7 @@ def test_a_file_that_vanishes_at_the_end_fails_its_cell(
 
     def alpha(path: str, config: Config) -> None:
         if "one" in path:
-            raise ImageError(f"{path}: not found")
+            raise FileError(f"{path}: not found")
 
     monkeypatch.setattr(grid._pictures, "alpha", alpha)
     grid.run(small_params)
@@ -317,7 +317,7 @@ def test_mistakes_in_settings_are_told_at_once(
     files: Path, tmp_path: Path, small_params: Params
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match="file"):
+    with pytest.raises(FileError, match="file"):
         grid_of(cells_of(files), tmp_path / "file").run(small_params)
     grid = grid_of(cells_of(files, [QUICK.replace(style_layers=("relu9_1",))]), tmp_path / "out")
     with pytest.raises(ConfigError, match="unknown layer"):

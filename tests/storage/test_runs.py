@@ -16,8 +16,9 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config import parse_toml
-from jaxstyle.config.errors import RunError
+from jaxstyle.config.errors import FileError
 from jaxstyle.engine.loop import Progress, state_like
+from jaxstyle.engine.records import Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.runs import Identity, Run, Schedule, fork
 from tests.conftest import picture
@@ -121,7 +122,7 @@ def test_a_full_disk_is_seen_before_it_is_written_to(
     start = forked(tmp_path, longer)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(RunError, match=r"the disk is full, a checkpoint takes 1 MB$"):
+    with pytest.raises(FileError, match=r"the disk is full, a checkpoint takes 1 MB$"):
         run_to_end(tmp_path / "second", longer, small_params, start)
 
 
@@ -134,7 +135,7 @@ IDENTITY = Identity(
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    with Run(tmp_path), pytest.raises(RunError, match="another process is working on this run"):
+    with Run(tmp_path), pytest.raises(FileError, match="another process is working on this run"):
         Run(tmp_path)
     with Run(tmp_path):
         pass
@@ -157,7 +158,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
         settings = IDENTITY.config.replace(tv_weight=0.5, history_size=7)
         files = {**IDENTITY.sha256, "style": ["2", "9"]}
         other = Identity(settings, files, "c.png", ["s.png"])
-        with pytest.raises(RunError) as caught:
+        with pytest.raises(FileError) as caught:
             run.identify(other)
     for part in ("tv_weight was 1e-05, now 0.5", "history_size was 20, now 7"):
         assert part in str(caught.value)
@@ -168,10 +169,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
 def run_to_end(folder: Path, identity: Identity, params: Params, start: Progress | None) -> Any:
     with Run(folder, checkpoints=Schedule(every=4)) as run:
         run.identify(identity)
-        if start is not None:
-            start = run.start_from(start)
-        else:
-            run.resume(lambda scale: state_like(CONTENT.shape, identity.config))
+        start = run.resume(lambda scale: state_like(CONTENT.shape, identity.config), start)
         return stylize(
             CONTENT,
             STYLE,
@@ -233,7 +231,7 @@ def test_a_fork_with_other_settings_starts_from_the_image(
     np.testing.assert_array_equal(start.state.image, found.image)
     result = run_to_end(second, other, small_params, start)
     assert [record.evaluation for record in result.history] == list(range(1, 7))
-    with pytest.raises(RunError, match="not a run's folder"):
+    with pytest.raises(FileError, match="not a run's folder"):
         forked(tmp_path / "nothing", other)
 
 
@@ -264,11 +262,16 @@ def test_tensorboard_shows_the_records(small_params: Params, tmp_path: Path) -> 
     from jaxstyle.reporting.tensorboard import TensorBoard
 
     board = TensorBoard(tmp_path / "board")
+
+    def callback(record: Record) -> None:
+        run.record(record)
+        board.numbers(record)
+
     with Run(tmp_path / "run", snapshots=Schedule(every=3)) as run:
-        run.board = board
+        run.on_image = board.picture
         run.identify(IDENTITY)
         run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
-        result = stylize(CONTENT, STYLE, IDENTITY.config, small_params, run.record, keeper=run)
+        result = stylize(CONTENT, STYLE, IDENTITY.config, small_params, callback, keeper=run)
     board.close()
     shown: dict[tuple[str, int], float] = {}
     (file,) = (tmp_path / "board").iterdir()

@@ -1,0 +1,43 @@
+"""Readers of what is in a run's folder; a file that is missing or damaged is a `FileError`."""
+
+import tomllib
+from typing import Any
+
+from etils import epath
+
+from jaxstyle.config import ConfigError, FileError, parse_toml
+from jaxstyle.imaging import files, parse, plain, read_rows
+
+_METRICS = {"evaluation": int, "terms": dict, "scale": int, "seconds": (int, float)}
+
+
+def read_metrics(run: epath.PathLike) -> list[dict[str, Any]]:
+    """Read the lines of RUN/metrics.jsonl; values that are not numbers become None.
+
+    An incomplete last line, still being written, is omitted.
+    """
+    return read_rows(_file_in(run, "metrics.jsonl"), _METRICS, growing=True)
+
+
+def read_config(run: epath.PathLike) -> dict[str, Any]:
+    """Read the settings in RUN/config.toml by flat name; `run` has the inputs and their digests."""
+    path = _file_in(run, "config.toml")
+    data = files.read_bytes(path)
+    try:
+        text = data.decode()
+        return plain(parse_toml(text) | {"run": tomllib.loads(text).get("run")})
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise FileError(f"{path}: damaged; not a TOML document ({error})") from None
+
+
+def read_result(run: epath.PathLike) -> dict[str, Any] | None:
+    """Read the object in RUN/result.json, or return None if the run is not finished."""
+    path = epath.Path(run) / "result.json"
+    return parse(files.read_bytes(path), path) if path.exists() else None
+
+
+def _file_in(run: epath.PathLike, name: str) -> epath.Path:
+    path = files.open_path(epath.Path(run) / name)
+    if not path.exists():
+        raise FileError(f"{run}: not a run's folder; it has no {name}")
+    return path
