@@ -37,10 +37,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     "settings",
     [
         {"activations": "kept"},
-        {"activations": "recomputed"},
         {"activations": "tiled", "tile": 96},
-        {"activations": "kept", "precision": "bfloat16"},
-        {"activations": "tiled", "tile": 96, "history_precision": "bfloat16"},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                {"activations": "recomputed"},
+                {"activations": "kept", "precision": "bfloat16"},
+                {"activations": "tiled", "tile": 96, "history_precision": "bfloat16"},
+            )
+        ),
     ],
 )
 def test_estimates_are_near_compiled_programs(half_params: Params, settings: Any) -> None:

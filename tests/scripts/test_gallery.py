@@ -139,6 +139,7 @@ def test_presets_are_compared_at_equal_cost(config: Config) -> None:
     assert at_cost(config, shape, 1).evaluations >= 1
 
 
+@pytest.mark.slow
 def test_a_frame_is_seen_in_the_border(imagenet: Params) -> None:
     from gallery.judge import BAND, border_ratio
 
