@@ -140,37 +140,32 @@ def test_init_names_the_start(tmp_path: Path) -> None:
         initial_image(CONTENT, styles, Config(init="nothing.png"))
 
 
-def test_size_is_the_long_side_of_the_result(small_params: Params) -> None:
-    config = QUICK.replace(size=60, evaluations=2)
-    assert stylize(CONTENT, STYLE, config, small_params).image.shape == (40, 60, 3)
-
-
 def test_passes_go_from_coarse_to_fine(small_params: Params) -> None:
-    config = QUICK.replace(scales=3, scale_factor=1.3, evaluations=3, coarse_evaluations=4)
+    config = QUICK.replace(scales=2, scale_factor=1.3, evaluations=3, coarse_evaluations=4)
     result = stylize(CONTENT, STYLE, config, small_params)
-    assert [record.scale for record in result.history] == [0] * 4 + [1] * 4 + [2] * 3
-    assert [record.evaluation for record in result.history] == list(range(1, 12))
-    assert result.evaluations == 11
+    assert [record.scale for record in result.history] == [0] * 4 + [1] * 3
+    assert [record.evaluation for record in result.history] == list(range(1, 8))
+    assert result.evaluations == 7
     assert result.image.shape == CONTENT.shape
     # The last pass starts from what the one before found, not from the content.
     fine = stylize(CONTENT, STYLE, QUICK.replace(evaluations=3), small_params)
-    assert result.history[8].loss < fine.history[0].loss
+    assert result.history[4].loss < fine.history[0].loss
 
 
 def test_noise_has_the_same_spread_at_every_start(small_params: Params) -> None:
     """Noise that is made large and scaled down would be nearly gray."""
     variations = []
-    for scales in (1, 3):
+    for scales in (1, 2):
         config = SHALLOW.replace(init="noise", scales=scales, evaluations=1, tv="l1", tv_weight=1.0)
-        first = stylize(picture(64, 96, 0), picture(64, 96, 1), config, small_params).history[0]
-        variations.append(first.terms["tv"] / (64 * 96 / 2.0 ** (scales - 1)))
+        first = stylize(CONTENT, STYLE, config, small_params).history[0]
+        variations.append(first.terms["tv"] / (32 * 48 / 2.0 ** (scales - 1)))
     assert_allclose(variations[0], variations[1], rtol=0.05)
 
 
 def test_sizes_are_judged_at_the_size_that_runs(small_params: Params) -> None:
     config = Config(evaluations=1)
-    tiny = picture(12, 12, 0)
-    assert stylize(tiny, STYLE, config.replace(size=40), small_params).image.shape == (40, 40, 3)
+    enlarged = stylize(picture(2, 3, 0), STYLE, QUICK.replace(size=48), small_params)
+    assert enlarged.image.shape == (32, 48, 3)
     with pytest.raises(ImageError, match="content of 17×11 pixels is too small"):
         stylize(CONTENT, STYLE, config.replace(scales=4), small_params)
     with pytest.raises(ImageError, match="style of 10×12 pixels is too small"):
@@ -196,6 +191,7 @@ def test_a_run_with_either_convolution(small_params: Params, convolution: str) -
     assert result.loss < 0.9 * expected[0]
 
 
+@pytest.mark.slow
 def test_lanes_with_winograd_equal_single_images(small_params: Params) -> None:
     config = SHALLOW.replace(convolution="winograd", style_weight=1.0, tv_weight=1e-5)
     objective = build_objective(small_params, CONTENT, STYLE, config)
@@ -255,7 +251,7 @@ def test_an_update_is_one_evaluation(small_params: Params) -> None:
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "optax-lbfgs"])
 def test_one_program_serves_every_update(small_params: Params, optimizer: str) -> None:
     """A weak type in the first state would be compiled for, and then the strong one again."""
-    config = preset("seed").replace(optimizer=optimizer)
+    config = SHALLOW.replace(optimizer=optimizer)
     image = picture(24, 32, 0)
     objective = build_objective(small_params, image, image, config)
     transformation = make_optimizer(config)
@@ -323,7 +319,12 @@ def test_lanes_of_one_update_equal_single_runs(small_params: Params) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "precision"),
-    [("lbfgs", "float32"), ("lbfgs", "tf32"), ("lbfgs", "bfloat16"), ("adam", "float32")],
+    [
+        ("lbfgs", "float32"),
+        pytest.param("lbfgs", "tf32", marks=pytest.mark.slow),
+        ("lbfgs", "bfloat16"),
+        ("adam", "float32"),
+    ],
 )
 def test_an_update_lowers_for_accelerators(
     small_params: Params, optimizer: str, precision: str

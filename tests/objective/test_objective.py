@@ -10,25 +10,31 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import Config, ConfigError, ImageError, build_objective, preset
-from jaxstyle.config.presets import PRESETS
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.losses import style_loss
 from jaxstyle.objective.targets import prepare_params, style_shares
-from tests.conftest import evaluate, picture, random_params
+from tests.conftest import SHALLOW, evaluate, picture, random_params
 from tests.network.test_vgg import numpy_features
 from tests.objective.test_losses import numpy_tv
 
 CASES = json.loads((Path(__file__).parents[1] / "reference.json").read_text())["seed_objective"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_seed_objective_equals_the_reference(imagenet: Params, case: dict) -> None:
+@pytest.mark.parametrize(
+    ("case", "convolution"),
+    [
+        (CASES[-1], "direct"),
+        *(pytest.param(case, "auto", marks=pytest.mark.slow) for case in CASES[:-1]),
+    ],
+)
+def test_seed_objective_equals_the_reference(
+    imagenet: Params, case: dict, convolution: str
+) -> None:
     images = {
         name: picture(case["height"], case["width"], case[f"{name}_seed"])
         for name in ("content", "style", "image")
     }
-    # Both algorithms are held to it; the first two cases share a program.
-    config = preset("seed").replace(convolution="direct" if case is CASES[-1] else "auto")
+    config = preset("seed").replace(convolution=convolution)
     params = prepare_params(imagenet, config)
     objective = build_objective(params, images["content"], images["style"], config)
     (loss, terms), grad = evaluate(objective, jnp.asarray(images["image"]))
@@ -103,7 +109,7 @@ def test_presets_follow_their_sources(small_params: Params, name: str) -> None:
     assert_allclose(loss, sum(expected.values()), rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [pytest.param("default", marks=pytest.mark.slow), "crowson"])
 def test_terms_sum_to_the_loss(small_params: Params, name: str) -> None:
     config = preset(name)
     objective = build_objective(small_params, picture(33, 47, 0), picture(40, 36, 1), config)
@@ -130,7 +136,7 @@ def test_gradient_equals_finite_differences_in_float64(name: str, x64: None) -> 
 
 
 def test_vmap_over_images_equals_a_loop(small_params: Params) -> None:
-    objective = build_objective(small_params, picture(33, 47, 0), picture(40, 36, 1), Config())
+    objective = build_objective(small_params, picture(33, 47, 0), picture(40, 36, 1), SHALLOW)
     images = jnp.stack([picture(33, 47, seed) for seed in range(2, 6)])
     losses, terms = jax.jit(jax.vmap(objective))(images)
     for index, image in enumerate(images):
@@ -147,7 +153,7 @@ def test_vmap_over_whole_objectives(small_params: Params) -> None:
             small_params,
             picture(33, 47, seed),
             picture(40, 36, seed + 1),
-            Config(style_weight=10.0**seed, tv_weight=seed / 10),
+            SHALLOW.replace(style_weight=10.0**seed, tv_weight=seed / 10),
         )
         for seed in range(3)
     ]

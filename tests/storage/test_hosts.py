@@ -132,6 +132,7 @@ def test_processes_with_different_grids_are_told(files: Path, tmp_path: Path) ->
     assert not (tmp_path / "cells").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_completes_what_a_killed_host_left(
     files: Path, tmp_path: Path, imagenet: Params
 ) -> None:

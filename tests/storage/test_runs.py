@@ -69,7 +69,11 @@ def test_a_run_killed_at_random_is_the_run(whole: Any, tmp_path: Path) -> None:
     assert_same_run(tmp_path, expected)
 
 
-@pytest.mark.parametrize("kills", [(COARSE // 2,), (COARSE, 1, BUDGET // 2)], ids=str)
+@pytest.mark.parametrize(
+    "kills",
+    [(COARSE // 2,), pytest.param((COARSE, 1, BUDGET // 2), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_run_killed_at_evaluations_is_the_run(
     whole: Any, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:
