@@ -363,7 +363,7 @@ def scipy_curve(value_and_grad: Callable, image: np.ndarray, evaluations: int) -
 def test_as_good_as_scipy_after_as_many_evaluations(imagenet: Params) -> None:
     """The seed's objective from the content on, of 43×64 pixels."""
     content, style = shipped_pair(64)
-    config = preset("seed").replace(evaluations=60, convolution="direct")
+    config = preset("seed").replace(evaluations=60)
     objective = build_objective(imagenet, content, style, config)
     result = optimize(objective, content, config)
     assert result.evaluations == 60
