@@ -18,14 +18,14 @@ from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_result
 from jaxstyle.storage.runs import Identity, Run, Schedule
-from tests.conftest import picture, random_params
+from tests.conftest import SHALLOW, picture, random_params
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
-COARSE, BUDGET = 15, 200
+COARSE, BUDGET = 15, 60
 
 
 def config_of(optimizer: str) -> Config:
-    return Config().replace(
+    return SHALLOW.replace(
         evaluations=BUDGET,
         coarse_evaluations=COARSE,
         scales=2,

@@ -50,19 +50,24 @@ def guides(folder: Path) -> Path:
     "options",
     [
         ("--content-guide", "halves.png"),
-        ("--content-guide", "halves.png", "--style-guide", "part.png"),
         ("--preserve-color", "luminance"),
         ("--preserve-color", "match"),
         ("--preserve-color", "histogram"),
         ("--style-scale", "0.8"),
         ("--style-size", "64"),
         ("--style-size", "original"),
-        ("--style-statistics", "covariance"),
-        ("--style-statistics", "sliced", "moments=0.5"),
-        ("--style-statistics", "wasserstein"),
         ("--optimizer", "adam", "--learning-rate-schedule", "cosine", "--ema", "0.9"),
-        ("--scales", "3", "--coarse-evaluations", "2", "--first-evaluations", "1"),
         ("--tv", "nine-point", "--padding", "replicate-first"),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                ("--content-guide", "halves.png", "--style-guide", "part.png"),
+                ("--style-statistics", "covariance"),
+                ("--style-statistics", "sliced", "moments=0.5"),
+                ("--style-statistics", "wasserstein"),
+                ("--scales", "3", "--coarse-evaluations", "2", "--first-evaluations", "1"),
+            )
+        ),
     ],
     ids=" ".join,
 )

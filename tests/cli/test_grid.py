@@ -19,7 +19,7 @@ from jaxstyle.config import Config, to_toml
 from jaxstyle.imaging.resampling import resize_image
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.losses import gram_matrix
-from tests.conftest import pattern, picture
+from tests.conftest import SHALLOW, pattern, picture
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -60,52 +60,42 @@ def relative_distance(found: np.ndarray, target: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_three_contents_in_four_styles(tmp_path: Path, imagenet: Params) -> None:
-    """The whole way at 64 pixels: every cell nearer to its own style than to any other."""
+def test_every_cell_is_nearest_to_its_own_style(tmp_path: Path, imagenet: Params) -> None:
+    """The whole way, with contents of two shapes."""
     chelsea, night = (load_image(IMAGES / f"{n}.jpg") for n in ("chelsea", "starry_night"))
-    mirrored = np.flip(chelsea, 1)
-    contents = {"chelsea": chelsea, "mirrored": mirrored, "upright": np.rot90(chelsea)}
+    contents = {"chelsea": chelsea, "upright": np.rot90(chelsea)}
     styles = {
         "night": night,
         "stripes": picture(96, 96, 4),
-        "warm": np.clip(night[..., ::-1] * 1.2, 0, 1),
         "grey": np.repeat(night.mean(2, keepdims=True), 3, 2),
     }
     for name, image in (contents | styles).items():
-        side = 120 / max(image.shape)
+        side = 96 / max(image.shape)
         shape = round(image.shape[0] * side), round(image.shape[1] * side)
         save_image(tmp_path / f"{name}.png", resize_image(image, shape))
     paths = {name: str(tmp_path / f"{name}.png") for name in contents | styles}
     output = tmp_path / "out"
-    arguments = [
-        "--contents",
-        *(paths[n] for n in contents),
-        "--styles",
-        *(paths[n] for n in styles),
-    ]
-    # Plain settings, whose loss falls far because style counts for nearly all of it; direct,
-    # because that compiles in a third of the time.
-    plain = Config(size=64, evaluations=15, convolution="direct")
+    # Plain settings, whose loss falls far because style counts for nearly all of it.
+    plain = SHALLOW.replace(size=48, evaluations=15, convolution="direct")
     (tmp_path / "plain.toml").write_text(to_toml(plain))
+    arguments = ["--contents", *(paths[name] for name in contents)]
+    arguments += ["--styles", *(paths[name] for name in styles)]
     arguments += ["-o", str(output), "--config", str(tmp_path / "plain.toml"), "--quiet"]
     assert grid(*arguments) == 0
     found = [json.loads(row) for row in (output / "grid.jsonl").read_text().splitlines()]
-    assert len(found) == 12
-    targets = {name: grams(imagenet, load_image(paths[name], 64)) for name in styles}
+    assert len(found) == 6
+    targets = {name: grams(imagenet, load_image(paths[name], 48)) for name in styles}
     for row in found:
-        assert row["losses"][-1] < 0.2 * row["losses"][0]
+        assert row["losses"][-1] < 0.5 * row["losses"][0]
         image = load_image(output / row["image"])
-        assert max(image.shape) == 64
+        assert max(image.shape) == 48
         mine = grams(imagenet, image)
         distances = {
-            name: sum(
-                np.linalg.norm(m - t) / np.linalg.norm(t) for m, t in zip(mine, target, strict=True)
-            )
-            for name, target in targets.items()
+            name: sum(map(relative_distance, mine, target)) for name, target in targets.items()
         }
         assert min(distances, key=lambda name: distances[name]) == Path(row["styles"][0]).stem
     sheet = load_image(output / "sheet.jpg")
-    assert sheet.shape[1] == 5 * 264 + 8
+    assert sheet.shape[1] == 4 * 264 + 8
     # Looked at as well: this is what the test leaves where it is told to.
     if "JAXSTYLE_KEEP_SHEET" in os.environ:
         save_image(os.environ["JAXSTYLE_KEEP_SHEET"], sheet)

@@ -5,9 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from etils import epath
@@ -16,9 +14,28 @@ from PIL import ExifTags, Image as Pil
 from jaxstyle import cli
 from jaxstyle.network.arrays import Params
 
-# Direct and of Gram matrices, because that compiles in a fraction of the time.
+# Direct, shallow and of Gram matrices, because that compiles in a fraction of the time.
 QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct")
 QUICK += ("--scales=1", "--style-statistics=gram", "--tv-weight=0.001")
+QUICK += ("--content-layers=relu2_1", "--style-layers", "relu1_1", "relu2_1")
+
+# The command line, which sends itself a signal once an evaluation is recorded.
+SIGNALLED = """
+import os, sys
+from jaxstyle.cli import main
+from jaxstyle.storage.runs import Run
+
+signum, evaluation = map(int, sys.argv[1:3])
+record = Run.record
+
+def signalled(self, each):
+    record(self, each)
+    if each.evaluation == evaluation:
+        os.kill(os.getpid(), signum)
+
+Run.record = signalled
+main(sys.argv[3:])
+"""
 
 
 def stylize(*arguments: str) -> int:
@@ -31,15 +48,19 @@ def losses(run: str) -> list[float]:
     ]
 
 
-def start(*arguments: str) -> Any:
-    words = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, *arguments]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+def signalled(signum: int, evaluation: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", SIGNALLED, str(signum), str(evaluation)]
+    return subprocess.run(
+        [*words, "stylize", *QUICK, *arguments], capture_output=True, text=True, timeout=300
+    )
 
 
-def wait_for_lines(process: Any, run: str, count: int) -> None:
-    while not Path(run, "metrics.jsonl").exists() or len(losses(run)) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def assert_whole(run: str, *flags: str) -> None:
+    """Finish `run` and compare it with one that nothing has interrupted."""
+    for workdir in (run, "WHOLE"):
+        assert stylize(*flags, "--workdir", workdir, "--quiet") == 0
+    assert losses(run) == losses("WHOLE")
+    assert Path(run, "image.png").read_bytes() == Path("WHOLE/image.png").read_bytes()
 
 
 def test_a_run_from_its_start_to_its_report(
@@ -102,57 +123,42 @@ def test_a_run_from_its_start_to_its_report(
     assert losses("A") == losses("RUN")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     folder: Path, imagenet: Params, signum: int, word: str
 ) -> None:
-    flags = ("--evaluations", "25", "--scales", "2", "--scale-factor", "1.2", "-o", "out.png")
-    process = start(*flags, "--workdir", "RUN")
-    wait_for_lines(process, "RUN", 5)
-    began = time.monotonic()
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    flags = ("--evaluations", "9", "--scales", "2", "--scale-factor", "1.2", "-o", "out.png")
+    process = signalled(signum, 5, *flags, "--workdir", "RUN")
     assert process.returncode == 128 + signum
-    assert f"{word} at evaluation " in errors.decode()
-    assert "the same command goes on" in errors.decode()
-    assert errors.count(b"\n") == 1
+    assert f"{word} at evaluation " in process.stderr
+    assert "the same command goes on" in process.stderr
+    assert process.stderr.count("\n") == 1
     assert not Path("out.png").exists()
-    reached = len(losses("RUN"))
-    assert 5 <= reached < 25
-    assert stylize(*flags, "--workdir", "RUN", "--quiet") == 0
-    assert stylize(*flags, "--workdir", "WHOLE", "--quiet") == 0
-    assert losses("RUN") == losses("WHOLE")
-    assert Path("RUN/image.png").read_bytes() == Path("WHOLE/image.png").read_bytes()
+    assert 5 <= len(losses("RUN")) <= 6  # one more was under way
+    assert_whole("RUN", *flags)
 
 
-@pytest.mark.slow
 def test_kills_on_the_real_weights_change_nothing(folder: Path, imagenet: Params) -> None:
     flags = ("--evaluations", "14", "--checkpoints", "2")
-    for lines in (3, 7, 11):
-        process = start(*flags, "--workdir", "RUN")
-        wait_for_lines(process, "RUN", lines)
-        process.kill()
-        process.communicate()
-    assert stylize(*flags, "--workdir", "RUN", "--quiet") == 0
-    assert stylize(*flags, "--workdir", "WHOLE", "--quiet") == 0
-    assert losses("RUN") == losses("WHOLE")
-    assert len(losses("RUN")) == 14
-    assert Path("RUN/image.png").read_bytes() == Path("WHOLE/image.png").read_bytes()
+    for evaluation in (3, 11):
+        process = signalled(signal.SIGKILL, evaluation, *flags, "--workdir", "RUN")
+        assert process.returncode == -signal.SIGKILL
+    assert_whole("RUN", *flags)
 
 
 def test_a_second_process_is_refused(
     folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
 ) -> None:
-    process = start("--workdir", "RUN", "--evaluations", "100000")
-    wait_for_lines(process, "RUN", 1)
-    assert stylize("--workdir", "RUN", "--evaluations", "100000") == 2
+    code = "from jaxstyle.storage.runs import Run\nwith Run('RUN'): print(flush=True), input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdout.readline()
+        assert stylize("--workdir", "RUN", "--evaluations", "2") == 2
+        process.communicate(b"\n")
+    assert process.returncode == 0
     assert "RUN: another process is working on this run" in capsys.readouterr().err
-    process.kill()
-    process.communicate()
 
 
 @pytest.mark.parametrize(

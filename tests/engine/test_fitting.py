@@ -15,7 +15,7 @@ from jaxstyle.engine.memory import thrifty_options
 from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.targets import prepare_params
-from tests.conftest import picture, random_params
+from tests.conftest import SHALLOW, picture, random_params
 
 # Halves, but in VGG19's proportions: what a pixel needs depends on the first block.
 WIDTHS = (32, 64, 128, 256, 256)
@@ -37,10 +37,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     "settings",
     [
         {"activations": "kept"},
-        {"activations": "recomputed"},
         {"activations": "tiled", "tile": 96},
-        {"activations": "kept", "precision": "bfloat16"},
-        {"activations": "tiled", "tile": 96, "history_precision": "bfloat16"},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                {"activations": "recomputed"},
+                {"activations": "kept", "precision": "bfloat16"},
+                {"activations": "tiled", "tile": 96, "history_precision": "bfloat16"},
+            )
+        ),
     ],
 )
 def test_estimates_are_near_compiled_programs(half_params: Params, settings: Any) -> None:
@@ -141,7 +146,8 @@ def test_a_run_says_how_it_fitted(small_params: Params, memory: Any) -> None:
 
 def test_recomputing_changes_nothing(small_params: Params) -> None:
     content, style = picture(64, 64, 0), picture(48, 48, 1)
-    configs = [Config(activations=each, convolution="direct") for each in ("kept", "recomputed")]
+    config = SHALLOW.replace(convolution="direct")
+    configs = [config.replace(activations=each) for each in ("kept", "recomputed")]
     gradients = [
         jax.jit(jax.grad(build_objective(small_params, content, style, config), has_aux=True))(
             content + np.float32(0.1)

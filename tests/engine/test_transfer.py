@@ -31,7 +31,7 @@ from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, evaluate, picture
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
-QUICK = Config(evaluations=12, style_weight=1.0, tv_weight=1e-5)
+QUICK = SHALLOW.replace(evaluations=12, style_weight=1.0, tv_weight=1e-5)
 
 
 def test_the_loss_falls_and_the_best_image_is_returned(small_params: Params) -> None:
@@ -113,37 +113,32 @@ def test_init_names_the_start(tmp_path: Path) -> None:
         initial_image(CONTENT, styles, Config(init="nothing.png"))
 
 
-def test_size_is_the_long_side_of_the_result(small_params: Params) -> None:
-    config = QUICK.replace(size=60, evaluations=2)
-    assert stylize(CONTENT, STYLE, config, small_params).image.shape == (40, 60, 3)
-
-
 def test_passes_go_from_coarse_to_fine(small_params: Params) -> None:
-    config = QUICK.replace(scales=3, scale_factor=1.3, evaluations=3, coarse_evaluations=4)
+    config = QUICK.replace(scales=2, scale_factor=1.3, evaluations=3, coarse_evaluations=4)
     result = stylize(CONTENT, STYLE, config, small_params)
-    assert [record.scale for record in result.history] == [0] * 4 + [1] * 4 + [2] * 3
-    assert [record.evaluation for record in result.history] == list(range(1, 12))
-    assert result.evaluations == 11
+    assert [record.scale for record in result.history] == [0] * 4 + [1] * 3
+    assert [record.evaluation for record in result.history] == list(range(1, 8))
+    assert result.evaluations == 7
     assert result.image.shape == CONTENT.shape
     # The last pass starts from what the one before found, not from the content.
     fine = stylize(CONTENT, STYLE, QUICK.replace(evaluations=3), small_params)
-    assert result.history[8].loss < fine.history[0].loss
+    assert result.history[4].loss < fine.history[0].loss
 
 
 def test_noise_has_the_same_spread_at_every_start(small_params: Params) -> None:
     """Noise that is made large and scaled down would be nearly gray."""
     variations = []
-    for scales in (1, 3):
+    for scales in (1, 2):
         config = SHALLOW.replace(init="noise", scales=scales, evaluations=1, tv="l1", tv_weight=1.0)
-        first = stylize(picture(64, 96, 0), picture(64, 96, 1), config, small_params).history[0]
-        variations.append(first.terms["tv"] / (64 * 96 / 2.0 ** (scales - 1)))
+        first = stylize(CONTENT, STYLE, config, small_params).history[0]
+        variations.append(first.terms["tv"] / (32 * 48 / 2.0 ** (scales - 1)))
     assert_allclose(variations[0], variations[1], rtol=0.05)
 
 
 def test_sizes_are_judged_at_the_size_that_runs(small_params: Params) -> None:
-    config = QUICK.replace(evaluations=1)
-    tiny = picture(12, 12, 0)
-    assert stylize(tiny, STYLE, config.replace(size=40), small_params).image.shape == (40, 40, 3)
+    config = Config(evaluations=1)
+    enlarged = stylize(picture(2, 3, 0), STYLE, QUICK.replace(size=48), small_params)
+    assert enlarged.image.shape == (32, 48, 3)
     with pytest.raises(ImageError, match="content of 17×11 pixels is too small"):
         stylize(CONTENT, STYLE, config.replace(scales=4), small_params)
     with pytest.raises(ImageError, match="style of 10×12 pixels is too small"):
@@ -161,15 +156,15 @@ def test_the_best_image_survives_a_divergence(small_params: Params) -> None:
 @pytest.mark.parametrize("convolution", ["direct", "winograd"])
 def test_a_run_with_either_convolution(small_params: Params, convolution: str) -> None:
     """Rounding may flip a ReLU and set runs apart, so only the start is held to it."""
-    quick = SHALLOW.replace(evaluations=12, style_weight=1.0, tv_weight=1e-5)
-    result = stylize(CONTENT, STYLE, quick.replace(convolution=convolution), small_params)
+    result = stylize(CONTENT, STYLE, QUICK.replace(convolution=convolution), small_params)
     assert result.convolution == convolution
-    plain = stylize(CONTENT, STYLE, quick, small_params)
+    plain = stylize(CONTENT, STYLE, QUICK, small_params)
     found, expected = ([r.loss for r in run.history[:4]] for run in (result, plain))
     assert_allclose(found, expected, rtol=1e-3)
     assert result.loss < 0.9 * expected[0]
 
 
+@pytest.mark.slow
 def test_lanes_with_winograd_equal_single_images(small_params: Params) -> None:
     config = SHALLOW.replace(convolution="winograd", style_weight=1.0, tv_weight=1e-5)
     objective = build_objective(small_params, CONTENT, STYLE, config)
@@ -217,8 +212,8 @@ def test_the_preconditioner_saves_evaluations(imagenet: Params, gram: Config) ->
 
 def test_an_update_is_one_evaluation(small_params: Params) -> None:
     """It runs no more convolutions than the objective's value and gradient, and no loop."""
-    objective = build_objective(small_params, CONTENT, STYLE, QUICK)
-    optimizer = make_optimizer(QUICK)
+    objective = build_objective(small_params, CONTENT, STYLE, Config())
+    optimizer = make_optimizer(Config())
     state = init_state(optimizer, jnp.asarray(CONTENT))
     whole = jax.jit(lambda o, s: update(optimizer, o, s)).lower(objective, state).as_text()
     bare = evaluate.lower(objective, jnp.asarray(CONTENT)).as_text()
@@ -229,7 +224,7 @@ def test_an_update_is_one_evaluation(small_params: Params) -> None:
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_one_program_serves_every_update(small_params: Params, optimizer: str) -> None:
     """A weak type in the first state would be compiled for, and then the strong one again."""
-    config = preset("seed").replace(optimizer=optimizer)
+    config = SHALLOW.replace(optimizer=optimizer)
     image = picture(24, 32, 0)
     objective = build_objective(small_params, image, image, config)
     transformation = make_optimizer(config)
@@ -294,21 +289,27 @@ def test_lanes_of_one_update_equal_single_runs(small_params: Params) -> None:
         assert_allclose([r.loss for r in alone.history], np.stack(losses)[:, lane], rtol=1e-4)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [
+        ("lbfgs", "float32"),
+        pytest.param("lbfgs", "tf32", marks=pytest.mark.slow),
+        ("lbfgs", "bfloat16"),
+        ("adam", "float32"),
+    ],
+)
 def test_an_update_lowers_for_accelerators(
-    small_params: Params, platform: str, precision: str, optimizer: str
+    small_params: Params, optimizer: str, precision: str
 ) -> None:
     config = QUICK.replace(precision=precision, optimizer=optimizer)
     objective = build_objective(small_params, CONTENT, STYLE, config)
     chosen = make_optimizer(config)
     state = init_state(chosen, jnp.asarray(CONTENT))
-    exported = jax.export.export(jax.jit(lambda o, s: update(chosen, o, s)), platforms=[platform])
-    lowered = exported(objective, state)
-    assert lowered.platforms == (platform,)
-    module = lowered.mlir_module()
-    assert "stablehlo.convolution" in module
+    for platform in ("tpu", "cuda"):
+        step = jax.jit(lambda o, s: update(chosen, o, s))
+        lowered = jax.export.export(step, platforms=[platform])(objective, state)
+        assert lowered.platforms == (platform,)
+        assert "stablehlo.convolution" in lowered.mlir_module()
 
 
 def scipy_curve(value_and_grad: Callable, image: np.ndarray, evaluations: int) -> np.ndarray:
@@ -332,8 +333,8 @@ def scipy_curve(value_and_grad: Callable, image: np.ndarray, evaluations: int) -
 
 @pytest.mark.slow
 def test_as_good_as_scipy_after_as_many_evaluations(imagenet: Params) -> None:
-    """The seed's objective from the content on, of 64×96 pixels."""
-    content, style = shipped_pair(96)
+    """The seed's objective from the content on, of 43×64 pixels."""
+    content, style = shipped_pair(64)
     config = preset("seed").replace(evaluations=60)
     objective = build_objective(imagenet, content, style, config)
     result = optimize(objective, content, config)

@@ -75,10 +75,11 @@ def test_every_layer_equals_numpy(
 @pytest.mark.parametrize("padding", ["zero", "replicate", "reflect"])
 def test_winograd_changes_nothing_but_rounding(small_params: Params, padding: str) -> None:
     image = picture(35, 42, 0)
-    transformed = vgg.transform_kernels(small_params, LAYERS, "winograd")
-    expected = extract_features(small_params, image, LAYERS, padding=padding)
-    found = extract_features(transformed, image, LAYERS, padding=padding)
-    for layer in LAYERS:
+    layers = [layer for layer in LAYERS if layer[4] in "123"]
+    transformed = vgg.transform_kernels(small_params, layers, "winograd")
+    expected = extract_features(small_params, image, layers, padding=padding)
+    found = extract_features(transformed, image, layers, padding=padding)
+    for layer in layers:
         scale = float(jnp.max(jnp.abs(expected[layer])))
         assert_allclose(found[layer], expected[layer], atol=1e-5 * scale, err_msg=layer)
 

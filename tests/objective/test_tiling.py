@@ -90,9 +90,15 @@ def test_every_statistic(small_params: Params) -> None:
     assert_tiles_change_nothing(small_params, SHALLOW.replace(style_statistics=kinds))
 
 
-@pytest.mark.parametrize("padding", ["zero", "reflect", "replicate-first"])
+@pytest.mark.parametrize(
+    "padding",
+    [
+        "reflect",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("zero", "replicate-first")),
+    ],
+)
 def test_every_border(small_params: Params, padding: Padding) -> None:
-    config = Config(padding=padding, pooling="average", style_layers=("relu1_1", "relu4_2"))
+    config = SHALLOW.replace(padding=padding, pooling="average")
     assert_tiles_change_nothing(small_params, config)
 
 
@@ -108,6 +114,7 @@ def test_deepest_layers_and_other_normalizations(small_params: Params) -> None:
     assert_tiles_change_nothing(small_params, config)
 
 
+@pytest.mark.slow
 def test_regions(small_params: Params) -> None:
     guide = np.zeros((203, 171, 3), np.float32)
     guide[:90, 40:] = 1

@@ -105,7 +105,9 @@ def images(style: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("positions", [16, 64, 1000])
-@pytest.mark.parametrize("channels", [64, 128, 256, 512])
+@pytest.mark.parametrize(
+    "channels", [64, *(pytest.param(each, marks=pytest.mark.slow) for each in (128, 512))]
+)
 def test_value_and_gradient_are_those_of_an_oracle(channels: int, positions: int) -> None:
     style = np.float32(correlated(positions, channels))
     wanted = target(style)

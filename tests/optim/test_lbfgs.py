@@ -332,8 +332,9 @@ def test_pairs_in_bfloat16_lead_as_far() -> None:
         state = optimizer.init(x)
         assert state.history.s.dtype == (dtype or jnp.float32)
         step = jax.jit(optimizer.update)
+        evaluate = jax.jit(jax.value_and_grad(loss))
         for _ in range(150):
-            value, grad = jax.value_and_grad(loss)(x)
+            value, grad = evaluate(x)
             updates, state = step(grad, state, x, value=value)
             x = optax.apply_updates(x, updates)
         ends.append(float(state.value))

@@ -359,6 +359,7 @@ def test_what_json_cannot_hold_is_null(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_500_cells_are_a_page_that_can_be_sent(tmp_path: Path) -> None:
     make_grid(tmp_path / "grid", 10, 10, (1.0, 2.0, 3.0, 4.0, 5.0), losses=900, side=300)
     start = time.monotonic()

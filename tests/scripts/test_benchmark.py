@@ -169,6 +169,7 @@ def test_systems_that_disagree_are_not_compared(tmp_path: Path) -> None:
         bench.agree({**rows[1], "loss": math.nan}, rows[0], "float32")
 
 
+@pytest.mark.slow
 def test_a_worker_says_what_went_wrong_and_goes_on(tmp_path: Path) -> None:
     from benchmarks.problems import write_pictures, write_weights
     from benchmarks.worker import BenchmarkError, Worker

@@ -13,7 +13,7 @@ from jaxstyle.config.presets import PRESETS
 from jaxstyle.engine.pyramid import levels
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,11 +60,16 @@ def test_options_are_pictures_of_their_own(
     from gallery import options
     from gallery.options import make_option_pictures
 
-    # Because it compiles in a third of the time.
-    direct = preset("default").replace(convolution="direct")
-    monkeypatch.setattr(options, "preset", lambda name: direct)
+    # Because it compiles in a fraction of the time.
+    shallow = preset("default").replace(
+        convolution="direct",
+        content_layers=SHALLOW.content_layers,
+        style_layers=SHALLOW.style_layers,
+        style_layer_weights=(1.0, 0.25, 0.06),
+    )
+    monkeypatch.setattr(options, "preset", lambda name: shallow)
     # Of one program, apart from the last.
-    only = ["default", "style-weight-quarter", "match", "style-layers"]
+    only = ["default", "style-weight-quarter", "match", "adam"]
     make_option_pictures(imagenet, tmp_path, 32, 10, only)
     assert {path.stem for path in tmp_path.iterdir()} == {*only, "glass", "guide"}
     images = [load_image(tmp_path / f"{name}.jpg") for name in only]
@@ -85,7 +90,14 @@ def test_presets_are_judged_on_a_sheet_and_in_a_table(
     from gallery import presets
 
     monkeypatch.setattr(presets, "PATTERNS", {"texture": lambda: texture(64, 64, 1)})
-    direct = {name: config.replace(convolution="direct") for name, config in PRESETS.items()}
+    direct = {
+        name: PRESETS[name].replace(
+            convolution="direct",
+            content_layers=SHALLOW.content_layers,
+            style_layers=SHALLOW.style_layers,
+        )
+        for name in ("seed", "neural-style")
+    }
     monkeypatch.setattr(presets, "PRESETS", direct)
     save_image(tmp_path / "photo.png", picture(48, 48, 0))
     output = tmp_path / "out"
@@ -127,6 +139,7 @@ def test_presets_are_compared_at_equal_cost(config: Config) -> None:
     assert at_cost(config, shape, 1).evaluations >= 1
 
 
+@pytest.mark.slow
 def test_a_frame_is_seen_in_the_border(imagenet: Params) -> None:
     from gallery.judge import BAND, border_ratio
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +36,24 @@ if distributed == "yes":
 done = []
 grid.run(random_params(), shard=shard, lanes=1, on_cell=lambda entry, _: done.append(entry.name))
 print(json.dumps(done))
+"""
+
+# The command line, which a third cell is too many for.
+KILLED_AFTER_TWO_CELLS = """
+import os, signal
+from jaxstyle.cli import main
+from jaxstyle.storage.grid import Grid
+
+write, written = Grid._write_row, []
+
+def deadly(*arguments):
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*arguments)
+    written.append(arguments)
+
+Grid._write_row = deadly
+main()
 """
 
 
@@ -120,25 +137,23 @@ def test_the_same_command_completes_what_a_killed_host_left(
     files: Path, tmp_path: Path, imagenet: Params
 ) -> None:
     output = tmp_path / "out"
-    command = ["-m", "jaxstyle.cli", "grid", "--contents", str(files / "one.png")]
-    command += [str(files / "two.png"), "--styles", str(files / "three.png"), "-o", str(output)]
-    command += ["--sweep", "seed=0:4", "--init", "noise", "--size", "48", "--evaluations", "12"]
-    command += ["--lanes", "1", "--convolution", "direct", "--offline"]
-    command += ["--style-statistics", "gram"]
-    processes = cluster(*[[*command, "--distributed"]] * 2)
-    # Each does its four cells one after another; the second dies when its first are done.
-    waited = time.monotonic() + 200
-    while len(list((output / "cells").glob("*.json"))) < 3:
-        assert time.monotonic() < waited
-        assert processes[1].poll() is None, processes[1].communicate()
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGKILL)
-    processes[1].communicate()
-    assert "not there yet" in finished(processes[0])[0]
+    command = ["grid", "--contents", str(files / "one.png"), str(files / "two.png")]
+    command += ["--styles", str(files / "three.png"), "-o", str(output), "--distributed"]
+    command += ["--sweep", "seed=0:4", "--init", "noise", "--size", "32", "--evaluations", "2"]
+    command += ["--lanes", "1", "--convolution", "direct", "--offline", "--scales", "1"]
+    command += ["--style-statistics", "gram", "--content-layers", "relu2_1"]
+    command += ["--style-layers", "relu1_1", "relu2_1"]
+    # Each has four cells to do.
+    survivor, killed = cluster(
+        ["-m", "jaxstyle.cli", *command], ["-c", KILLED_AFTER_TWO_CELLS, *command]
+    )
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert "not there yet" in finished(survivor)[0]
     kept = {path: path.stat().st_mtime_ns for path in (output / "cells").glob("*.json")}
-    assert 4 <= len(kept) < 8
+    assert len(kept) == 4 + 2
     assert not (output / "grid.jsonl").exists()
-    for process in cluster(*[[*command, "--distributed"]] * 2):
+    for process in cluster(*[["-m", "jaxstyle.cli", *command]] * 2):
         finished(process)
     assert all(path.stat().st_mtime_ns == time_of for path, time_of in kept.items())
     rows = [json.loads(row) for row in (output / "grid.jsonl").read_text().splitlines()]

@@ -21,7 +21,7 @@ from jaxstyle.engine.loop import Progress, state_like
 from jaxstyle.engine.records import Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.runs import Identity, Run, Schedule, fork
-from tests.conftest import picture
+from tests.conftest import SHALLOW, picture
 from tests.interrupted_run import BUDGET, COARSE, CONTENT, STYLE, go_on
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_a_run_killed_at_random_is_the_run(whole: Any, tmp_path: Path) -> None:
     expected, optimizer = whole
     moments = random.Random(optimizer)
     for _ in range(6):
-        process = start(tmp_path, optimizer, pause=0.01)
+        process = start(tmp_path, optimizer, pause=0.05)
         time.sleep(moments.uniform(0, 10))
         process.kill()
         process.communicate()
@@ -70,7 +70,11 @@ def test_a_run_killed_at_random_is_the_run(whole: Any, tmp_path: Path) -> None:
     assert_same_run(tmp_path, expected)
 
 
-@pytest.mark.parametrize("kills", [(COARSE // 2,), (COARSE, 1, BUDGET // 2)], ids=str)
+@pytest.mark.parametrize(
+    "kills",
+    [(COARSE // 2,), pytest.param((COARSE, 1, BUDGET // 2), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_run_killed_at_evaluations_is_the_run(
     whole: Any, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:
@@ -127,7 +131,7 @@ def test_a_full_disk_is_seen_before_it_is_written_to(
 
 
 IDENTITY = Identity(
-    Config(evaluations=6, style_weight=1.0, tv_weight=1e-5),
+    SHALLOW.replace(evaluations=6, style_weight=1.0, tv_weight=1e-5),
     {"content": ["1"], "style": ["2", "3"], "weights": ["4"]},
     "c.png",
     ["s.png", "t.png"],
