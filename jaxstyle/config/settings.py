@@ -34,8 +34,7 @@ class Config:
     """Long side of the result in pixels (a style that keeps its own shape gets the same long
     side); "original" leaves images as they are."""
     evaluations: int = 300
-    """Budget of the last (or only) scale, in evaluations: one value and gradient each. The line
-    search of optax-lbfgs may go over it."""
+    """Budget of the last (or only) scale, in evaluations: one value and gradient each."""
     content_weight: float = 5.0
     """Weight of the content term."""
     style_weight: float = 1000.0
@@ -95,8 +94,7 @@ class Config:
     """Side of the tiles in pixels; if given, tiles are used; if not, the largest that fits."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
     """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
-    optimizer: Literal["lbfgs", "adam", "optax-lbfgs"] = "lbfgs"
-    """lbfgs spends one evaluation an update; optax-lbfgs is the baseline to compare with."""
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     history_size: int | None = None
     """Number of pairs that L-BFGS keeps; 20 if not given."""
     history_precision: Literal["float32", "bfloat16"] | None = None
@@ -280,7 +278,7 @@ _ONLY_WITH = {
     "learning_rate_schedule": ("optimizer", ("adam",)),
     "adam_beta2": ("optimizer", ("adam",)),
     "ema": ("optimizer", ("adam",)),
-    "history_size": ("optimizer", ("lbfgs", "optax-lbfgs")),
+    "history_size": ("optimizer", ("lbfgs",)),
     "history_precision": ("optimizer", ("lbfgs",)),
     "preconditioner": ("optimizer", ("lbfgs",)),
     "color_match": ("preserve_color", ("match",)),

@@ -34,11 +34,12 @@ def make_optimizer(
             budget or config.evaluations if cosine else None,
             config.ema,
         )
-    history_size = config.history_size or _DEFAULT_HISTORY
-    if config.optimizer == "optax-lbfgs":
-        return _optax_lbfgs(history_size)
-    noise = _LOSS_NOISE[config.precision]
-    return _lbfgs(history_size, noise, config.history_precision, config.preconditioner != "none")
+    return _lbfgs(
+        config.history_size or _DEFAULT_HISTORY,
+        _LOSS_NOISE[config.precision],
+        config.history_precision,
+        config.preconditioner != "none",
+    )
 
 
 # Cached, because compiled updates are looked up by the identity of their functions.
@@ -48,11 +49,6 @@ def _lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     dtype = jnp.dtype(jnp.bfloat16) if stored == "bfloat16" else None
     return lbfgs(history_size, FIRST_STEP, noise, dtype, *([smooth] if preconditioned else []))
-
-
-@functools.lru_cache
-def _optax_lbfgs(history_size: int) -> optax.GradientTransformationExtraArgs:
-    return optax.lbfgs(memory_size=history_size)
 
 
 @functools.lru_cache

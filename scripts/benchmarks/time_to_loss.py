@@ -14,9 +14,8 @@ _OURS: dict[str, dict[str, Any]] = {
     "jaxstyle": {},
     TWO_SCALES: {"scales": 2, "scale_factor": 2.0},
     "Adam": {"optimizer": "adam"},
-    "optax.lbfgs": {"optimizer": "optax-lbfgs"},
 }
-_SCIPY, _TORCH = "SciPy, as the seed", "PyTorch L-BFGS"
+_OPTAX, _SCIPY, _TORCH = "optax.lbfgs", "SciPy, as the seed", "PyTorch L-BFGS"
 
 Run = dict[str, Any]
 
@@ -29,16 +28,12 @@ def time_to_loss(bench: Bench) -> Finding:
         "optax.lbfgs have jaxstyle's, PyTorch's L-BFGS has PyTorch's. Evaluations at coarser "
         "scales count by their pixels. optax.lbfgs records one loss a search.",
     ]
-    peers = []
-    if installed("scipy"):
-        peers.append(_SCIPY)
-    else:
-        notes.append("SciPy is not installed and left out: pip install '.[benchmark]'")
+    peers = [_OPTAX, _SCIPY]
     if installed("torch"):
         peers.append(_TORCH)
     else:
         notes.append(NO_TORCH)
-    reference = peers[-1] if peers else "jaxstyle"
+    reference = peers[-1]
     notes.append(f"The loss to reach is that of {reference} after {_budget(bench)} evaluations.")
     curves: list[Row] = []
     for objective in bench.settings.objectives:
@@ -85,8 +80,9 @@ def _run(bench: Bench, system: str) -> Run:
         warm = bench.worker(TORCH).call("curve", key="run", evaluations=3)["seconds"][-1]
         run = bench.worker(TORCH).call("curve", key="run", evaluations=budget)
         return run | {"compile_seconds": warm}
-    if system == _SCIPY:
-        return bench.worker(OURS).call("scipy_curve", key="run", evaluations=budget)
+    if system in (_OPTAX, _SCIPY):
+        function = "optax_curve" if system == _OPTAX else "scipy_curve"
+        return bench.worker(OURS).call(function, key="run", evaluations=budget)
     settings = _OURS[system] | {"evaluations": budget}
     if system == TWO_SCALES:
         settings["coarse_evaluations"] = max(1, budget // 2)

@@ -195,7 +195,6 @@ def test_failed_cells_are_counted_and_code_3(
         ((*INPUTS, "--content-guides", "out"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
-        ((*INPUTS, "--optimizer", "optax-lbfgs"), "baseline for single runs"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),
         ((*INPUTS, "--style-weights", "1", "2"), "as many as styles, 1, not 2"),
         ((*INPUTS, "--sweep", "style_layer_weights=1+0+0+0+nan"), "must be finite"),

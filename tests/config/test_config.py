@@ -106,7 +106,7 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"style_layer_weights": [0.0] * 5}, "style_layer_weights must not all be 0"),
         ({"style_layer_weights": [1, 2]}, "as many as style_layers, 5, not 2"),
         ({"content_layer_weights": [1, 2]}, "as many as content_layers, 1, not 2"),
-        ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam' or 'optax-lbfgs'"),
+        ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam'"),
         ({"learning_rate": 0.1}, "learning_rate has no meaning with optimizer lbfgs"),
         ({"learning_rate": 0.0, "optimizer": "adam"}, "learning_rate must be positive"),
         ({"history_size": 5, "optimizer": "adam"}, "history_size has no meaning"),

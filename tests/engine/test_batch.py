@@ -387,7 +387,6 @@ def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.Monk
     ("contents", "styles", "configs", "message"),
     [
         ([CONTENT] * 2, [STYLE] * 3, QUICK, "2 contents"),
-        ([CONTENT], STYLE, QUICK.replace(optimizer="optax-lbfgs"), "optax-lbfgs"),
         ([CONTENT], STYLE, QUICK.replace(style_layers=("relu9_1",)), "unknown layer"),
         ([CONTENT], STYLE, [QUICK] * 2 + [QUICK.replace(content_layers=("relu1_1",) * 2)], "twice"),
     ],

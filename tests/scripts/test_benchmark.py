@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -197,6 +198,24 @@ def test_torch_has_the_same_objectives(tmp_path: Path) -> None:
     assert apart["PyTorch, eager"] < 1e-3
     theirs = [r for r in report["time_to_loss"]["curves"] if r["system"] == "PyTorch L-BFGS"]
     assert [len(each["losses"]) for each in theirs] == [3, 3]
+
+
+def test_optax_counts_what_its_line_searches_spend(tmp_path: Path) -> None:
+    from benchmarks import ours
+    from benchmarks.problems import write_pictures, write_weights
+
+    pictures, weights = tmp_path / "pictures.npz", tmp_path / "weights.npz"
+    write_pictures(pictures, picture(24, 32, 0), picture(24, 32, 1))
+    write_weights(weights, (4, 6, 8, 8, 8))
+    ours.prepare("one", str(pictures), str(weights), "seed")
+    run = ours.optax_curve("one", 20)
+    assert len(run["losses"]) == len(run["evaluations"]) == len(run["seconds"]) < 20
+    assert run["evaluations"][0] >= 2
+    assert run["evaluations"][-2] < 20 <= run["evaluations"][-1]
+    assert run["losses"] == sorted(run["losses"], reverse=True)
+    problem = ours._problems["one"]
+    start = problem.evaluate(problem.objective, jnp.asarray(problem.content))[0]
+    assert run["losses"][-1] < 0.5 * start
 
 
 def test_scipy_is_driven_as_in_the_seed() -> None:

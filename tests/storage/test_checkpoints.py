@@ -46,7 +46,7 @@ def like(config: Config, scale: int) -> LoopState:
     return state_like(plan(CONTENT, STYLE, config)[scale].content.shape, config)
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "optax-lbfgs"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_a_run_goes_on_from_any_of_its_checkpoints(
     small_params: Params, tmp_path: Path, optimizer: str
 ) -> None:

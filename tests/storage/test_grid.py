@@ -319,8 +319,8 @@ def test_mistakes_in_settings_are_told_at_once(
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match="file"):
         grid_of(cells_of(files), tmp_path / "file").run(small_params)
-    grid = grid_of(cells_of(files, [QUICK.replace(optimizer="optax-lbfgs")]), tmp_path / "out")
-    with pytest.raises(ConfigError, match="optax-lbfgs"):
+    grid = grid_of(cells_of(files, [QUICK.replace(style_layers=("relu9_1",))]), tmp_path / "out")
+    with pytest.raises(ConfigError, match="unknown layer"):
         grid.run(small_params)
 
 

@@ -221,24 +221,6 @@ def test_a_fork_of_a_mean_starts_from_it(small_params: Params, tmp_path: Path) -
     np.testing.assert_array_equal(forked(tmp_path, other).state.image, found.image)
 
 
-def test_an_update_of_several_evaluations_passes_no_snapshot(
-    small_params: Params, tmp_path: Path
-) -> None:
-    identity = dataclasses.replace(
-        IDENTITY, config=IDENTITY.config.replace(optimizer="optax-lbfgs", evaluations=30)
-    )
-    with Run(tmp_path, checkpoints=Schedule(every=7), snapshots=Schedule(every=5)) as run:
-        run.identify(identity)
-        run.resume(lambda scale: state_like(CONTENT.shape, identity.config))
-        result = stylize(CONTENT, STYLE, identity.config, small_params, run.record, keeper=run)
-    assert result.reason == "budget"
-    ends = [record.evaluation for record in result.history]
-    assert len(ends) < 30  # some updates take several
-    taken = [int(path.stem) for path in sorted((tmp_path / "snapshots").iterdir())]
-    steps = zip([0, *ends], ends, strict=False)
-    assert taken == [end for last, end in steps if end // 5 > last // 5]
-
-
 def test_a_fork_with_other_settings_starts_from_the_image(
     small_params: Params, tmp_path: Path
 ) -> None:
