@@ -120,7 +120,7 @@ def stylize_batch(
     Args:
         contents: sRGB 0–1 `[h, w, 3]` each, of any shapes; each shape has its own program.
         styles: for each content, one image, or several to blend.
-        config: as for `stylize`, one per content; `optimizer` is `lbfgs` or `adam`.
+        config: as for `stylize`, one per content.
         guides: as for `stylize`, one per content.
         params: from `load_weights`; by default loaded, and downloaded on first use.
         lanes: images at a time on each device; by default as many as fit its memory and pay off.

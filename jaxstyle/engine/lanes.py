@@ -69,8 +69,7 @@ def optimize_lanes(
         params: from `prepare_params`; copied to all devices unless already there.
         jobs: functions that make a job each, called when a lane is free. All jobs have the same
             shapes, so that they differ only in data. A `JaxstyleError` raised by one is its result.
-        config: names the optimizer, `lbfgs` or `adam`; with a learning-rate schedule, jobs must
-            have equal budgets.
+        config: names the optimizer; with a learning-rate schedule, jobs must have equal budgets.
         lanes: jobs at a time on each device, or on each group of `space` devices; by default as
             many as fit in memory, but no more than pay off. If memory runs out nevertheless, they
             are halved, down to one.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxstyle.config import Config
 from jaxstyle.engine import sharding
@@ -22,7 +22,7 @@ from jaxstyle.engine.records import REASONS, Callback, Journal, Record, Result, 
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image
 from jaxstyle.objective import Objective, Scalar
-from jaxstyle.optim import NOT_FINITE, RUNNING, STALLED
+from jaxstyle.optim import NOT_FINITE, RUNNING
 
 IN_FLIGHT = 1
 """Evaluations by which the device may be ahead of the host, so that reading never stalls it."""
@@ -35,7 +35,6 @@ class LoopState(NamedTuple):
     optimizer: optax.OptState
     best_image: Float[Array, "h w 3"]
     best_loss: Scalar
-    evaluations: Int[Array, ""]
 
 
 def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
@@ -56,7 +55,6 @@ def init_state(
         optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(image)),
         best_image=jnp.array(image),
         best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
-        evaluations=jnp.zeros((), jnp.int32),
     )
 
 
@@ -69,7 +67,6 @@ def update(
     get = optax.tree.get
     accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
     info = UpdateInfo(
-        evaluations=state.evaluations + 1,
         loss=loss,
         terms=terms,
         gradient_norm=optax.tree.norm(grad),
@@ -78,60 +75,15 @@ def update(
         status=get(optimizer_state, "status", jnp.where(accepted, RUNNING, NOT_FINITE)),
     )
     image = optax.apply_updates(state.image, updates)
-    return _advanced(state, state.image, image, optimizer_state, info), info
-
-
-def baseline_update(
-    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
-) -> tuple[LoopState, UpdateInfo]:
-    """Make one update of `optax.lbfgs`, whose line search takes several evaluations.
-
-    The line search's last value and gradient are reused, as optax advises, so the record
-    describes the point reached and has no terms.
-    """
-
-    def loss_of(image: Float[Array, "h w 3"]) -> Scalar:
-        return objective(image)[0]
-
-    value, grad = optax.value_and_grad_from_state(loss_of)(state.image, state=state.optimizer)
-    updates, optimizer_state = optimizer.update(
-        grad, state.optimizer, state.image, value=value, grad=grad, value_fn=loss_of
-    )
-    get = optax.tree.get
-    loss = jnp.asarray(get(optimizer_state, "value"))
-    arrived = optax.apply_updates(state.image, updates)
-    spent = get(optimizer_state, "num_linesearch_steps") + (state.evaluations == 0)
-    finite, moved = jnp.isfinite(loss), optax.tree.norm(updates) > 0
-    status = jnp.where(finite, jnp.where(moved, RUNNING, STALLED), NOT_FINITE)
-    info = UpdateInfo(
-        evaluations=state.evaluations + spent,
-        loss=loss,
-        terms={},
-        gradient_norm=optax.tree.norm(get(optimizer_state, "grad")),
-        step_size=get(optimizer_state, "learning_rate"),
-        accepted=finite & moved,
-        status=status,
-    )
-    return _advanced(state, arrived, arrived, optimizer_state, info), info
-
-
-def _advanced(
-    state: LoopState,
-    evaluated: optax.Params,
-    image: optax.Params,
-    optimizer_state: optax.OptState,
-    info: UpdateInfo,
-) -> LoopState:
-    assert isinstance(evaluated, Array)
     assert isinstance(image, Array)
-    better = info.loss < state.best_loss
-    return LoopState(
+    better = loss < state.best_loss
+    advanced = LoopState(
         image=image,
         optimizer=optimizer_state,
-        best_image=jnp.where(better, evaluated, state.best_image),
-        best_loss=jnp.where(better, info.loss, state.best_loss),
-        evaluations=info.evaluations,
+        best_image=jnp.where(better, state.image, state.best_image),
+        best_loss=jnp.where(better, loss, state.best_loss),
     )
+    return advanced, info
 
 
 class Progress(NamedTuple):
@@ -186,7 +138,6 @@ class Keeper(Protocol):
 @functools.lru_cache
 def _compiled(
     optimizer: optax.GradientTransformationExtraArgs,
-    baseline: bool,
     thrifty: bool,
     shape: tuple[int, ...],
     mesh: Mesh | None,
@@ -195,7 +146,7 @@ def _compiled(
     if mesh is not None:
         where = _places(optimizer, shape, mesh), NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        functools.partial(baseline_update if baseline else update, optimizer),
+        functools.partial(update, optimizer),
         donate_argnums=1,
         compiler_options=thrifty_options() if thrifty else None,
         out_shardings=where,
@@ -292,17 +243,15 @@ def proceed(
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
     optimizer = make_optimizer(config, budget)
-    baseline = config.optimizer == "optax-lbfgs"
     state = progress.state
     shape = state.image.shape
     thrifty = objective.activations != "kept"
     # The shape matters only for arrays on several devices.
-    compiled = _compiled(optimizer, baseline, thrifty, () if mesh is None else shape, mesh)
+    compiled = _compiled(optimizer, thrifty, () if mesh is None else shape, mesh)
     if mesh is None:
         state = jax.tree.map(jnp.asarray, state)
     else:
         objective, state = (sharding.spread(each, shape, mesh) for each in (objective, state))
-    in_flight = 0 if baseline else IN_FLIGHT
     earlier = progress.earlier
     journal = Journal(earlier.history if earlier else (), progress.history)
     journal.status = progress.status
@@ -311,7 +260,6 @@ def proceed(
     pending: collections.deque[UpdateInfo] = collections.deque()
     reader = Reader()
     dispatched, stopped, first = journal.evaluations, False, True
-    kept = spent + dispatched
 
     def reached() -> Progress:
         history = tuple(journal.history)
@@ -327,19 +275,13 @@ def proceed(
             if first:
                 journal.start(compile_seconds + time.perf_counter() - began)
                 first = False
-        wanted = keeper is not None and not baseline and keeper.wants(spent + dispatched)
-        most = 0 if wanted or dispatched >= budget else in_flight
+        wanted = keeper is not None and keeper.wants(spent + dispatched)
+        most = 0 if wanted or dispatched >= budget else IN_FLIGHT
         while len(pending) > most and journal.status == RUNNING:
             journal.read(
                 reader.get(pending.popleft(), f"evaluation {spent + journal.evaluations + 1}")
             )
             stopped |= bool(callback is not None and callback(journal.history[-1]))
-        if baseline:
-            dispatched = journal.evaluations
-            wanted = keeper is not None and any(
-                map(keeper.wants, range(kept + 1, spent + dispatched + 1))
-            )
-            kept = spent + dispatched
         if wanted and journal.status == RUNNING and not stopped:
             assert keeper is not None
             keeper.keep(reached())
@@ -348,8 +290,4 @@ def proceed(
     while pending and journal.status == RUNNING:
         journal.read(reader.get(pending.popleft(), "the last evaluation"))
     reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
-    result = journal.result(sharding.fetch(outcome(state)), objective, reason)
-    if not result.terms:
-        terms = objective(state.best_image)[1]
-        result = result._replace(terms={name: float(value) for name, value in terms.items()})
-    return reached(), result
+    return reached(), journal.result(sharding.fetch(outcome(state)), objective, reason)

@@ -19,7 +19,6 @@ REASONS = {CONVERGED: "converged", STALLED: "stalled", NOT_FINITE: "not finite"}
 class UpdateInfo(NamedTuple):
     """Measurements of one update, on the device until they are read."""
 
-    evaluations: Int[Array, ""]
     loss: Scalar
     terms: dict[str, Scalar]
     gradient_norm: Scalar
@@ -56,7 +55,7 @@ class Result(NamedTuple):
     loss: float
     terms: dict[str, float]
     history: tuple[Record, ...]
-    """One record per evaluation; for `optax-lbfgs`, per update, which takes several evaluations."""
+    """One record per evaluation."""
     evaluations: int
     reason: str
     """`budget`, `converged`, `stalled`, `not finite`, or `stopped` by the callback."""
@@ -95,7 +94,7 @@ class Journal:
     @property
     def evaluations(self) -> int:
         """Number of evaluations of this scale that have been read."""
-        return self.history[-1].evaluation - self._spent if self.history else 0
+        return len(self.history)
 
     @property
     def _elapsed(self) -> float:
@@ -110,7 +109,7 @@ class Journal:
         """Append the record of one update whose `info` is on the host."""
         self.history.append(
             Record(
-                evaluation=self._spent + int(info.evaluations),
+                evaluation=self._spent + self.evaluations + 1,
                 loss=float(info.loss),
                 terms={name: float(value) for name, value in info.terms.items()},
                 gradient_norm=float(info.gradient_norm),

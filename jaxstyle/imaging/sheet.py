@@ -38,17 +38,27 @@ def contact_sheet(
         sRGB `[h, w, 3]`.
     """
     header = [None, *((epath.Path(s[0]), " + ".join(map(_stem, s))) for s in columns)]
-    table: list[list[_Item | None]] = [[_item(entry) for entry in header]]
+    table: list[list[Entry | None]] = [header]
     for content in rows:
-        entries = [(epath.Path(content), _stem(content))]
-        entries += [
+        entries = [
             (cells[content, styles], "") if (content, styles) in cells else None
             for styles in columns
         ]
-        table.append([_item(entry) for entry in entries])
+        table.append([(epath.Path(content), _stem(content)), *entries])
+    return draw_sheet(table, caption)
+
+
+Entry = tuple[PurePath | epath.Path | str, str]
+"""The path of a picture, or a remark to show in its place, and the label below it."""
+
+
+def draw_sheet(entries: Sequence[Sequence[Entry | None]], caption: str) -> Image:
+    """Draw a page of rows of labelled pictures, None where there is none, below a caption."""
+    table = [[_item(entry) for entry in line] for line in entries]
     heights = [max(item.picture.height for item in line if item) for line in table]
     across, below = _SIDE + _GAP, 2 * _TEXT
-    size = across * (len(columns) + 1) + _GAP, below + sum(heights) + below * len(heights)
+    columns = max(map(len, table))
+    size = across * columns + _GAP, below + sum(heights) + below * len(heights)
     page = Pil.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
     draw.text((_GAP, _TEXT // 2), caption, _INK, font)
@@ -70,7 +80,7 @@ class _Item(NamedTuple):
     label: str
 
 
-def _item(entry: tuple[epath.Path | str, str] | None) -> _Item | None:
+def _item(entry: Entry | None) -> _Item | None:
     if entry is None:
         return None
     shown, label = entry

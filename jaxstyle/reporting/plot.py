@@ -1,7 +1,7 @@
 """Plots for papers: loss against evaluations and seconds, on a log scale."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from jaxstyle.imaging import files
 from jaxstyle.storage import read_metrics
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, distinguishable by the colour-blind; dashes, for print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":")
+_DASHES = ("-", "--", "-.", ":")
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -60,17 +61,26 @@ def _names(runs: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
 
 
 def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
-    """Draw two panels with a common loss axis and a curve per run, from the lines of its metrics.
+    """Draw two panels with a common loss axis and a curve per run; see `draw_curves`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+    draw_curves(figure.subplots(1, 2, sharey=True), curves)
+    return figure
+
+
+def draw_curves(panels: "Sequence[Axes]", curves: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Draw a curve per run, from the lines of its metrics, over evaluations and over seconds.
 
     Losses of different scales measure different things, so a new curve starts at each scale.
+
+    Args:
+        panels: one for evaluations and one for seconds.
+        curves: by the name of the run.
 
     Raises:
         ConfigError: no loss is finite.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 2.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
     drawn = False
     for number, (name, rows) in enumerate(curves.items()):
         for scale in sorted({row["scale"] for row in rows}):
@@ -85,7 +95,7 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
                     [row[key] for row in scale_rows],
                     best,
                     color=_COLORS[number % len(_COLORS)],
-                    linestyle=DASHES[number % len(DASHES)],
+                    linestyle=_DASHES[number % len(_DASHES)],
                     linewidth=1.2,
                     label=name if scale == 0 else None,
                 )
@@ -99,4 +109,3 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> "Figure":
         panel.grid(visible=True, which="major", linewidth=0.3)
     if len(curves) > 1:
         panels[1].legend(frameon=False)
-    return figure

@@ -560,14 +560,13 @@ function showGrid() {
 
   function lossOf(cell) {
     const kept = cell.losses.length, all = cell.losses_taken;
-    const unit = (cell.settings.optimizer ?? data.settings.optimizer) === "optax-lbfgs" ? "Updates" : "Evaluations";
     const x = cell.losses.map((_, i) => (kept === all ? i : Math.floor((i * (all - 1)) / (kept - 1))) + 1);
     return curves({
       title: "Loss",
-      xs: { [unit]: x },
+      xs: { Evaluations: x },
       lines: [lossLine("loss", cell.losses.map(number))],
       accepted: cell.losses.map(() => true),
-      describe: (i) => `${unit.toLowerCase().slice(0, -1)} ${x[i]}`,
+      describe: (i) => `evaluation ${x[i]}`,
       height: 230,
     }).body;
   }

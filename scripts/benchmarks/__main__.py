@@ -1,4 +1,4 @@
-"""The benchmark command: run sections in order and report as JSON, Markdown and plots."""
+"""The command `scripts/benchmark`: run sections in order and report as JSON, Markdown and plots."""
 
 import dataclasses
 import json
@@ -9,34 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.bench import Bench, Finding
-from benchmarks.evaluation import evaluation, overhead
-from benchmarks.memory import memory
-from benchmarks.plots import NO_MATPLOTLIB, write_plots
-from benchmarks.programs import programs, start
+from benchmarks.evaluation import evaluation, memory
+from benchmarks.programs import programs
 from benchmarks.quality import quality
+from benchmarks.report import describe_machine, markdown, write_plots
 from benchmarks.settings import parse, told_command
-from benchmarks.tables import markdown
 from benchmarks.throughput import throughput
 from benchmarks.time_to_loss import time_to_loss
-from benchmarks.worker import BenchmarkError
-from gallery.mistakes import exit_code
 from jaxstyle import ConfigError
-from jaxstyle.imaging.files import write_atomically
+from jaxstyle.imaging import write_atomically
+from measuring.command import exit_code
+from measuring.worker import MeasurementError
 
 SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
     section.__name__: section
-    for section in (
-        evaluation,
-        overhead,
-        time_to_loss,
-        programs,
-        start,
-        throughput,
-        memory,
-        quality,
-    )
+    for section in (evaluation, time_to_loss, programs, throughput, memory, quality)
 }
 
 
@@ -56,14 +44,14 @@ def _measure() -> int:
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(settings, Path(folder))
-        described = machine.describe(bench.accelerator)
+        described = describe_machine(bench.accelerator)
         sections = _earlier(file, described)
         for name in settings.sections:
             print(f"{name} …", file=sys.stderr, flush=True)
             began = time.perf_counter()
             try:
                 finding = SECTIONS[name](bench)
-            except BenchmarkError as error:
+            except MeasurementError as error:
                 failed = True
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
                 if name in sections:  # keep the earlier run's
@@ -76,26 +64,15 @@ def _measure() -> int:
             sections[name] = dataclasses.asdict(finding) | {
                 "took_seconds": seconds,
                 "command": told_command(sys.argv[1:]),
-                "arguments": settings.told(),
             }
             sections = {each: sections[each] for each in SECTIONS if each in sections}
             report = {"machine": described, "sections": sections}
             _write(file, json.dumps(report, default=str) + "\n")
-    findings = {
-        name: Finding(**{field: section[field] for field in _FIELDS})
-        for name, section in sections.items()
-    }
-    plots = write_plots(findings, settings.output)
-    if not plots and any(finding.curves for finding in findings.values()):
-        print(NO_MATPLOTLIB, file=sys.stderr)
-    commands = {name: section["command"] for name, section in sections.items()}
-    text = markdown(described, commands, findings, descriptions, plots)
+    plots = write_plots(sections, settings.output)
+    text = markdown(described, sections, descriptions, plots)
     _write(settings.output / "benchmark.md", text)
     print(text)
     return int(failed)
-
-
-_FIELDS = [field.name for field in dataclasses.fields(Finding)]
 
 
 def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:

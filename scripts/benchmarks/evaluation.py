@@ -1,29 +1,21 @@
-"""Sections `evaluation` and `overhead`: the cost of one value and gradient."""
+"""Sections `evaluation` and `memory`: seconds and bytes of one value and gradient."""
 
 import dataclasses
 import functools
 import statistics
 
-from benchmarks.bench import (
-    NO_TORCH,
-    OURS,
-    THREADS,
-    TORCH,
-    Bench,
-    Finding,
-    Row,
-    installed,
-    interleaved,
-    median_ratio,
-)
-from benchmarks.worker import BenchmarkError
+from benchmarks.bench import OURS, THREADS, TORCH, Bench, Finding, interleaved, median_ratio
+from benchmarks.problems import evaluation_flops
+from jaxstyle.network.vgg import CHANNELS
+from measuring.tables import Row
+from measuring.worker import MeasurementError
 
 _SECONDS = 1.0
 """The approximate duration of one repetition."""
 _MOST = 50
-_DIRECT = "jaxstyle, direct, float32"
 _MATMUL = {"cpu": 2048}
 _MATMUL_ELSEWHERE = 8192
+_MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +26,7 @@ class System:
     module: str
     precision: str
     settings: Row = dataclasses.field(hash=False)
-    """Arguments of the worker's `prepare`, besides the problem."""
+    """Arguments of the worker's `prepare`, besides the problem and the precision."""
 
     @property
     def key(self) -> str:
@@ -42,21 +34,23 @@ class System:
         return f"{self.name}, {self.precision}"
 
 
-def systems(device: str, precisions: tuple[str, ...], torch_device: str | None) -> list[System]:
-    """Return all systems of a device, the direct convolution in float32 first."""
+def systems(device: str, precisions: tuple[str, ...], torch: Row | None) -> list[System]:
+    """Return all systems of a device, the direct convolution in float32 first.
+
+    `torch` is what `Bench.torch` returns for the device.
+    """
     listed: list[System] = []
     for precision in sorted(precisions, key=lambda each: each != "float32"):
         if device == "cpu" and precision == "tf32":
             continue
-        direct = {"precision": precision, "convolution": "direct"}
-        listed.append(System("jaxstyle, direct", OURS, precision, direct))
+        listed.append(System("jaxstyle, direct", OURS, precision, {"convolution": "direct"}))
         if precision == "float32":
-            winograd = {"precision": precision, "convolution": "winograd"}
+            winograd = {"convolution": "winograd"}
             listed.append(System("jaxstyle, Winograd", OURS, precision, winograd))
-        if torch_device is not None:
-            eager = {"precision": precision, "device": torch_device, "compiled": False}
-            listed.append(System("PyTorch, eager", TORCH, precision, eager))
-            listed.append(System("PyTorch, compile", TORCH, precision, eager | {"compiled": True}))
+        if torch is not None:
+            for name, compiled in (("eager", False), ("compile", True)):
+                settings = torch | {"compiled": compiled}
+                listed.append(System(f"PyTorch, {name}", TORCH, precision, settings))
     return listed
 
 
@@ -70,94 +64,81 @@ def evaluation(bench: Bench) -> Finding:
         "to the gradient of the first row of a size, direct convolution in float32 if measured."
     ]
     for device in bench.devices:
-        torch_device = bench.torch_device(device) if installed("torch") else None
-        if torch_device is None:
-            notes.append(NO_TORCH if not installed("torch") else f"PyTorch has no {device} here.")
-        ways = systems(device, bench.settings.precisions, torch_device)
-        threads = THREADS
-        if torch_device == "cpu":
-            threads = bench.torch_threads(device)
-            notes.append(f"PyTorch is fastest with {threads} of {THREADS} threads.")
+        torch, missing = bench.torch(device)
+        notes += missing
+        if torch is not None and device == "cpu":
+            notes.append(f"PyTorch is fastest with {torch['threads']} of {THREADS} threads.")
+        ways = systems(device, bench.settings.precisions, torch)
         peaks = {
             (way.module, way.precision): _matmul(bench, way, device)
             for way in {(way.module, way.precision): way for way in ways}.values()
         }
         for size in bench.settings.sizes:
-            pictures = bench.write_square(size)
+            problem = bench.square(size)
+            flops = evaluation_flops(size, bench.settings.random_weights or CHANNELS)
             prepared: dict[System, Row] = {}
             for way in ways:
+                settings = {"precision": way.precision, **way.settings}
                 try:
-                    prepared[way] = _prepared(bench, way, device, pictures, threads)
-                except BenchmarkError as error:
+                    prepared[way] = bench.prepare(way.module, way.key, problem, device, **settings)
+                except MeasurementError as error:
                     notes.append(f"Left out: {way.name}, {way.precision}, {size}²: {error}")
                     if bench.has_ended(way.module, device):  # its other problems are gone too
                         prepared = {w: row for w, row in prepared.items() if w.module != way.module}
-            if not prepared:
-                continue
-            for way, row in _rows(bench, device, prepared).items():
+            for way, (relative, seconds) in _measured(bench, device, prepared).items():
                 where = {"device": device, "size": f"{size}²"}
                 where |= {"precision": way.precision, "system": way.name}
                 peak = peaks[way.module, way.precision]
-                reached = bench.flops(size) / row["seconds"]
-                ratios.append(where | row["ratios"] | {"FLOP/s over matmul's": reached / peak})
-                times = {key: row[key] for key in ("seconds", "least", "most")}
-                speeds = {"GFLOP/s": reached / 1e9, "matmul GFLOP/s": peak / 1e9}
-                compiling = {
-                    "compile s": prepared[way]["compile_seconds"],
-                    "first s": prepared[way]["first_seconds"],
-                }
-                absolute.append(where | times | speeds | compiling)
+                reached = flops / statistics.median(seconds)
+                ratios.append(where | relative | {"FLOP/s over matmul's": reached / peak})
+                absolute.append(
+                    where
+                    | {
+                        "seconds": statistics.median(seconds),
+                        "least": min(seconds),
+                        "most": max(seconds),
+                        "GFLOP/s": reached / 1e9,
+                        "matmul GFLOP/s": peak / 1e9,
+                        "compile s": prepared[way]["compile_seconds"],
+                        "first s": prepared[way]["first_seconds"],
+                    }
+                )
             for module in {way.module for way in prepared}:
                 bench.worker(module, device).call("forget")
         bench.close_workers()
     return Finding(ratios, absolute, notes)
 
 
-def _rows(bench: Bench, device: str, found: dict[System, Row]) -> dict[System, Row]:
-    """Return seconds and ratios of the prepared systems, from interleaved measurements."""
-    first = next(iter(found))
-    direct = first if first.key == _DIRECT else None
-    distances = {way: bench.agree(row, found[first], way.precision) for way, row in found.items()}
-    calls = [
-        functools.partial(
-            bench.worker(way.module, device).call,
-            "evaluation",
-            key=way.key,
-            count=max(1, min(_MOST, round(_SECONDS / row["once"]))),
-        )
-        for way, row in found.items()
-    ]
-    values = interleaved(bench.settings.repeats, calls)
-    seconds = dict(zip(found, values, strict=True))
-    rows: dict[System, Row] = {}
+def _measured(
+    bench: Bench, device: str, prepared: dict[System, Row]
+) -> dict[System, tuple[Row, list[float]]]:
+    """Return the ratios of the prepared systems, and the interleaved seconds behind them."""
+    if not prepared:
+        return {}
+    first = next(iter(prepared))
+    apart = {way: bench.agree(row, prepared[first], way.precision) for way, row in prepared.items()}
+    calls = {}
+    for way in prepared:
+        call = functools.partial(bench.worker(way.module, device).call, "evaluation", key=way.key)
+        count = max(1, min(_MOST, round(_SECONDS / call(count=1))))
+        calls[way] = functools.partial(call, count=count)
+    seconds = interleaved(bench.settings.repeats, calls)
+    is_direct = first.key == "jaxstyle, direct, float32"
+    measured: dict[System, tuple[Row, list[float]]] = {}
     for way, mine in seconds.items():
         peers = [
-            seconds[other]
-            for other in found
-            if other.module == TORCH and other.precision == way.precision
+            theirs
+            for other, theirs in seconds.items()
+            if (other.module, other.precision) == (TORCH, way.precision)
         ]
-        fastest = min(peers, key=statistics.median) if peers else None
-        rows[way] = {
-            "seconds": statistics.median(mine),
-            "least": min(mine),
-            "most": max(mine),
-            "ratios": {
-                "over PyTorch's best": fastest and median_ratio(mine, fastest),
-                "over jaxstyle direct": direct and median_ratio(mine, seconds[direct]),
-                "gradient apart": distances[way],
-            },
+        fastest = min(peers, key=statistics.median, default=None)
+        relative = {
+            "over PyTorch's best": fastest and median_ratio(mine, fastest),
+            "over jaxstyle direct": median_ratio(mine, seconds[first]) if is_direct else None,
+            "gradient apart": apart[way],
         }
-    return rows
-
-
-def _prepared(bench: Bench, way: System, device: str, pictures: str, threads: int) -> Row:
-    worker = bench.worker(way.module, device)
-    gradient = str(bench.folder / f"{way.key}.npy")
-    problem: Row = {"pictures": pictures, "weights": bench.weights, "objective": "seed"}
-    if way.module == TORCH:
-        problem["threads"] = threads
-    answer = worker.call("prepare", key=way.key, gradient=gradient, **problem, **way.settings)
-    return answer | {"gradient": gradient, "once": worker.call("evaluation", key=way.key, count=1)}
+        measured[way] = relative, mine
+    return measured
 
 
 def _matmul(bench: Bench, way: System, device: str) -> float:
@@ -167,30 +148,41 @@ def _matmul(bench: Bench, way: System, device: str) -> float:
     return bench.worker(way.module, device).call("matmul", **arguments)
 
 
-def overhead(bench: Bench) -> Finding:
-    """A run's time an evaluation over a bare evaluation's: what the optimizer adds."""
+def memory(bench: Bench) -> Finding:
+    """Peak memory of a fresh process for targets and one value and gradient, by size."""
+    device = bench.devices[-1]
+    kind = "process" if device == "cpu" else "device"
+    systems: dict[str, tuple[str, Row]] = {
+        "jaxstyle, direct": (OURS, {"convolution": "direct"}),
+        "jaxstyle, Winograd": (OURS, {"convolution": "winograd"}),
+    }
+    notes = [
+        "Of the whole process, weights and libraries included; `at rest` is after importing them."
+        if kind == "process"
+        else "What was in use on the device, weights included."
+    ]
+    torch, missing = bench.torch(device)
+    if torch is not None:
+        systems["PyTorch"] = TORCH, torch
+    bench.close_workers()
+    against = "PyTorch" if torch is not None else "jaxstyle, direct"
     ratios: list[Row] = []
     absolute: list[Row] = []
-    worker = bench.worker(OURS)
-    for size in bench.settings.sizes[:2]:
-        pictures = bench.write_square(size)
-        problem = {"pictures": pictures, "weights": bench.weights, "objective": "seed"}
-        worker.call("prepare", key="seed", **problem)
-        worker.call("loop", key="seed", evaluations=2)  # compiles
-        count = bench.settings.loop
-        run, bare = interleaved(
-            bench.settings.repeats,
-            [
-                functools.partial(worker.call, "loop", key="seed", evaluations=count),
-                functools.partial(worker.call, "evaluation", key="seed", count=count),
-            ],
+    for size in bench.settings.sizes:
+        problem = bench.square(size)
+        peaks: dict[str, int] = {}
+        for system, (module, arguments) in systems.items():
+            worker = bench.fresh(module, device)
+            rest = worker.call("peak_memory")[kind]
+            worker.call("prepare", key="once", **problem, **arguments)
+            peaks[system] = worker.call("peak_memory")[kind]
+            worker.close()
+            mebibytes = {"peak MiB": peaks[system], "at rest MiB": rest}
+            rounded = {name: round(value / _MIB) for name, value in mebibytes.items()}
+            absolute.append({"size": f"{size}²", "system": system} | rounded)
+        ratios.extend(
+            {"size": f"{size}²", "system": system, f"peak / {against}": peak / peaks[against]}
+            for system, peak in peaks.items()
+            if peaks[against]  # some devices do not report it
         )
-        ratios.append({"size": f"{size}²", "run / bare": median_ratio(run, bare)})
-        absolute.append(
-            {
-                "size": f"{size}²",
-                "run s": statistics.median(run),
-                "evaluation s": statistics.median(bare),
-            }
-        )
-    return Finding(ratios, absolute)
+    return Finding(ratios, absolute, notes + missing)

@@ -1,33 +1,36 @@
 """The jaxstyle worker: drives it as a user's program would, and keeps problems by key."""
 
+import functools
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax.traverse_util import unflatten_dict
 
-from benchmarks import seed_recipe
-from benchmarks.objectives import objective_config
-from benchmarks.resident import peak_resident
-from gallery.judge import judge
-from gallery.presets import at_cost
+from benchmarks.judge import judge
 from jaxstyle import (
     Config,
     Objective,
     build_objective,
     load_image,
-    optimize,
     preset,
     save_image,
     stylize,
     stylize_batch,
 )
 from jaxstyle.engine.pyramid import levels
-from jaxstyle.imaging.arrays import Image
-from jaxstyle.network.arrays import Params
+from jaxstyle.imaging import Image
+from jaxstyle.network import Params
 from jaxstyle.network.vgg import PRECISIONS
+from jaxstyle.objective import GREY_LEVELS
+from measuring.tables import Row
+from measuring.worker import Trace, peak_resident, seconds_of
+
+_CALL = 20
 
 
 class Problem(NamedTuple):
@@ -38,9 +41,9 @@ class Problem(NamedTuple):
     style: Image
     config: Config
     objective: Objective
-    image: jax.Array
-    evaluate: Any
-    """Compiled function from `(objective, image)` to loss and gradient."""
+    evaluate: Callable[[Image], tuple[jax.Array, jax.Array]]
+    """Compiled function from an image to loss and gradient."""
+    image: Image
     compile_seconds: float
 
 
@@ -61,15 +64,8 @@ def describe() -> dict[str, str]:
 
 def read_weights(path: str) -> Params:
     """Read parameters from a file of `problems.write_weights`."""
-    params: dict[str, Any] = {}
     with np.load(path) as stored:
-        for name, array in stored.items():
-            conv, _, kind = name.partition("/")
-            if kind:
-                params.setdefault(conv, {})[kind] = jnp.asarray(array)
-            else:
-                params[conv] = jnp.asarray(array)
-    return params
+        return jax.tree.map(jnp.asarray, unflatten_dict(dict(stored), sep="/"))
 
 
 def prepare(
@@ -80,29 +76,31 @@ def prepare(
     gradient: str | None = None,
     precision: str = "float32",
     convolution: str = "auto",
-) -> dict[str, Any]:
-    """Build and compile the objective; write its gradient to the file `gradient`."""
-    config = objective_config(objective).replace(precision=precision, convolution=convolution)
+) -> Row:
+    """Build and compile a preset's objective at one scale; write its gradient to `gradient`."""
+    config = preset(objective).vary({"scales": 1})
+    config = config.replace(precision=precision, convolution=convolution)
     with np.load(pictures) as stored:
         content, style, start = stored["content"], stored["style"], stored["image"]
     params = read_weights(weights)
     built = build_objective(params, content, style, config)
     image = jnp.asarray(start)
     began = time.perf_counter()
-    evaluate = _evaluate.lower(built, image).compile()
-    compiled = time.perf_counter()
-    loss, grad = jax.block_until_ready(evaluate(built, image))
-    warm = time.perf_counter()
+    compiled = _evaluate.lower(built, image).compile()
+    compile_seconds = time.perf_counter() - began
+    evaluate = functools.partial(compiled, built)
+    began = time.perf_counter()
+    loss, grad = jax.block_until_ready(evaluate(image))
+    first_seconds = time.perf_counter() - began
     _problems[key] = Problem(
-        params, content, style, config, built, image, evaluate, compiled - began
+        params, content, style, config, built, evaluate, image, compile_seconds
     )
     if gradient is not None:
         np.save(gradient, np.asarray(grad))
     return {
         "loss": float(loss),
-        "convolution": built.network.convolution,
-        "compile_seconds": compiled - began,
-        "first_seconds": warm - compiled,
+        "compile_seconds": compile_seconds,
+        "first_seconds": first_seconds,
     }
 
 
@@ -114,10 +112,7 @@ def forget() -> None:
 def evaluation(key: str, count: int) -> float:
     """Return the mean seconds of one value and gradient over `count` in a row."""
     problem = _problems[key]
-    started = time.perf_counter()
-    for _ in range(count):
-        jax.block_until_ready(problem.evaluate(problem.objective, problem.image))
-    return (time.perf_counter() - started) / count
+    return seconds_of(lambda: jax.block_until_ready(problem.evaluate(problem.image)), count)
 
 
 def matmul(size: int, precision: str) -> float:
@@ -125,39 +120,22 @@ def matmul(size: int, precision: str) -> float:
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=PRECISIONS[precision]))
-    jax.block_until_ready(product(a, a))
-    seconds: list[float] = []
-    for _ in range(5):
-        started = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
-
-
-def loop(key: str, evaluations: int) -> float:
-    """Return the seconds per evaluation in the optimizer's loop, compilation excluded."""
-    problem = _problems[key]
-    config = problem.config.replace(evaluations=evaluations)
-    result = optimize(problem.objective, problem.content, config)
-    return result.seconds / result.evaluations
+    seconds = [seconds_of(lambda: jax.block_until_ready(product(a, a))) for _ in range(6)]
+    return 2 * size**3 / min(seconds[1:])
 
 
 def grid(key: str, cells: int, lanes: int, evaluations: int) -> float:
     """Return the seconds for `cells` with different weights, `lanes` at a time on each device."""
-    problem = _problems[key]
-    given = problem.content, problem.style, _cell_configs(problem, cells, evaluations)
-    started = time.perf_counter()
-    stylize_batch(*given, problem.params, lanes=lanes)
-    return time.perf_counter() - started
+    params, content, style, *_ = problem = _problems[key]
+    configs = _cell_configs(problem, cells, evaluations)
+    return seconds_of(lambda: stylize_batch(content, style, configs, params, lanes=lanes))
 
 
 def one_by_one(key: str, cells: int, evaluations: int) -> float:
     """Return the seconds for the same cells as separate runs, one after another."""
-    problem = _problems[key]
-    started = time.perf_counter()
-    for config in _cell_configs(problem, cells, evaluations):
-        stylize(problem.content, problem.style, config, problem.params)
-    return time.perf_counter() - started
+    params, content, style, *_ = problem = _problems[key]
+    configs = iter(_cell_configs(problem, cells, evaluations))
+    return cells * seconds_of(lambda: stylize(content, style, next(configs), params), cells)
 
 
 def _cell_configs(problem: Problem, cells: int, evaluations: int) -> list[Config]:
@@ -165,20 +143,18 @@ def _cell_configs(problem: Problem, cells: int, evaluations: int) -> list[Config
     return [base.replace(style_weight=base.style_weight * (1 + cell / 8)) for cell in range(cells)]
 
 
-def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
+def curve(key: str, settings: Row) -> Row:
     """Run from the content and return the last scale's losses with their evaluations and seconds.
 
     Evaluations at coarser scales count by their share of pixels, and `seconds` include them.
     A warm-up run of one update per scale precedes it, as for the peers.
     """
-    problem = _problems[key]
-    config = problem.config.replace(**settings)
-    inputs = problem.content, problem.style
-    began = time.perf_counter()
-    stylize(*inputs, config.replace(evaluations=1, coarse_evaluations=None), problem.params)
-    warm = time.perf_counter() - began
-    result = stylize(*inputs, config, problem.params)
-    scales = levels(config, problem.content.shape)
+    params, content, style, base, *_ = _problems[key]
+    config = base.replace(**settings)
+    shortest = config.replace(evaluations=1, coarse_evaluations=None)
+    warm = seconds_of(lambda: stylize(content, style, shortest, params))
+    result = stylize(content, style, config, params)
+    scales = levels(config, content.shape)
     finest = len(scales) - 1
     coarse = [record for record in result.history if record.scale < finest]
     spent = sum(scales[record.scale].ratio ** 2 for record in coarse)
@@ -191,45 +167,102 @@ def curve(key: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def scipy_curve(key: str, evaluations: int) -> dict[str, Any]:
-    """Run SciPy's L-BFGS-B as the Keras example does and return the same as `curve`."""
+def scipy_curve(key: str, evaluations: int) -> Row:
+    """Run SciPy's L-BFGS-B as the Keras example does and return the same as `curve`.
+
+    It is begun anew every 20 evaluations; the vector is flat, float64 and in grey levels.
+    """
+    from scipy.optimize import fmin_l_bfgs_b
+
+    problem, trace = _problems[key], Trace()
+
+    def loss_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        image = (x / GREY_LEVELS).reshape(problem.content.shape)
+        loss, grad = problem.evaluate(jnp.asarray(image, jnp.float32))
+        if len(trace.losses) < evaluations:  # a line search may go over the budget
+            trace.add(float(loss))
+        return float(loss), np.asarray(grad, np.float64).ravel() / GREY_LEVELS
+
+    x = problem.content.astype(np.float64).ravel() * GREY_LEVELS
+    while len(trace.losses) < evaluations:
+        before = len(trace.losses)
+        x, _, _ = fmin_l_bfgs_b(loss_and_gradient, x, maxfun=min(_CALL, evaluations - before))
+        if len(trace.losses) - before < 2:  # converged: it would evaluate the same point forever
+            break
+    return trace.told(problem.compile_seconds)
+
+
+_OPTAX = optax.lbfgs(memory_size=20)
+
+
+@jax.jit
+def _optax_update(
+    objective: Objective, image: optax.Params, state: optax.OptState
+) -> tuple[optax.Params, optax.OptState]:
+    def loss(image: jax.Array) -> jax.Array:
+        return objective(image)[0]
+
+    value, grad = optax.value_and_grad_from_state(loss)(image, state=state)
+    updates, state = _OPTAX.update(grad, state, image, value=value, grad=grad, value_fn=loss)
+    return optax.apply_updates(image, updates), state
+
+
+def optax_curve(key: str, evaluations: int) -> Row:
+    """Run `optax.lbfgs` and return the same as `curve`, with one loss for each line search.
+
+    A line search takes several evaluations, so the last one may go over the budget.
+    """
     problem = _problems[key]
-
-    def evaluate(image: Image) -> tuple[float, np.ndarray]:
-        loss, grad = problem.evaluate(problem.objective, jnp.asarray(image))
-        return float(loss), np.asarray(grad)
-
-    losses, seconds = seed_recipe.minimize(evaluate, problem.content, evaluations)
-    return {
-        "losses": losses,
-        "evaluations": list(range(1, len(losses) + 1)),
-        "seconds": seconds,
-        "compile_seconds": problem.compile_seconds,
-    }
+    image = jnp.asarray(problem.content)
+    state = jax.jit(_OPTAX.init)(image)
+    update = functools.partial(_optax_update, problem.objective)
+    warm = seconds_of(lambda: jax.block_until_ready(update(image, state)))
+    trace = Trace()
+    spent = 1  # at the start; later searches begin with the last value of the one before
+    while sum(trace.evaluations[-1:]) < evaluations:
+        image, state = update(image, state)
+        searched = int(optax.tree.get(state, "num_linesearch_steps"))
+        trace.add(float(optax.tree.get(state, "value")), spent + searched)
+        spent = 0
+    return trace.told(warm)
 
 
 def loss_of(key: str, picture: str) -> float:
     """Return the objective's loss for a picture file."""
-    problem = _problems[key]
-    return float(problem.evaluate(problem.objective, jnp.asarray(load_image(picture)))[0])
+    return float(_problems[key].evaluate(jnp.asarray(load_image(picture)))[0])
+
+
+def at_cost(config: Config, shape: tuple[int, ...], evaluations: int) -> Config:
+    """Return `config` with its budgets scaled to the cost of `evaluations` at the full `shape`."""
+    cost = sum(level.ratio**2 * level.evaluations for level in levels(config, shape))
+
+    def scaled(budget: int) -> int:
+        return max(1, round(budget * evaluations / cost))
+
+    coarse = config.coarse_evaluations
+    if coarse is not None:
+        coarse = tuple(map(scaled, coarse)) if isinstance(coarse, tuple) else scaled(coarse)
+    return config.replace(evaluations=scaled(config.evaluations), coarse_evaluations=coarse)
 
 
 def render(
     content: str, style: str, weights: str, name: str, evaluations: int, output: str
-) -> dict[str, float]:
-    """Write a preset's picture, made at the cost of `evaluations` full-size evaluations."""
+) -> float:
+    """Write a preset's picture, made at the cost of `evaluations` of the full size.
+
+    Return the seconds, without compilation.
+    """
     picture = load_image(content)
     config = at_cost(preset(name), picture.shape, evaluations)
     result = stylize(picture, load_image(style), config, read_weights(weights))
     save_image(output, result.image)
-    return {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+    return result.seconds
 
 
-def judge_pictures(content: str, style: str, weights: str, pictures: Sequence[str]) -> list[Any]:
-    """Return a judgement, as a dictionary, for each picture file."""
-    params = read_weights(weights)
-    wanted = load_image(content), load_image(style)
-    return [judge(params, load_image(picture), *wanted)._asdict() for picture in pictures]
+def judge_picture(content: str, style: str, weights: str, picture: str) -> Row:
+    """Return the judgement of a picture file."""
+    pictures = (load_image(file) for file in (picture, content, style))
+    return judge(read_weights(weights), *pictures)._asdict()
 
 
 def peak_memory() -> dict[str, int]:

@@ -1,14 +1,15 @@
 """Inputs of the measurements: pictures, weights, and files that give both to every system."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from gallery.patterns import PATTERNS
 from jaxstyle import load_image, load_weights
-from jaxstyle.imaging.arrays import Image
-from jaxstyle.imaging.resampling import fit_shape, resize_image
+from jaxstyle.imaging import Image, fit_shape, resize_image
+from jaxstyle.network import Params
 from jaxstyle.network.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -47,27 +48,19 @@ def write_pictures(path: Path, content: Image, style: Image) -> None:
 def write_weights(path: Path, channels: tuple[int, ...] | None) -> None:
     """Write VGG19's kernels, biases and mean; random ones of `channels` per block, if given."""
     params = load_weights() if channels is None else _random_weights(channels)
-    arrays = {"mean": np.asarray(params["mean"])}
-    for conv in CONVOLUTIONS:
-        for key in ("kernel", "bias"):
-            arrays[f"{conv}/{key}"] = np.asarray(params[conv][key])
-    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez(path, **flatten_dict(dict(params), sep="/"))  # pyright: ignore[reportArgumentType]
 
 
-def _random_weights(channels: tuple[int, ...]) -> dict[str, dict[str, np.ndarray] | np.ndarray]:
+def _random_weights(channels: tuple[int, ...]) -> Params:
     """Draw He-normal weights, which preserve activation scale, for images in grey levels."""
     rng = np.random.default_rng(0)
-    params: dict[str, dict[str, np.ndarray] | np.ndarray] = {
-        "mean": np.array([0.48, 0.45, 0.4], np.float32)
-    }
+    params: dict[str, Any] = {"mean": np.array([0.48, 0.45, 0.4], np.float32)}
     inputs, gain = 3, 255.0
     for conv in CONVOLUTIONS:
         outputs = channels[int(conv[4]) - 1]
         kernel = rng.normal(size=(3, 3, inputs, outputs)) * gain * np.sqrt(2 / (9 * inputs))
-        params[conv] = {
-            "kernel": kernel.astype(np.float32),
-            "bias": rng.normal(size=outputs).astype(np.float32),
-        }
+        bias = rng.normal(size=outputs)
+        params[conv] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
         inputs, gain = outputs, 1.0
     return params
 

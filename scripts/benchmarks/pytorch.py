@@ -6,14 +6,13 @@ its input.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from benchmarks.resident import peak_resident
+from measuring.tables import Row
+from measuring.worker import Trace, peak_resident, seconds_of
 
 _F = torch.nn.functional
 _STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
@@ -44,16 +43,38 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """An objective ready to be evaluated."""
+class Objective:
+    """An objective of the peers; calling it returns the loss of an image in grey levels."""
 
+    name: str
     network: Network
-    objective: str
-    content: torch.Tensor
-    image: torch.Tensor
     target: torch.Tensor
     grams: Features
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute the loss."""
+        seed = self.name == "seed"
+        features = self.network.features(image)
+        difference = (features[_content_layer(self.name)] - self.target).float()
+        loss = 0.025 * (difference**2).sum() if seed else (difference**2).mean()
+        for layer in _STYLE_LAYERS:
+            squares = ((_gram(features[layer], image, self.name) - self.grams[layer]) ** 2).sum()
+            channels = self.grams[layer].shape[0]
+            loss = loss + squares * (1 / (5 * 4 * 9) if seed else 1e3 / channels**4)
+        if not seed:
+            return loss
+        dy = image[:, :, 1:, :-1] - image[:, :, :-1, :-1]
+        dx = image[:, :, :-1, 1:] - image[:, :, :-1, :-1]
+        return loss + 1e-4 * ((dy**2 + dx**2) ** 1.25).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """An objective ready to be evaluated, where runs start and where evaluations are timed."""
+
     loss: Callable[[torch.Tensor], torch.Tensor]
+    content: torch.Tensor
+    image: torch.Tensor
     precision: str
 
 
@@ -76,7 +97,7 @@ def prepare(
     precision: str = "float32",
     device: str = "cpu",
     compiled: bool = False,
-) -> dict[str, Any]:
+) -> Row:
     """Read pictures and parameters and compute the targets; see `ours.prepare`."""
     torch.set_num_threads(threads)
     _set_precision(precision)
@@ -89,27 +110,17 @@ def prepare(
         target = network.features(content)[_content_layer(objective)]
         features = network.features(style)
         grams = {name: _gram(features[name], style, objective) for name in _STYLE_LAYERS}
-
-    def loss(image: torch.Tensor) -> torch.Tensor:
-        return _loss(network, objective, target, grams, image)
-
+    loss = Objective(objective, network, target, grams)
     function = torch.compile(loss, dynamic=False) if compiled else loss
-    problem = Problem(network, objective, content, image, target, grams, function, precision)
-    began = time.perf_counter()
-    _evaluate(problem)
-    _wait()
-    first = time.perf_counter()
+    problem = _problems[key] = Problem(function, content, image, precision)
+    first, second = (seconds_of(lambda: _evaluate(problem)) for _ in range(2))
     value, grad = _evaluate(problem)
-    _wait()
-    second = time.perf_counter()
-    _problems[key] = problem
     if gradient is not None:
         np.save(gradient, grad[0].permute(1, 2, 0).cpu().numpy() * 255)
-    seconds = first - began, second - first
     return {
         "loss": float(value.detach()),
-        "compile_seconds": seconds[0] - seconds[1] if compiled else 0.0,
-        "first_seconds": seconds[1] if compiled else seconds[0],
+        "compile_seconds": first - second if compiled else 0.0,
+        "first_seconds": second if compiled else first,
     }
 
 
@@ -125,11 +136,7 @@ def evaluation(key: str, count: int) -> float:
     """Return the mean seconds of one value and gradient over `count` in a row."""
     problem = _problems[key]
     _set_precision(problem.precision)
-    started = time.perf_counter()
-    for _ in range(count):
-        _evaluate(problem)
-        _wait()
-    return (time.perf_counter() - started) / count
+    return seconds_of(lambda: _evaluate(problem), count)
 
 
 def best_threads(key: str, candidates: list[int]) -> int:
@@ -146,52 +153,41 @@ def matmul(size: int, precision: str, device: str) -> float:
     """Return the FLOP/s of a product of two `size`² matrices, the best of five."""
     _set_precision(precision)
     a = torch.randn(size, size, device=device).to(_DTYPES[precision])
-    torch.matmul(a, a)
-    _wait()
-    seconds: list[float] = []
-    for _ in range(5):
-        started = time.perf_counter()
-        torch.matmul(a, a)
-        _wait()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+    seconds = [seconds_of(lambda: (torch.matmul(a, a), _wait())) for _ in range(6)]
+    return 2 * size**3 / min(seconds[1:])
 
 
-def curve(key: str, evaluations: int) -> dict[str, Any]:
-    """Run L-BFGS from the content and return the loss and seconds of each evaluation."""
-    problem = _problems[key]
+def curve(key: str, evaluations: int) -> Row:
+    """Run L-BFGS from the content and return the same as `ours.curve`."""
+    # The first steps include imports and set-up.
+    warm = seconds_of(lambda: _minimize(_problems[key], 3))
+    return _minimize(_problems[key], evaluations).told(warm)
+
+
+def one_by_one(key: str, cells: int, evaluations: int) -> float:
+    """Return the seconds for `cells`, one after another; their targets were computed before."""
+    return cells * seconds_of(lambda: _minimize(_problems[key], evaluations), cells)
+
+
+def _minimize(problem: Problem, evaluations: int) -> Trace:
+    """Run L-BFGS from the content."""
     _set_precision(problem.precision)
     image = problem.content.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([image], lr=1, max_iter=evaluations, max_eval=evaluations,
                                   history_size=100, tolerance_grad=-1,
                                   tolerance_change=-1)  # fmt: skip
-    losses: list[float] = []
-    seconds: list[float] = []
     _wait()
-    started = time.perf_counter()
+    trace = Trace()
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = problem.loss(image)
         loss.backward()
-        losses.append(float(loss.detach()))
-        seconds.append(time.perf_counter() - started)
+        trace.add(float(loss.detach()))
         return loss
 
     optimizer.step(closure)
-    return {
-        "losses": losses,
-        "evaluations": list(range(1, len(losses) + 1)),
-        "seconds": seconds,
-    }
-
-
-def one_by_one(key: str, cells: int, evaluations: int) -> float:
-    """Return the seconds for `cells`, one after another; their targets were computed before."""
-    started = time.perf_counter()
-    for _ in range(cells):
-        curve(key, evaluations)
-    return time.perf_counter() - started
+    return trace
 
 
 def peak_memory() -> dict[str, int]:
@@ -217,6 +213,7 @@ def _evaluate(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     image = problem.image.clone().requires_grad_()
     value = problem.loss(image)
     (grad,) = torch.autograd.grad(value, image)
+    _wait()
     return value, grad
 
 
@@ -251,26 +248,3 @@ def _gram(features: torch.Tensor, picture: torch.Tensor, objective: str) -> torc
     flat = features[0].permute(1, 2, 0).reshape(-1, features.shape[1]).float()
     pixels = picture.shape[2] * picture.shape[3] if objective == "seed" else flat.shape[0]
     return flat.T @ flat / pixels
-
-
-def _loss(
-    network: Network,
-    objective: str,
-    target: torch.Tensor,
-    grams: Features,
-    image: torch.Tensor,
-) -> torch.Tensor:
-    features = network.features(image)
-    difference = (features[_content_layer(objective)] - target).float()
-    content = (difference**2).sum() if objective == "seed" else (difference**2).mean()
-    loss = 0.025 * content if objective == "seed" else content
-    for name in _STYLE_LAYERS:
-        squares = ((_gram(features[name], image, objective) - grams[name]) ** 2).sum()
-        channels = grams[name].shape[0]
-        weight = 1 / (5 * 4 * 9) if objective == "seed" else 1e3 / channels**4
-        loss = loss + weight * squares
-    if objective != "seed":
-        return loss
-    dy = image[:, :, 1:, :-1] - image[:, :, :-1, :-1]
-    dx = image[:, :, :-1, 1:] - image[:, :, :-1, :-1]
-    return loss + 1e-4 * ((dy**2 + dx**2) ** 1.25).sum()

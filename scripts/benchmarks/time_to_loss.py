@@ -1,152 +1,103 @@
 """Section `time_to_loss`: each optimizer's time to the final loss of PyTorch's L-BFGS."""
 
 import math
-import statistics
 from typing import Any
 
-import numpy as np
-
-from benchmarks.bench import NO_TORCH, OURS, TORCH, Bench, Finding, Row, installed
-
-TWO_SCALES = "jaxstyle, two scales"
+from benchmarks.bench import OURS, TORCH, Bench, Finding, installed
+from measuring.tables import Row, medians
 
 _OURS: dict[str, dict[str, Any]] = {
     "jaxstyle": {},
-    TWO_SCALES: {"scales": 2, "scale_factor": 2.0},
+    "jaxstyle, two scales": {"scales": 2, "scale_factor": 2.0},
     "Adam": {"optimizer": "adam"},
-    "optax.lbfgs": {"optimizer": "optax-lbfgs"},
 }
-_SCIPY, _TORCH = "SciPy, as the seed", "PyTorch L-BFGS"
-
-Run = dict[str, Any]
+_PEERS = {
+    "optax.lbfgs": (OURS, "optax_curve"),
+    "SciPy, as the seed": (OURS, "scipy_curve"),
+    "PyTorch L-BFGS": (TORCH, "curve"),
+}
 
 
 def time_to_loss(bench: Bench) -> Finding:
     """Time to the loss at which PyTorch's L-BFGS (else SciPy's) ends, over the time it took."""
+    size, budget = bench.settings.size or 128, bench.settings.evaluations or 200
+    torch, missing = bench.torch(bench.devices[-1])
+    if torch is None and installed("torch"):
+        torch, missing = bench.torch("cpu")
+    peers = [peer for peer, (module, _) in _PEERS.items() if module == OURS or torch is not None]
+    reference = peers[-1]
     notes = [
         "`gatys-code` is the notebook's objective at one scale, without its second pass. "
         "Compilation is apart. Each system's own evaluations are timed: SciPy, Adam and "
         "optax.lbfgs have jaxstyle's, PyTorch's L-BFGS has PyTorch's. Evaluations at coarser "
         "scales count by their pixels. optax.lbfgs records one loss a search.",
+        *missing,
+        f"The loss to reach is that of {reference} after {budget} evaluations.",
     ]
-    peers = []
-    if installed("scipy"):
-        peers.append(_SCIPY)
-    else:
-        notes.append("SciPy is not installed and left out: pip install '.[benchmark]'")
-    if installed("torch"):
-        peers.append(_TORCH)
-    else:
-        notes.append(NO_TORCH)
-    reference = peers[-1] if peers else "jaxstyle"
-    notes.append(f"The loss to reach is that of {reference} after {_budget(bench)} evaluations.")
     curves: list[Row] = []
     for objective in bench.settings.objectives:
         for pair in bench.pairs:
-            pictures = bench.write_pair(pair, bench.settings.size, objective)
-            _prepare(bench, pictures, objective)
-            for repetition in range(bench.settings.runs):
-                for system in (*_OURS, *peers):
-                    run = _run(bench, system)
-                    curves.append(
-                        {
-                            "objective": objective,
-                            "pair": f"{pair[0].name} + {pair[1].name}",
-                            "repetition": repetition,
-                            "system": system,
-                        }
-                        | run
-                    )
+            problem = bench.pair(pair, size, objective)
+            ours = bench.prepare(OURS, "run", problem)
+            if torch is not None:
+                theirs = bench.prepare(TORCH, "run", problem, **torch)
+                bench.agree(theirs, ours, "float32")
+            where = {"objective": objective, "pair": f"{pair[0].name} + {pair[1].name}"}
+            curves += [
+                where | {"system": system} | _run(bench, system, budget)
+                for system in (*_OURS, *peers)
+            ]
     ratios, absolute = summary(curves, reference)
     return Finding(ratios, absolute, notes, curves)
 
 
-def _budget(bench: Bench) -> int:
-    return bench.settings.evaluations
-
-
-def _prepare(bench: Bench, pictures: str, objective: str) -> None:
-    problem = {"pictures": pictures, "weights": bench.weights, "objective": objective}
-    files = {module: str(bench.folder / f"{module}.npy") for module in (OURS, TORCH)}
-    ours = bench.worker(OURS).call("prepare", key="run", gradient=files[OURS], **problem)
-    if not installed("torch"):
-        return
-    device = bench.torch_device(bench.devices[-1]) or "cpu"
-    peer = {"threads": bench.torch_threads(device), "device": device, "gradient": files[TORCH]}
-    theirs = bench.worker(TORCH).call("prepare", key="run", **problem, **peer)
-    both = [each | {"gradient": files[m]} for m, each in ((OURS, ours), (TORCH, theirs))]
-    bench.agree(both[1], both[0], "float32")
-
-
-def _run(bench: Bench, system: str) -> Run:
-    budget = _budget(bench)
-    if system == _TORCH:
-        # The first steps include imports and set-up.
-        warm = bench.worker(TORCH).call("curve", key="run", evaluations=3)["seconds"][-1]
-        run = bench.worker(TORCH).call("curve", key="run", evaluations=budget)
-        return run | {"compile_seconds": warm}
-    if system == _SCIPY:
-        return bench.worker(OURS).call("scipy_curve", key="run", evaluations=budget)
+def _run(bench: Bench, system: str, budget: int) -> Row:
+    if system in _PEERS:
+        module, function = _PEERS[system]
+        return bench.worker(module).call(function, key="run", evaluations=budget)
     settings = _OURS[system] | {"evaluations": budget}
-    if system == TWO_SCALES:
+    if "scales" in settings:
         settings["coarse_evaluations"] = max(1, budget // 2)
     return bench.worker(OURS).call("curve", key="run", settings=settings)
 
 
-def reached(run: Run, target: float) -> tuple[float, float]:
+def reached(run: Row, target: float) -> tuple[float, float]:
     """Return seconds and evaluations until a run's loss reaches `target`; infinite if never."""
-    for loss, evaluations, seconds in zip(
-        run["losses"], run["evaluations"], run["seconds"], strict=True
-    ):
-        if loss <= target:
-            return seconds, evaluations
-    return math.inf, math.inf
+    points = zip(run["losses"], run["seconds"], run["evaluations"], strict=True)
+    return next(
+        ((seconds, evaluations) for loss, seconds, evaluations in points if loss <= target),
+        (math.inf, math.inf),
+    )
 
 
 def summary(curves: list[Row], reference: str) -> tuple[list[Row], list[Row]]:
     """Return medians over pairs, a row per objective and system, and the rows behind them."""
-    cases = list(
-        dict.fromkeys((run["objective"], run["pair"], run["repetition"]) for run in curves)
-    )
-    absolute: list[Row] = []
-    for objective, pair, repetition in cases:
-        runs = {
-            run["system"]: run
-            for run in curves
-            if (run["objective"], run["pair"], run["repetition"]) == (objective, pair, repetition)
-        }
-        target = min(runs[reference]["losses"])
-        against = reached(runs[reference], target)[0]
-        for system, run in runs.items():
-            seconds, evaluations = reached(run, target)
-            absolute.append(
-                {
-                    "objective": objective,
-                    "pair": pair,
-                    "system": system,
-                    "time ratio": seconds / against,
-                    "evaluations": evaluations,
-                    "seconds": seconds,
-                    "compile, warm-up s": run["compile_seconds"],
-                    "end / target": min(run["losses"]) / target,
-                    "target": target,
-                }
-            )
-    ratios: list[Row] = []
-    for objective, system in dict.fromkeys((row["objective"], row["system"]) for row in absolute):
-        rows = [r for r in absolute if (r["objective"], r["system"]) == (objective, system)]
-        ends = [row["end / target"] for row in rows]
-        ratios.append(
-            {
-                "objective": objective,
-                "system": system,
-                f"time / {reference}": statistics.median(row["time ratio"] for row in rows),
-                "evaluations": statistics.median(row["evaluations"] for row in rows),
-                "reached": f"{sum(math.isfinite(row['seconds']) for row in rows)} of {len(rows)}",
-                "end / target": float(np.exp(np.mean(np.log(ends)))),
+    references = {
+        (run["objective"], run["pair"]): run for run in curves if run["system"] == reference
+    }
+    rows: list[Row] = []
+    for run in curves:
+        peer = references[run["objective"], run["pair"]]
+        target = min(peer["losses"])
+        seconds, evaluations = reached(run, target)
+        rows.append(
+            {key: run[key] for key in ("objective", "pair", "system")}
+            | {
+                f"time / {reference}": seconds / reached(peer, target)[0],
+                "evaluations": evaluations,
+                "seconds": seconds,
+                "compile, warm-up s": run["compile_seconds"],
+                "end / target": min(run["losses"]) / target,
+                "target": target,
             }
         )
-    return [_told(row) for row in ratios], [_told(row) for row in absolute]
+    columns = f"time / {reference}", "evaluations", "end / target"
+    ratios = medians(rows, ["objective", "system"], columns)
+    for ratio in ratios:
+        mine = [row for row in rows if all(row[k] == ratio[k] for k in ("objective", "system"))]
+        times = [row["seconds"] for row in mine]
+        ratio["reached"] = f"{sum(map(math.isfinite, times))} of {len(times)}"
+    return [_told(row) for row in ratios], [_told(row) for row in rows]
 
 
 def _told(row: Row) -> Row:

@@ -1,1 +1,1 @@
-"""Pictures for the documentation: one per option, and a comparison of presets."""
+"""Pictures for the documentation: procedural styles, and one picture per option."""

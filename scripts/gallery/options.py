@@ -3,17 +3,17 @@
 They are shown in docs/options.md.
 """
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
 from gallery.patterns import glass
-from jaxstyle import ConfigError, Guides, load_image, preset, save_image, stylize
-from jaxstyle.imaging.arrays import Image
-from jaxstyle.imaging.resampling import resize_image
-from jaxstyle.network.arrays import Params
+from jaxstyle import ConfigError, Guides, load_image, load_weights, preset, save_image, stylize
+from jaxstyle.imaging import Image, resize_image
+from measuring.command import run
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -53,24 +53,27 @@ _BALANCED = {"wasserstein": 1.0, "gram": 0.7, "covariance": 5.0, "sliced": 1.9, 
 measured at 128 pixels with the default preset's layers and weights."""
 
 
-def make_option_pictures(
-    params: Params, output: Path, size: int, evaluations: int, only: Sequence[str] | None
+def options(
+    output: Annotated[Path, arg(aliases=["-o"])] = IMAGES / "options",
+    size: int = 256,
+    evaluations: int = 60,
+    only: tuple[str, ...] = tuple(OPTIONS),
 ) -> None:
-    """Write a JPEG for each of `OPTIONS`, and the second style and the guide they use.
+    """Make the pictures of docs/options.md: one for each option, of the cat Chelsea.
 
     Args:
-        params: from `load_weights`.
         output: the folder to write to, created if missing.
         size: long side in pixels.
-        evaluations: budget of each scale, in place of the default preset's.
-        only: names of `OPTIONS`; all if None.
+        evaluations: budget of each scale.
+        only: names of pictures.
 
     Raises:
-        ConfigError: `only` has a name that is not in `OPTIONS`.
+        ConfigError: `only` has a name that no picture has.
     """
-    unknown = sorted(set(only or ()) - set(OPTIONS))
+    unknown = sorted(set(only) - set(OPTIONS))
     if unknown:
         raise ConfigError(f"no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
+    params = load_weights()
     content = load_image(IMAGES / "chelsea.jpg", size)
     styles = [load_image(IMAGES / "starry_night.jpg", size), resize_image(glass(), (size, size))]
     guide = _cat(content.shape)
@@ -78,7 +81,7 @@ def make_option_pictures(
     save_image(output / "glass.jpg", styles[1])
     save_image(output / "guide.png", guide)
     for name, settings in OPTIONS.items():
-        if only is not None and name not in only:
+        if name not in only:
             continue
         changes = dict(settings)
         used_styles = styles[: changes.pop("styles", 1)]
@@ -98,3 +101,7 @@ def _cat(shape: tuple[int, ...]) -> Image:
     down, across = (y + 0.5) / shape[0], (x + 0.5) / shape[1]
     inside = ((across - 0.45) / 0.33) ** 2 + ((down - 0.5) / 0.48) ** 2 < 1
     return np.repeat(inside[..., None], 3, axis=2).astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(run("scripts/option_pictures", (options,)))

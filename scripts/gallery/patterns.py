@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging import Image
 
 
 def glass(size: int = 512, panes: int = 140) -> Image:

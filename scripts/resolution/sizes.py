@@ -1,17 +1,17 @@
 """Comparison across image sizes of how large a style's features are, relative to the image."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from tyro.conf import Positional, arg
 
-from gallery.kept import settings_of
-from jaxstyle import Config, load_image, save_image, stylize
-from jaxstyle.imaging.arrays import Image
-from jaxstyle.imaging.images import read_metadata
-from jaxstyle.imaging.resampling import resize_image
-from jaxstyle.network.arrays import Params
+from jaxstyle import Config, ImageError, load_image, preset, run_grid
+from jaxstyle.imaging import Image, resize_image
+from jaxstyle.storage.cells import GridCell
+from measuring.tables import Row, table
 
 _COARSEST = 8
 
@@ -53,40 +53,42 @@ def compare_bands(image: Image, reference: Image, content: Image) -> list[Band]:
     return bands
 
 
-def sizes_table(
-    params: Params,
-    content: Path,
-    style: Path,
-    config: Config,
-    sizes: Sequence[int],
-    output: Path,
-) -> str:
-    """Stylize at every size and return a Markdown table that compares each with the first.
+def sizes(
+    content: Positional[str],
+    style: Positional[str],
+    output: Annotated[Path, arg(aliases=["-o"])],
+    sizes: tuple[int, ...] = (512, 2048),
+    evaluations: int = 100,
+    coarse: int = 50,
+) -> None:
+    """Print how large features are, relative to the image, in results of several sizes.
 
-    The results are written to `output`; those already there are reused, unless their settings or
-    pictures differ.
+    Args:
+        content: a photograph.
+        style: a painting.
+        output: a folder for the results; those already there are not made again.
+        sizes: long sides in pixels; each is compared with the first.
+        evaluations: budget of the last scale.
+        coarse: budget of each scale before the last.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    pictures = load_image(str(content)), load_image(str(style))
-    results: list[Image] = []
-    for size in sizes:
-        stored = output / f"{content.stem}_{style.stem}_{size}.png"
-        sized = config.replace(size=size)
-        settings = settings_of(sized, [content, style])
-        if not stored.exists() or read_metadata(stored) != settings:
-            save_image(stored, stylize(*pictures, sized, params).image, metadata=settings)
-        results.append(load_image(str(stored)))
-    lines: list[str] = []
-    for size, result in zip(sizes[1:], results[1:], strict=True):
-        bands = compare_bands(result, results[0], pictures[0])
-        if not lines:
-            lines += [
-                "| size | cycles per image | "
-                + " | ".join(f"{b.low}–{b.high}" for b in bands)
-                + " |",
-                "|---" * (len(bands) + 2) + "|",
-            ]
+    config = preset("default").replace(
+        scales="auto", evaluations=evaluations, coarse_evaluations=coarse
+    )
+    print(table(sizes_rows(content, style, [config.replace(size=size) for size in sizes], output)))
+
+
+def sizes_rows(content: str, style: str, configs: Sequence[Config], output: Path) -> list[Row]:
+    """Stylize with each of `configs` and compare the results with the first one's, by octave."""
+    run_grid([GridCell(content, (style,), config) for config in configs], output, aspect="own")
+    cells = [json.loads(line) for line in (output / "grid.jsonl").read_text().splitlines()]
+    for cell in cells:
+        if cell["status"] == "failed":
+            raise ImageError(cell["reason"])
+    reference, *others = (load_image(output / cell["image"]) for cell in cells)
+    rows: list[Row] = []
+    for config, image in zip(configs[1:], others, strict=True):
+        bands = compare_bands(image, reference, load_image(content))
         for name in ("correlation", "power"):
-            cells = " | ".join(f"{getattr(band, name):.2f}" for band in bands)
-            lines.append(f"| {size} | {name} | {cells} |")
-    return "\n".join(lines)
+            values = {f"{band.low}–{band.high}": getattr(band, name) for band in bands}
+            rows.append({"size": config.size, "cycles an image": name, **values})
+    return rows

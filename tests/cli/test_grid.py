@@ -15,7 +15,7 @@ from PIL import Image as Pil
 from jaxstyle import cli, extract_features, load_image, save_image
 from jaxstyle.cli.commands import RenderGrid, parse
 from jaxstyle.cli.grid import grid_cells
-from jaxstyle.config import Config, to_toml
+from jaxstyle.config import to_toml
 from jaxstyle.imaging.resampling import resize_image
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.losses import gram_matrix

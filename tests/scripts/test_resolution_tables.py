@@ -1,6 +1,5 @@
 """The measuring programs of docs/resolution.md measure, on tiny pictures."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,12 @@ from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
 from tests.conftest import picture
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
-
 
 @pytest.mark.slow
-def test_scales_are_counted_by_what_they_cost(small_params: Params, tmp_path: Path) -> None:
-    from resolution.scales import scales_table
+def test_scales_are_counted_by_what_they_cost(small_params: Params) -> None:
+    from resolution.scales import cost_of_scales
 
-    content, style = tmp_path / "content.png", tmp_path / "style.png"
-    save_image(content, picture(48, 64, 0))
-    save_image(style, picture(48, 48, 1))
-    config = Config().replace(
+    config = Config(
         size=96,
         scales="auto",
         start_size=48,
@@ -36,19 +24,14 @@ def test_scales_are_counted_by_what_they_cost(small_params: Params, tmp_path: Pa
         style_layers=("relu1_1",),
         convolution="direct",
     )
-    table = scales_table(small_params, [(content, style)], config, 4, 8, tmp_path / "out")
-    (stored,) = (tmp_path / "out").glob("*.json")
-    found = json.loads(stored.read_text())
+    found = cost_of_scales(small_params, picture(48, 64, 0), picture(48, 48, 1), config, 4, 8)
+    cost = found["cost to the loss of 4"]
     # Half the size costs a quarter: eight evaluations there are two of the full size.
-    assert found["cost"] == 2 + found["last"]
-    assert f"| content, style | {found['cost']:.0f} | {found['cost'] / 4:.2f} |" in table
-    again = scales_table(small_params, [(content, style)], config, 4, 8, tmp_path / "out")
-    assert again == table
+    assert cost == 2 + found["evaluations at the last scale"]
+    assert found["share"] == cost / 4
 
 
-def test_features_of_another_size_are_in_another_octave(
-    small_params: Params, tmp_path: Path
-) -> None:
+def test_features_of_another_size_are_in_another_octave(imagenet: Params, tmp_path: Path) -> None:
     from resolution import sizes
 
     def strokes(side: int, cycles: int) -> Image:
@@ -72,20 +55,22 @@ def test_features_of_another_size_are_in_another_octave(
     save_image(content_file, picture(48, 64, 0))
     save_image(style, picture(48, 48, 1))
     config = Config(evaluations=1, style_layers=("relu1_1",), content_layers=("relu1_2",))
-    given = small_params, content_file, style, config, [64, 96], tmp_path / "out"
-    table = sizes.sizes_table(*given).splitlines()
-    assert [row.split(" | ")[:2] for row in table[2:]] == [
-        ["| 96", "correlation"],
-        ["| 96", "power"],
+    configs = [config.replace(size=size) for size in (64, 96)]
+    rows = sizes.sizes_rows(str(content_file), str(style), configs, tmp_path / "out")
+    assert [(row["size"], row["cycles an image"]) for row in rows] == [
+        (96, "correlation"),
+        (96, "power"),
     ]
-    assert load_image(tmp_path / "out" / "content_style_96.png").shape == (72, 96, 3)
+    made = [load_image(path) for path in (tmp_path / "out" / "cells").glob("*.png")]
+    assert {image.shape for image in made} == {(48, 64, 3), (72, 96, 3)}
 
 
 @pytest.mark.slow
-def test_peaks_are_measured_where_they_fit(imagenet: Params) -> None:
-    from resolution.memory import memory_table
+def test_peaks_are_measured_where_they_fit(imagenet: Params, capsys: pytest.CaptureFixture) -> None:
+    from resolution.memory import memory
 
-    rows = memory_table([(64, 48), (65536, 49152)], ["kept"]).splitlines()[2:]
+    memory(("64x48", "65536x49152"), ("kept",))
+    rows = capsys.readouterr().out.splitlines()[2:]
     small, large = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
     assert small[:2] == ["64×48", "kept"]
     assert 0.3 < float(small[2]) < 10

@@ -6,14 +6,20 @@ Two systems in one process would each wait for the threads that the other keeps 
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from jaxstyle import JaxstyleError
 
-class BenchmarkError(Exception):
-    """The reason why a section cannot be measured: a failed call, or systems that disagree."""
+
+class MeasurementError(JaxstyleError):
+    """The reason why something cannot be measured: a failed call, or systems that disagree."""
 
 
 class Worker:
@@ -33,7 +39,7 @@ class Worker:
         """Call a function of the system and return its value.
 
         Raises:
-            BenchmarkError: the call failed, with a traceback on stderr, or the process has ended.
+            MeasurementError: the call failed, with a traceback on stderr, or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -44,10 +50,10 @@ class Worker:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise BenchmarkError(f"a worker ended with code {self._process.wait()}")
+            raise MeasurementError(f"a worker ended with code {self._process.wait()}")
         reply = json.loads(answer)
         if "error" in reply:
-            raise BenchmarkError(reply["error"])
+            raise MeasurementError(reply["error"])
         return reply["value"]
 
     @property
@@ -58,6 +64,46 @@ class Worker:
     def close(self) -> None:
         """Let the process end and wait for it."""
         self._process.communicate()
+
+
+def seconds_of(call: Callable[[], object], count: int = 1) -> float:
+    """Return the mean seconds of `count` calls in a row."""
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - started) / count
+
+
+class Trace:
+    """The losses of a run as they come, with the evaluations and seconds so far."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.evaluations: list[int] = []
+        self.seconds: list[float] = []
+        self._started = time.perf_counter()
+
+    def add(self, loss: float, evaluations: int = 1) -> None:
+        """Add the loss found by `evaluations` more evaluations."""
+        self.losses.append(loss)
+        self.evaluations.append(evaluations + (self.evaluations or [0])[-1])
+        self.seconds.append(time.perf_counter() - self._started)
+
+    def told(self, compile_seconds: float) -> dict[str, Any]:
+        """Return the run as a worker answers it."""
+        told = {"losses": self.losses, "evaluations": self.evaluations, "seconds": self.seconds}
+        return told | {"compile_seconds": compile_seconds}
+
+
+def peak_resident() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    # Linux reports it for the current program; getrusage also counts memory from the parent's fork.
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+        return int(kilobytes) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _serve(module: str) -> None:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstyle import extract_features, preset
-from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging import Image
 from jaxstyle.imaging.color import to_oklab
-from jaxstyle.network.arrays import Params
+from jaxstyle.network import Params
 from jaxstyle.objective import sliced
 from jaxstyle.objective.losses import gram_matrix, style_loss
 

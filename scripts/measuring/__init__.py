@@ -1,0 +1,1 @@
+"""What the measuring programs share: command lines, worker processes and tables."""
