@@ -10,21 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import Bench, Finding
-from benchmarks.evaluation import evaluation, memory
-from benchmarks.programs import programs
+from benchmarks.evaluation import evaluation, memory, overhead
+from benchmarks.programs import programs, start
 from benchmarks.quality import quality
 from benchmarks.report import describe_machine, markdown, write_plots
 from benchmarks.settings import parse, told_command
 from benchmarks.throughput import throughput
 from benchmarks.time_to_loss import time_to_loss
 from jaxstyle import ConfigError
-from jaxstyle.imaging import write_atomically
+from jaxstyle.imaging import files
 from measuring.command import exit_code
 from measuring.worker import MeasurementError
 
 SECTIONS: Mapping[str, Callable[[Bench], Finding]] = {
     section.__name__: section
-    for section in (evaluation, time_to_loss, programs, throughput, memory, quality)
+    for section in (
+        evaluation,
+        overhead,
+        time_to_loss,
+        programs,
+        start,
+        throughput,
+        memory,
+        quality,
+    )
 }
 
 
@@ -86,7 +95,7 @@ def _earlier(file: Path, described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
+    files.write_atomically(path, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sections `evaluation` and `memory`: seconds and bytes of one value and gradient."""
+"""Sections `evaluation`, `overhead` and `memory`: the cost of one value and gradient."""
 
 import dataclasses
 import functools
@@ -146,6 +146,28 @@ def _matmul(bench: Bench, way: System, device: str) -> float:
     if way.module == TORCH:
         arguments["device"] = way.settings["device"]
     return bench.worker(way.module, device).call("matmul", **arguments)
+
+
+def overhead(bench: Bench) -> Finding:
+    """Time per evaluation within a run over that of a bare evaluation: the optimizer's share."""
+    ratios: list[Row] = []
+    absolute: list[Row] = []
+    call = bench.worker(OURS).call
+    for size in bench.settings.sizes[:2]:
+        call("prepare", key="seed", **bench.square(size))
+        call("loop", key="seed", evaluations=2)  # compiles
+        count = bench.settings.evaluations or 15
+        run, bare = interleaved(
+            bench.settings.repeats,
+            {
+                "run": functools.partial(call, "loop", key="seed", evaluations=count),
+                "bare": functools.partial(call, "evaluation", key="seed", count=count),
+            },
+        ).values()
+        ratios.append({"size": f"{size}²", "run / bare": median_ratio(run, bare)})
+        seconds = {"run s": statistics.median(run), "evaluation s": statistics.median(bare)}
+        absolute.append({"size": f"{size}²"} | seconds)
+    return Finding(ratios, absolute)
 
 
 def memory(bench: Bench) -> Finding:

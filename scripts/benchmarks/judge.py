@@ -16,6 +16,7 @@ from jaxstyle.objective.losses import gram_matrix, style_loss
 STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_4")
 CONTENT_LAYER = "relu4_3"
 BAND = 16
+_DIRECTIONS = 64
 _BINS = [np.linspace(0, 1, 13), np.linspace(-0.3, 0.3, 13), np.linspace(-0.3, 0.3, 13)]
 
 
@@ -56,7 +57,7 @@ def judge(params: Params, image: Image, content: Image, style: Image) -> Judgeme
 
 def _sliced(features: jax.Array, wanted: jax.Array) -> jax.Array:
     channels = features.shape[-1]
-    axes = sliced.directions(0, channels, 0)
+    axes = sliced.directions(0, channels, _DIRECTIONS, seed=0)
     image, style = (
         sliced.Projected(jnp.matmul(each.reshape(-1, channels), axes, precision="highest"), None)
         for each in (features, wanted)
@@ -82,7 +83,7 @@ def border_ratio(params: Params, image: Image, style: Image) -> float:
         image: at least 48 pixels high and wide, so that it has inner tiles.
         style: the picture the tiles are compared with.
     """
-    layers = preset("default").style_layers
+    layers = list(preset("default").style_layers)
     ours, wanted = (
         extract_features(params, picture, layers, padding="reflect") for picture in (image, style)
     )

@@ -17,11 +17,13 @@ from jaxstyle import (
     Objective,
     build_objective,
     load_image,
+    optimize,
     preset,
     save_image,
     stylize,
     stylize_batch,
 )
+from jaxstyle.config import flat
 from jaxstyle.engine.pyramid import levels
 from jaxstyle.imaging import Image
 from jaxstyle.network import Params
@@ -78,7 +80,7 @@ def prepare(
     convolution: str = "auto",
 ) -> Row:
     """Build and compile a preset's objective at one scale; write its gradient to `gradient`."""
-    config = preset(objective).vary({"scales": 1})
+    config = preset(objective).replace(scales=1)
     config = config.replace(precision=precision, convolution=convolution)
     with np.load(pictures) as stored:
         content, style, start = stored["content"], stored["style"], stored["image"]
@@ -124,6 +126,14 @@ def matmul(size: int, precision: str) -> float:
     return 2 * size**3 / min(seconds[1:])
 
 
+def loop(key: str, evaluations: int) -> float:
+    """Return the seconds per evaluation in the optimizer's loop, compilation excluded."""
+    problem = _problems[key]
+    config = problem.config.replace(evaluations=evaluations)
+    result = optimize(problem.objective, problem.content, config)
+    return result.seconds / result.evaluations
+
+
 def grid(key: str, cells: int, lanes: int, evaluations: int) -> float:
     """Return the seconds for `cells` with different weights, `lanes` at a time on each device."""
     params, content, style, *_ = problem = _problems[key]
@@ -151,7 +161,7 @@ def curve(key: str, settings: Row) -> Row:
     """
     params, content, style, base, *_ = _problems[key]
     config = base.replace(**settings)
-    shortest = config.replace(evaluations=1, coarse_evaluations=None)
+    shortest = _with_budgets(config, lambda _: 1)
     warm = seconds_of(lambda: stylize(content, style, shortest, params))
     result = stylize(content, style, config, params)
     scales = levels(config, content.shape)
@@ -236,13 +246,13 @@ def at_cost(config: Config, shape: tuple[int, ...], evaluations: int) -> Config:
     """Return `config` with its budgets scaled to the cost of `evaluations` at the full `shape`."""
     cost = sum(level.ratio**2 * level.evaluations for level in levels(config, shape))
 
-    def scaled(budget: int) -> int:
-        return max(1, round(budget * evaluations / cost))
+    return _with_budgets(config, lambda budget: max(1, round(budget * evaluations / cost)))
 
-    coarse = config.coarse_evaluations
-    if coarse is not None:
-        coarse = tuple(map(scaled, coarse)) if isinstance(coarse, tuple) else scaled(coarse)
-    return config.replace(evaluations=scaled(config.evaluations), coarse_evaluations=coarse)
+
+def _with_budgets(config: Config, change: Callable[[int], int]) -> Config:
+    budgets = ("evaluations", "coarse_evaluations", "first_evaluations")
+    given = {name: budget for name, budget in flat(config).items() if name in budgets}
+    return config.replace(**{name: change(budget) for name, budget in given.items()})
 
 
 def render(

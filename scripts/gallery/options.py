@@ -26,7 +26,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two-regions": {"guide": True, "styles": 2},
     "luminance": {"preserve_color": "luminance"},
     "match": {"preserve_color": "match"},
-    "cholesky": {"preserve_color": "match", "color_match": "cholesky"},
     "histogram": {"preserve_color": "histogram"},
     "style-scale-half": {"style_scale": 0.5},
     "style-scale-double": {"style_scale": 2.0},
@@ -87,9 +86,10 @@ def options(
         used_styles = styles[: changes.pop("styles", 1)]
         guides = Guides.of(guide) if changes.pop("guide", False) else None
         default = preset("default").replace(evaluations=evaluations)
-        kinds = changes.get("style_statistics", default.style_statistics)
-        factor = _BALANCED[kinds[0]] * changes.pop("style_weight", 1.0)
-        config = default.vary({"style_weight": default.style_weight * factor, **changes})
+        factor = changes.pop("style_weight", 1.0)
+        config = default.replace(**changes)
+        factor *= _BALANCED[next(iter(config.style_statistics))]
+        config = config.replace(style_weight=config.style_weight * factor)
         result = stylize(content, used_styles, config, params, guides=guides)
         save_image(output / f"{name}.jpg", result.image)
         print(f"{name}: {result.evaluations} evaluations, {result.seconds:.0f} s")

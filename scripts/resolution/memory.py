@@ -43,8 +43,8 @@ def memory(sizes: tuple[str, ...] = SIZES, activations: tuple[str, ...] = SETTIN
 def measure(width: int, height: int, setting: str) -> Row:
     """Return the measurements of one size and setting in this process."""
     way, _, tile = setting.partition(" ")
-    config = Config(style_statistics=("wasserstein",)).replace(
-        activations=way, tile=int(tile) if tile else None
+    config = Config().replace(
+        style_statistics=("wasserstein",), activations=way, tile=int(tile) if tile else None
     )
     params = prepare_params(load_weights(), config)
     rest = peak_resident()

@@ -52,7 +52,7 @@ def cost_of_scales(
     Return the cost of the latter in evaluations of the full size, and as a share of the former's;
     both are infinite if the loss is not reached.
     """
-    one = config.vary({"scales": 1, "evaluations": budget})
+    one = config.replace(scales=1, evaluations=budget)
     single = stylize(content, style, one, params)
     scaled = config.replace(scales="auto", evaluations=budget, coarse_evaluations=coarse)
     levels = pyramid.levels(scaled, single.image.shape[:2])

@@ -10,6 +10,7 @@ import pytest
 
 from jaxstyle import load_image, preset
 from jaxstyle.network.arrays import Params
+from tests.conftest import SHALLOW
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,8 +41,7 @@ def test_options_are_pictures_of_their_own(
     shallow = preset("default").replace(
         convolution="direct",
         content_layers=SHALLOW.content_layers,
-        style_layers=SHALLOW.style_layers,
-        style_layer_weights=(1.0, 0.25, 0.06),
+        style_layers={"relu1_1": 1.0, "relu2_1": 0.25, "relu3_1": 0.06},
     )
     monkeypatch.setattr(options, "preset", lambda name: shallow)
     # Of one program, apart from the last.
