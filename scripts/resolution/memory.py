@@ -51,15 +51,15 @@ def measure(width: int, height: int, setting: str) -> Row:
     shape = height, width
     needed = estimate(config, shape, params)
     if needed > device_memory(jax.local_devices()[0]):
-        return {"peak, GB": "more than there is", "estimate, GB": needed / 1e9}
+        return {"peak GB": "exceeds memory", "estimate GB": needed / 1e9}
     coarse = np.random.default_rng(0).uniform(size=(24, 32, 3)).astype(np.float32)
     content = resize_image(coarse, shape)
     style = resize_image(coarse[::-1], (512, 512))
     objective = build_objective(params, content, style, config)
     _, result = proceed(objective, begin(content, config), config, 1)
     return {
-        "peak, GB": peak_resident() / 1e9,
-        "a pixel, bytes": (peak_resident() - rest) / (width * height),
-        "estimate, GB": needed / 1e9,
+        "peak GB": peak_resident() / 1e9,
+        "bytes per pixel": (peak_resident() - rest) / (width * height),
+        "estimate GB": needed / 1e9,
         "seconds": result.seconds,
     }

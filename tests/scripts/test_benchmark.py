@@ -18,7 +18,8 @@ from jaxstyle.imaging import Image
 from jaxstyle.network import Params
 from tests.conftest import picture
 
-ALL = ("evaluation", "time_to_loss", "programs", "throughput", "memory", "quality")
+ALL = ("evaluation", "overhead", "time_to_loss", "programs")
+ALL += ("start", "throughput", "memory", "quality")
 NARROW = ("--random-weights", "4", "6", "8", "8", "8")
 
 
@@ -50,7 +51,7 @@ def test_quick_measures_every_section_that_needs_no_peer(tmp_path: Path) -> None
         assert report[name]["took_seconds"] >= 0
         assert "--quick" in report[name]["command"]
         assert f"## {name.replace('_', ' ').capitalize()}" in table
-    for name in set(ALL) - {"programs"}:
+    for name in set(ALL) - {"programs", "start"}:
         assert report[name]["ratios"], report[name]["notes"]
         assert report[name]["absolute"]
     assert "--random-weights" in report["programs"]["notes"][0]
@@ -271,9 +272,9 @@ def framed(inner: Image, side: int) -> Image:
     "config",
     [
         Config(evaluations=300),
-        Config(evaluations=300, coarse_evaluations=500, scales=2, scale_factor=2.0),
-        Config(evaluations=500, coarse_evaluations=(1000, 500), scales=3),
-        Config(evaluations=150, scales="auto"),
+        Config().replace(evaluations=300, coarse_evaluations=500, scales=2, scale_factor=2.0),
+        Config().replace(evaluations=500, first_evaluations=1000, coarse_evaluations=500, scales=3),
+        Config().replace(evaluations=150, scales="auto"),
     ],
 )
 def test_presets_are_compared_at_equal_cost(config: Config) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxstyle import Config, load_image, save_image
+from jaxstyle import AutoPyramid, Config, load_image, save_image
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
 from tests.conftest import picture
@@ -17,9 +17,7 @@ def test_scales_are_counted_by_what_they_cost(small_params: Params) -> None:
 
     config = Config(
         size=96,
-        scales="auto",
-        start_size=48,
-        scale_factor=2.0,
+        scales=AutoPyramid(start_size=48, scale_factor=2.0),
         content_weight=0.0,
         style_layers=("relu1_1",),
         convolution="direct",
