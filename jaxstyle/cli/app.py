@@ -28,7 +28,7 @@ from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml, words
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,8 +104,7 @@ def _presets(name: str | None) -> None:
         say(f"{name}: {SUMMARIES[name]}")
         differing = {k: v for k, v in flat(config).items() if v != default.get(k)}
         for setting, value in differing.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
-            say(f"    {setting} = {shown}")
+            say(f"    {setting} = {', '.join(words(value))}")
 
 
 def _weights(action: Fetch | Convert | Verify | Locate) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
-from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml
+from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
 from jaxstyle.imaging import read_bytes
 from jaxstyle.storage import Base
 
@@ -26,9 +26,8 @@ def _flag(name: str) -> Any:
     """Return the type of a setting's flag, with its help: the description and the default."""
     setting = SETTINGS[name]
     default = {**flat(PRESETS["default"]), "size": CLI_SIZE}.get(name)
-    if isinstance(default, (list, dict)):
-        default = " ".join(default)
-    hint = "" if default in (None, "") else f"(default: {default})"
+    default = "" if default is None else " ".join(words(default))
+    hint = default and f"(default: {default})"
     return Annotated[setting.type, arg(help=setting.description, help_behavior_hint=hint)]
 
 

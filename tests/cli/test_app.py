@@ -101,6 +101,18 @@ def test_flags_go_over_the_file_over_the_preset(
     assert shown == preset("seed").replace(evaluations=77, seed=9, size=CLI_SIZE)
 
 
+def test_shown_settings_are_the_same_over_every_preset(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*PAIR, "--optimizer", "adam", "--scales", "3", "--print-config") == 0
+    shown = capsys.readouterr().out
+    Path("shown.toml").write_text(shown)
+    for name in PRESETS:
+        flags = ("--preset", name, "--config", "shown.toml", "--print-config")
+        assert stylize(*PAIR, *flags) == 0
+        assert capsys.readouterr().out == shown
+
+
 def test_a_file_is_judged_before_the_flags(folder: Path, capsys: pytest.CaptureFixture) -> None:
     Path("rate.toml").write_text("learning_rate = 0.05")
     flags = ("--config", "rate.toml", "--optimizer", "adam", "--print-config")
