@@ -1,12 +1,10 @@
-"""Command-line interface: a dataclass for each command, and parsing of flags into one."""
+"""Command-line interface: a dataclass for each command, and the settings that it asks for."""
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
@@ -18,8 +16,6 @@ CLI_SIZE = 512
 
 
 _PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
-
-_OPTION = re.compile(r"^--[^=]+")
 
 
 def _flag(name: str) -> Any:
@@ -238,31 +234,12 @@ class Weights:
     )
 
 
-Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Show versions, devices, and where weights and caches are: what a report of a bug needs."""
 
 
-def parse(argv: list[str]) -> Command:
-    """Parse `argv` into a command; exit the program if it cannot be parsed."""
-    # Use hyphens in option names, as tyro does; underscores are accepted too.
-    argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
-    command = tyro.cli(
-        Annotated[Stylize, subcommand("stylize")]
-        | Annotated[RenderGrid, subcommand("grid")]
-        | Annotated[Presets, subcommand("presets")]
-        | Annotated[Animate, subcommand("animate")]
-        | Annotated[Report, subcommand("report")]
-        | Annotated[Plot, subcommand("plot")]
-        | Annotated[Weights, subcommand("weights")],
-        prog="jaxstyle",
-        args=argv,
-        config=(
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.FlagCreatePairsOff,
-        ),
-    )
-    assert isinstance(command, Command)
-    return command
+Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights | Info
 
 
 def base_settings(command: Stylize | RenderGrid) -> Base:

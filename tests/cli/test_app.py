@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import pty
@@ -346,6 +347,7 @@ def test_a_bad_flag_is_explained_with_code_2(
         ("weights", "convert"),
         ("weights", "verify"),
         ("weights", "path"),
+        ("info",),
     ],
 )
 def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
@@ -384,6 +386,47 @@ def test_weights_commands(
     assert "must end in .safetensors" in capsys.readouterr().err
     assert cli.run(["weights", "verify", "content.png"]) == 2
     assert "unknown weights format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("platforms", ["nonsense", "rocm", "cpu,nonsense"])
+def test_a_platform_that_is_not_there_is_one_line(
+    platforms: str, folder: Path, imagenet: Params
+) -> None:
+    command = [sys.executable, "-m", "jaxstyle", "stylize", *QUICK, "-o", "out.png"]
+    variables = os.environ | {"JAX_PLATFORMS": platforms}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"jaxstyle: JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any\n",
+    )
+
+
+def test_other_failures_are_not_taken_for_a_missing_platform(
+    folder: Path, imagenet: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(transfer, "stylize", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        stylize(*QUICK, "-o", "out.png")
+
+
+def test_info_says_what_a_report_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JAXSTYLE_WEIGHTS", str(tmp_path / "none.safetensors"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert cli.run(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"jaxstyle {importlib.metadata.version('jaxstyle')}, Python 3." in printed
+    assert f"jax {jax.__version__}, " in printed
+    assert "\nJAX_PLATFORMS=cpu\n" in printed
+    assert "\nweights: ~/none.safetensors (missing)\n" in printed
+    assert "\ncompiled programs: " in printed
+    assert re.search(r"\ndevice: .*, cpu, \d+\.\d GiB\n", printed)
+    assert str(tmp_path) not in printed
 
 
 @contextlib.contextmanager

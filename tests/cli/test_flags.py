@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from jaxstyle import Adam, AutoPyramid, Config, preset
-from jaxstyle.cli.commands import CLI_SIZE, RenderGrid, Stylize, parse
+from jaxstyle.cli.commands import CLI_SIZE, RenderGrid, Stylize
+from jaxstyle.cli.parsing import parse
 from jaxstyle.config import SETTINGS, flat, words
 from jaxstyle.storage.cells import Base
 
