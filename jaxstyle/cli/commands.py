@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
-from jaxstyle.imaging import read_bytes
-from jaxstyle.storage import Base
+from jaxstyle.imaging import images, read_bytes
+from jaxstyle.storage import Base, cells
 
 CLI_SIZE = 512
 """The default long side; a camera's picture at full size would run for hours."""
@@ -56,7 +57,7 @@ class Stylize:
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
-    """A TOML file of settings over the preset's."""
+    """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
     """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
     command again goes on where it was cut off; a finished run is left as it is."""
@@ -116,7 +117,7 @@ class RenderGrid:
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
-    """A TOML file of settings over the preset's."""
+    """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
     """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
     have the columns content_guide and style_guide."""
@@ -243,7 +244,7 @@ Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights | I
 
 
 def base_settings(command: Stylize | RenderGrid) -> Base:
-    """Return the preset of `command`, and what it changes in a TOML file and by flags.
+    """Return the preset of `command`, and what it changes in a file and by flags.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -251,10 +252,22 @@ def base_settings(command: Stylize | RenderGrid) -> Base:
     changes: list[tuple[str, Mapping[str, Any]]] = [("", {"size": CLI_SIZE})]
     if command.config is not None:
         try:
-            text = read_bytes(command.config).decode()
-            changes.append((command.config, parse_toml(text)))
-        except UnicodeDecodeError:
-            raise ConfigError(f"{command.config}: not a text file") from None
+            changes.append((command.config, _settings_in(command.config)))
         except ConfigError as error:
             raise ConfigError(f"{command.config}: {error}") from None
     return Base(command.preset, [*changes, ("", command.flags)])
+
+
+def _settings_in(path: str) -> Mapping[str, Any]:
+    """Return the settings in a TOML file, or all settings that a picture was made with."""
+    if path.lower().endswith(cells.SUFFIXES):
+        metadata = images.read_metadata(path)
+        try:
+            recorded = dict(json.loads(metadata or "")["config"])
+        except (ValueError, TypeError, LookupError):
+            raise ConfigError("the picture has no settings; those that stylize makes do") from None
+        return vars(Config().replace(**recorded))
+    try:
+        return parse_toml(read_bytes(path).decode())
+    except UnicodeDecodeError:
+        raise ConfigError("not a text file") from None

@@ -21,7 +21,7 @@ import pytest
 import tomli_w
 from PIL import Image as Pil
 
-from jaxstyle import cli, load_image, preset
+from jaxstyle import cli, load_image, preset, save_image
 from jaxstyle.cli.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.config.presets import PRESETS
@@ -65,10 +65,11 @@ def test_metadata_says_how_to_repeat_the_run(folder: Path, imagenet: Params) -> 
     assert record["evaluations"] == 3
     assert set(record["versions"]) >= {"jaxstyle", "jax", "flax", "optax", "numpy"}
     assert len(record["sha256"]["weights"][0]) == 64
-    # Repeating it from its own record gives the same file.
+    # Repeating it from its own record gives the same file, also over another preset.
     Path("again.toml").write_text(tomli_w.dumps(record["config"]))
-    assert stylize(*PAIR, "--config", "again.toml", "-o", "b.png", "--quiet") == 0
-    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    for source in (("again.toml",), ("a.png", "--preset", "crowson")):
+        assert stylize(*PAIR, "--config", *source, "-o", "b.png", "--quiet") == 0
+        assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
 def test_quiet_prints_nothing(
@@ -112,6 +113,25 @@ def test_shown_settings_are_the_same_over_every_preset(
         flags = ("--preset", name, "--config", "shown.toml", "--print-config")
         assert stylize(*PAIR, *flags) == 0
         assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "the picture has no settings; those that stylize makes do"),
+        ("{", "the picture has no settings"),
+        ("[]", "the picture has no settings"),
+        ('{"config": {"no_such": 3}}', "unknown setting 'no_such'"),
+    ],
+)
+def test_a_picture_without_settings_is_no_configuration(
+    metadata: str | None, message: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_image("made.png", np.zeros((8, 8, 3), np.float32), metadata=metadata)
+    assert stylize(*PAIR, "-o", "o.png", "--config", "made.png") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"jaxstyle: made.png: {message}")
+    assert printed.count("\n") == 1
 
 
 def test_a_file_is_judged_before_the_flags(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -275,6 +295,8 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
         ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
         ((*PAIR, "-o", "o.png", "--config", "none.toml"), "none.toml: no such file"),
+        ((*PAIR, "-o", "o.png", "--config", "none.png"), "none.png: no such file"),
+        ((*PAIR, "-o", "o.png", "--config", "text.png"), "text.png: not an image"),
         ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
         ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "none.safetensors: no such file"),
