@@ -37,6 +37,7 @@ def test_there_are_nine_packages() -> None:
     assert {path.name for path in ROOT.iterdir() if path.name != "__pycache__"} == {
         "__init__.py",
         "__init__.pyi",
+        "__main__.py",
         "py.typed",
         *ORDER,
     }

@@ -4,6 +4,7 @@
 3: some cells of a grid failed. 130: interrupted. 143: terminated.
 """
 
+import importlib.metadata
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ from jaxstyle.cli.commands import (
     Command,
     Convert,
     Fetch,
+    Info,
     Locate,
     Plot,
     Presets,
@@ -22,13 +24,20 @@ from jaxstyle.cli.commands import (
     Stylize,
     Verify,
     Weights,
-    parse,
 )
 from jaxstyle.cli.grid import render_grid
-from jaxstyle.cli.process import EXIT_FAILED, EXIT_MISTAKE, EXIT_SIGNAL, Interrupt, interruptible
+from jaxstyle.cli.parsing import parse
+from jaxstyle.cli.process import (
+    EXIT_FAILED,
+    EXIT_MISTAKE,
+    EXIT_SIGNAL,
+    Interrupt,
+    interruptible,
+    is_missing_platform,
+)
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml
+from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml, words
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,16 +52,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line in this process and return the exit code."""
+    if list(argv) == ["--version"]:
+        say(f"jaxstyle {importlib.metadata.version('jaxstyle')}")
+        return 0
     command, interrupted = None, Interrupt()
     try:
         with interruptible(interrupted):
-            with reader_may_leave("stdout"), reader_may_leave("stderr"):
+            with reader_may_leave("stdout"):
                 command = parse(list(argv))
-            if command is None:  # nobody reads the help or the explanation
-                return 0 if {"-h", "--help"} & set(argv) else EXIT_MISTAKE
+            if command is None:  # nobody reads the help
+                return 0
             return _perform(command, interrupted)
     except JaxstyleError as error:
         complain(str(error))
+        return EXIT_MISTAKE
+    except (RuntimeError, AssertionError) as error:
+        if not is_missing_platform(error):
+            raise
+        platforms = os.environ.get("JAX_PLATFORMS")
+        complain(f"JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any")
         return EXIT_MISTAKE
     except MemoryError:
         complain("out of memory; try a smaller --size or --history-size")
@@ -92,6 +110,11 @@ def _perform(command: Command, interrupted: Interrupt) -> int:
 
             plot_runs(command.runs, command.output)
             say(command.output)
+        case Info():
+            from jaxstyle.cli.info import describe
+
+            for line in describe():
+                say(line)
     return 0
 
 
@@ -104,8 +127,7 @@ def _presets(name: str | None) -> None:
         say(f"{name}: {SUMMARIES[name]}")
         differing = {k: v for k, v in flat(config).items() if v != default.get(k)}
         for setting, value in differing.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
-            say(f"    {setting} = {shown}")
+            say(f"    {setting} = {', '.join(words(value))}")
 
 
 def _weights(action: Fetch | Convert | Verify | Locate) -> None:

@@ -1,17 +1,16 @@
-"""Command-line interface: a dataclass for each command, and parsing of flags into one."""
+"""Command-line interface: a dataclass for each command, and the settings that it asks for."""
 
 import dataclasses
 import functools
-import re
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
-from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml
-from jaxstyle.imaging import read_bytes
-from jaxstyle.storage import Base
+from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
+from jaxstyle.imaging import images, read_bytes
+from jaxstyle.storage import Base, cells
 
 CLI_SIZE = 512
 """The default long side; a camera's picture at full size would run for hours."""
@@ -19,16 +18,13 @@ CLI_SIZE = 512
 
 _PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
 
-_OPTION = re.compile(r"^--[^=]+")
-
 
 def _flag(name: str) -> Any:
     """Return the type of a setting's flag, with its help: the description and the default."""
     setting = SETTINGS[name]
     default = {**flat(PRESETS["default"]), "size": CLI_SIZE}.get(name)
-    if isinstance(default, (list, dict)):
-        default = " ".join(default)
-    hint = "" if default in (None, "") else f"(default: {default})"
+    default = "" if default is None else " ".join(words(default))
+    hint = default and f"(default: {default})"
     return Annotated[setting.type, arg(help=setting.description, help_behavior_hint=hint)]
 
 
@@ -61,7 +57,7 @@ class Stylize:
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
-    """A TOML file of settings over the preset's."""
+    """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
     """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
     command again goes on where it was cut off; a finished run is left as it is."""
@@ -121,7 +117,7 @@ class RenderGrid:
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
-    """A TOML file of settings over the preset's."""
+    """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
     """Guides, see stylize, or folders of them, each for the content of the same name. CSV files
     have the columns content_guide and style_guide."""
@@ -239,35 +235,16 @@ class Weights:
     )
 
 
-Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Show versions, devices, and where weights and caches are: what a report of a bug needs."""
 
 
-def parse(argv: list[str]) -> Command:
-    """Parse `argv` into a command; exit the program if it cannot be parsed."""
-    # Use hyphens in option names, as tyro does; underscores are accepted too.
-    argv = [_OPTION.sub(lambda name: name[0].replace("_", "-"), word) for word in argv]
-    command = tyro.cli(
-        Annotated[Stylize, subcommand("stylize")]
-        | Annotated[RenderGrid, subcommand("grid")]
-        | Annotated[Presets, subcommand("presets")]
-        | Annotated[Animate, subcommand("animate")]
-        | Annotated[Report, subcommand("report")]
-        | Annotated[Plot, subcommand("plot")]
-        | Annotated[Weights, subcommand("weights")],
-        prog="jaxstyle",
-        args=argv,
-        config=(
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.FlagCreatePairsOff,
-        ),
-    )
-    assert isinstance(command, Command)
-    return command
+Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights | Info
 
 
 def base_settings(command: Stylize | RenderGrid) -> Base:
-    """Return the preset of `command`, and what it changes in a TOML file and by flags.
+    """Return the preset of `command`, and what it changes in a file and by flags.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -275,10 +252,22 @@ def base_settings(command: Stylize | RenderGrid) -> Base:
     changes: list[tuple[str, Mapping[str, Any]]] = [("", {"size": CLI_SIZE})]
     if command.config is not None:
         try:
-            text = read_bytes(command.config).decode()
-            changes.append((command.config, parse_toml(text)))
-        except UnicodeDecodeError:
-            raise ConfigError(f"{command.config}: not a text file") from None
+            changes.append((command.config, _settings_in(command.config)))
         except ConfigError as error:
             raise ConfigError(f"{command.config}: {error}") from None
     return Base(command.preset, [*changes, ("", command.flags)])
+
+
+def _settings_in(path: str) -> Mapping[str, Any]:
+    """Return the settings in a TOML file, or all settings that a picture was made with."""
+    if path.lower().endswith(cells.SUFFIXES):
+        metadata = images.read_metadata(path)
+        try:
+            recorded = dict(json.loads(metadata or "")["config"])
+        except (ValueError, TypeError, LookupError):
+            raise ConfigError("the picture has no settings; those that stylize makes do") from None
+        return vars(Config().replace(**recorded))
+    try:
+        return parse_toml(read_bytes(path).decode())
+    except UnicodeDecodeError:
+        raise ConfigError("not a text file") from None

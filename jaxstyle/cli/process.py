@@ -88,6 +88,19 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def is_missing_platform(error: Exception) -> bool:
+    """Return whether JAX raised `error` because a platform that was asked for is not there."""
+    import jax
+
+    if "Unable to initialize backend" in str(error):
+        return True
+    try:
+        jax.devices()
+    except AssertionError:  # for cuda without a plugin
+        return True
+    return False
+
+
 def share_out_cpu() -> None:
     """Split a CPU into two devices, whose lanes keep its cores busy while one waits."""
     import jax

@@ -13,7 +13,7 @@ from jaxstyle.config.errors import (
     WeightsError,
     is_out_of_memory,
 )
-from jaxstyle.config.flat import SETTINGS, flat, parse_toml, to_toml
+from jaxstyle.config.flat import SETTINGS, flat, parse_toml, to_toml, words
 from jaxstyle.config.presets import PRESETS, SUMMARIES, preset
 from jaxstyle.config.settings import (
     INITS,
@@ -52,4 +52,5 @@ __all__ = [
     "parse_toml",
     "preset",
     "to_toml",
+    "words",
 ]

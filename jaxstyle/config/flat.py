@@ -27,7 +27,7 @@ def _settings() -> dict[str, Setting]:
         if name not in NESTED:
             settings[name] = setting
             continue
-        tag, values, kinds = NESTED[name]
+        tag, values, kinds, _ = NESTED[name]
         settings[name] = setting._replace(type=values)
         for kind in kinds:
             settings |= {option: each for option, each in _fields(kind).items() if option != tag}
@@ -57,24 +57,46 @@ def flat(config: Config) -> dict[str, Any]:
 
     `Config().replace(**flat(config))` equals `config`, unless a statistic is a user's own.
     """
-    return _flattened({name: _plain(value) for name, value in _given(config).items()})
+    result: dict[str, Any] = {}
+    for name, value in _given(config).items():
+        result |= _renamed(name, _given(value)) if name in NESTED else {name: _plain(value)}
+    return result
+
+
+def words(value: Any) -> list[str]:
+    """Return the words of a flag for a setting's `value`, as in `flat`.
+
+    A weighted name is `relu1_1=0.5`, or the name alone where the weight is 1.
+    """
+    if isinstance(value, Mapping):
+        return [name if weight == 1 else f"{name}={weight}" for name, weight in value.items()]
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse the settings in a TOML document, by flat name; `Config.replace` validates them.
 
-    An option may be in the table of its alternative or by itself. The table `run`, in which a run
-    folder records the origin of its settings, is left out.
+    An option may be in the table of its alternative or by itself. A table that names an alternative
+    sets all of its options, to their defaults (which may be None) where it leaves them out. The
+    table `run`, in which a run folder records the origin of its settings, is left out.
 
     Raises:
-        ConfigError: the text is not TOML.
+        ConfigError: the text is not TOML, or an alternative is unknown.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not a TOML document: {error}") from None
     document.pop("run", None)
-    return _flattened(document)
+    result: dict[str, Any] = {}
+    for name, value in document.items():
+        if name not in NESTED or not isinstance(value, dict):
+            result[name] = value
+            continue
+        tag, _, _, of = NESTED[name]
+        defaults = vars(of(value[tag])) if tag in value else {}
+        result = {**_renamed(name, defaults), **result, **_renamed(name, value)}
+    return result
 
 
 def to_toml(config: Config) -> str:
@@ -105,23 +127,15 @@ def _given(values: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _given(value)
     if isinstance(value, Mapping):
         return {str(name): weight for name, weight in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
-def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the table of each alternative by its options."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in NESTED or not isinstance(value, dict):
-            result[name] = value
-            continue
-        tag = NESTED[name].tag
-        result |= {name if option == tag else option: each for option, each in value.items()}
-    return result
+def _renamed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the tag of an alternative the name of the setting; options keep theirs."""
+    tag = NESTED[name].tag
+    return {name if option == tag else option: value for option, value in options.items()}
 
 
 def _comment(text: str) -> str:

@@ -7,13 +7,15 @@ flags, sweeps and columns use.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from jaxstyle.config.errors import ConfigError
 from jaxstyle.config.validation import (
+    Converted,
     Count,
     Decay,
     Positive,
@@ -100,24 +102,32 @@ class AutoPyramid:
     """Smallest long side of an automatic scale, in pixels."""
 
 
-def _named_by(tag: str) -> BeforeValidator:
-    """Let the value that names an alternative stand for it with all its defaults."""
-    return BeforeValidator(lambda value: {tag: value} if isinstance(value, (str, int)) else value)
+def _optimizer(value: Any) -> LBFGS | Adam:
+    if isinstance(value, (LBFGS, Adam)):
+        return value
+    options = value if isinstance(value, Mapping) else {"name": value}
+    match options.get("name"):
+        case "lbfgs":
+            return LBFGS(**options)
+        case "adam":
+            return Adam(**options)
+    raise ConfigError(f"optimizer must be 'lbfgs' or 'adam', not {value!r}")
 
 
-def _kind_of_scales(value: Any) -> str:
-    number = value.get("number") if isinstance(value, Mapping) else getattr(value, "number", None)
-    return str(number) if number in (1, "auto") else "several"
+def _scales(value: Any) -> OneScale | Pyramid | AutoPyramid:
+    if isinstance(value, (OneScale, Pyramid, AutoPyramid)):
+        return value
+    options = value if isinstance(value, Mapping) else {"number": value}
+    number = options.get("number")
+    if number == "auto":
+        return AutoPyramid(**options)
+    if type(number) is int and number > 0:
+        return OneScale(**options) if number == 1 else Pyramid(**options)
+    raise ConfigError(f"scales must be 'auto' or a whole number from 1 on, not {value!r}")
 
 
-Optimizer = Annotated[LBFGS | Adam, Field(discriminator="name"), _named_by("name")]
-Scales = Annotated[
-    Annotated[OneScale, Tag("1")]
-    | Annotated[Pyramid, Tag("several")]
-    | Annotated[AutoPyramid, Tag("auto")],
-    Discriminator(_kind_of_scales),
-    _named_by("number"),
-]
+Optimizer = Annotated[LBFGS | Adam, BeforeValidator(_optimizer)]
+Scales = Annotated[OneScale | Pyramid | AutoPyramid, BeforeValidator(_scales)]
 
 
 class Alternatives(NamedTuple):
@@ -128,11 +138,15 @@ class Alternatives(NamedTuple):
     values: Any
     """Type of that value."""
     kinds: tuple[type, ...]
+    of: Callable[[Any], Any]
+    """Convert that value, with all defaults, or a mapping of options, to an alternative."""
 
 
 NESTED: Mapping[str, Alternatives] = {
-    "optimizer": Alternatives("name", Literal["lbfgs", "adam"], (LBFGS, Adam)),
-    "scales": Alternatives("number", int | Literal["auto"], (OneScale, Pyramid, AutoPyramid)),
+    "optimizer": Alternatives("name", Literal["lbfgs", "adam"], (LBFGS, Adam), _optimizer),
+    "scales": Alternatives(
+        "number", int | Literal["auto"], (OneScale, Pyramid, AutoPyramid), _scales
+    ),
 }
 
 
@@ -144,6 +158,9 @@ def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
         named = isinstance(statistic, str)
         if (named and statistic not in known) or not (named or hasattr(statistic, "distance")):
             raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
+    for name, times in Counter(map(str, weights)).items():
+        if times > 1:
+            raise ConfigError(f"style_statistics has {times} that differ but are all called {name}")
     return weights
 
 
@@ -153,6 +170,9 @@ Statistics = Annotated[
     AfterValidator(frozen),
     AfterValidator(_check_statistics),
 ]
+
+Names = Mapping[str, float] | Iterable[str]
+Options = Mapping[str, Any]
 
 
 @settings
@@ -175,16 +195,20 @@ class Config:
     """Weight of the sum of the style terms."""
     tv_weight: Weight = 1e-3
     """Weight of the total variation of the image, taken in grey levels (0-255)."""
-    content_layers: Weights = equal("relu4_2")
+    content_layers: Converted[Weights, Names] = Converted(equal("relu4_2"))
     """Layers whose features follow the content, and the weight of each (relu4_2=0.5; 1 if none is
     given)."""
-    style_layers: Weights = equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    style_layers: Converted[Weights, Names] = Converted(
+        equal("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    )
     """Layers whose statistics follow the style, and the weight of each."""
-    style_statistics: Statistics = equal("gram")
+    style_statistics: Converted[Statistics, Mapping[Any, float] | Iterable[Any]] = Converted(
+        equal("gram")
+    )
     """Statistics of the style's features to match, and the weight of each one's distance: gram
     (Gram matrices), covariance, wasserstein (of Gaussians), sliced (sliced Wasserstein), or
     moments (means and standard deviations). In Python also a StyleStatistic of one's own."""
-    style_weights: tuple[Weight, ...] = ()
+    style_weights: Converted[tuple[Weight, ...], Sequence[float]] = Converted(())
     """Weights of several styles, normalized to sum to 1; equal if not given."""
     style_blend: Literal["statistics", "loss"] = "statistics"
     """Whether several styles form one target, their mean statistics, or one target each."""
@@ -222,9 +246,11 @@ class Config:
     """Side of the tiles in pixels; if given, tiles are used; if not, the largest that fits."""
     convolution: Literal["auto", "direct", "winograd"] = "auto"
     """Algorithm of the convolutions: auto takes Winograd's on CPUs in float32."""
-    optimizer: Optimizer = LBFGS()
+    optimizer: Converted[Optimizer, Optimizer | Literal["lbfgs", "adam"] | Options] = Converted(
+        LBFGS()
+    )
     """The optimizer: lbfgs spends one evaluation an update."""
-    scales: Scales = OneScale()
+    scales: Converted[Scales, Scales | int | Literal["auto"] | Options] = Converted(OneScale())
     """Number of scales, from coarse to fine; each starts from the result of the one before. auto
     takes as many as fit between start_size and the result's size, none below 32 pixels."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
@@ -267,13 +293,14 @@ class Config:
                 an option belongs to another alternative.
         """
         known = [field.name for field in dataclasses.fields(self)]
-        for name, (tag, _, kinds) in NESTED.items():
+        for name, (tag, _, kinds, _) in NESTED.items():
             options = dict.fromkeys(f.name for kind in kinds for f in dataclasses.fields(kind))
             options.pop(tag)
             known += options
             given = {option: changes.pop(option) for option in options if option in changes}
             if given or name in changes:
-                changes[name] = self._alternative(name, changes.get(name), given)
+                choice = changes.get(name, getattr(self, name))
+                changes[name] = self._alternative(name, choice, given)
         for name in changes:
             if name not in known:
                 close = difflib.get_close_matches(name.replace("-", "_"), known)
@@ -282,16 +309,15 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def _alternative(self, name: str, choice: Any, options: Mapping[str, Any]) -> Any:
-        """Return the alternative `choice` of the setting `name`, or the present one, changed."""
-        present, tag = getattr(self, name), NESTED[name].tag
-        chosen = present
-        if choice is not None:
-            chosen = getattr(dataclasses.replace(self, **{name: choice}), name)
+        """Return the alternative `choice` of the setting `name`, changed by `options`."""
+        tag, _, kinds, of = NESTED[name]
+        chosen = of(choice)
         allowed = {field.name for field in dataclasses.fields(chosen)}
         for option in options:
             if option not in allowed:
                 raise ConfigError(f"{option} has no meaning with {name} {getattr(chosen, tag)}")
         kept = {}
-        if isinstance(choice, (str, int)):
-            kept = {k: v for k, v in vars(present).items() if k in allowed and k != tag}
+        if not isinstance(choice, (Mapping, *kinds)):
+            present = vars(getattr(self, name))
+            kept = {k: v for k, v in present.items() if k in allowed and k != tag}
         return dataclasses.replace(chosen, **{**kept, **options})

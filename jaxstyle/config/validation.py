@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 from immutabledict import immutabledict
@@ -17,6 +17,29 @@ Weight = Annotated[float, Field(strict=True, ge=0)]
 Decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 _Class = TypeVar("_Class", bound=type)
+_Kept = TypeVar("_Kept")
+_Given = TypeVar("_Given")
+
+
+class Converted(Generic[_Kept, _Given]):
+    """A field with a default that takes a `_Given` and holds a `_Kept`.
+
+    This is for type checkers, which understand descriptors; a validator does the conversion.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, default: _Kept) -> None: ...
+        def __get__(self, instance: object, owner: object) -> _Kept: ...
+        def __set__(self, instance: object, value: _Given) -> None: ...
+
+    else:
+
+        def __new__(cls, default):
+            return default
+
+        def __class_getitem__(cls, types):
+            return types[0]
 
 
 @dataclass_transform(frozen_default=True)
@@ -39,7 +62,7 @@ def settings(cls: _Class) -> _Class:
         try:
             validate(self, *values, **named)
         except pydantic.ValidationError as error:
-            raise ConfigError(_message(error)) from None
+            raise ConfigError(_message(error, list(checked.__pydantic_fields__))) from None
 
     checked.__init__ = init
     return checked
@@ -51,28 +74,23 @@ def descriptions(cls: type) -> dict[str, str]:
     return {name: " ".join((field.description or "").split()) for name, field in fields.items()}
 
 
-def _message(error: pydantic.ValidationError) -> str:
-    """Describe what is wrong with one setting; the alternatives of a union are joined."""
+def _message(error: pydantic.ValidationError, fields: list[str]) -> str:
+    """Describe what is wrong with one of the `fields`; the alternatives of a union are joined."""
     first, *others = error.errors(include_url=False)
-    context = first.get("ctx", {})
-    if "error" in context:  # raised by a validator of our own
-        return str(context["error"])
-    name, message = _setting(first["loc"]), first["msg"]
-    if first["type"] == "union_tag_invalid":
-        expected = context["expected_tags"].replace(", ", " or ")
-        return f"{name} must be {expected}, not {context['tag']!r}"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    place = first["loc"][0]
+    # A positional argument is known by its number.
+    name = fields[place] if isinstance(place, int) and place < len(fields) else place
+    if cause is not None:
+        return f"{name}: {cause}"
+    message = first["msg"]
     if not message.startswith("Input should be "):
         return f"{name}: {message[0].lower()}{message[1:]}"
-    wants = [message, *(other["msg"] for other in others if _setting(other["loc"]) == name)]
+    wants = [message, *(other["msg"] for other in others if other["loc"][0] == place)]
     words = dict.fromkeys(want.removeprefix("Input should be ") for want in wants)
     return f"{name} must be {' or '.join(words)}, not {first['input']!r}"
-
-
-def _setting(place: tuple[int | str, ...]) -> str:
-    """Return the setting at `place`, which is (field,), (field, item) or (field, kind, setting)."""
-    field, last = place[0], place[-1]
-    nested = len(place) > 2 and last not in ("name", "number", "[key]")
-    return str(last if nested else field)
 
 
 def weighted(value: Any) -> Any:
@@ -80,22 +98,22 @@ def weighted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError(f"a list of names or a table of their weights is needed, not {value!r}")
+        raise ValueError(f"a list of names or a table of their weights is needed, not {value!r}")
     weights: dict[Any, Any] = {}
     for item in value:
         name, equals, weight = item.partition("=") if isinstance(item, str) else (item, "", "")
         if name in weights:
-            raise ConfigError(f"{name} is named twice")
+            raise ValueError(f"{name} is named twice")
         try:
             weights[name] = float(weight) if equals else 1.0
         except ValueError:
-            raise ConfigError(f"{item}: the weight of {name} must be a number") from None
+            raise ValueError(f"the weight of {name} must be a number, not {weight!r}") from None
     return weights
 
 
 def frozen(weights: Mapping[Any, float]) -> immutabledict[Any, float]:
     if weights and not any(weights.values()):
-        raise ConfigError(f"the weights of {', '.join(map(str, weights))} must not all be 0")
+        raise ValueError("the weights must not all be 0")
     return immutabledict(weights)
 
 

@@ -14,7 +14,7 @@ from jaxstyle.engine.batch import (
     stylize_cells,
 )
 from jaxstyle.engine.loop import LoopState, Progress, begin, optimize, outcome, state_like
-from jaxstyle.engine.memory import Device
+from jaxstyle.engine.memory import Device, device_memory
 from jaxstyle.engine.records import Callback, Record, Result
 from jaxstyle.engine.transfer import Scale, fitted_shape, stylize
 from jaxstyle.engine.waiting import Reader
@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "batch",
     "begin",
+    "device_memory",
     "fitted_shape",
     "fitting",
     "loop",

@@ -24,9 +24,12 @@ class Projected(NamedTuple):
 
 
 def directions(layer: int, channels: int, number: int, seed: int) -> Float[Array, "c d"]:
-    """Draw `number` random unit vectors, uniform on the sphere, to project features on."""
+    """Draw `number` random unit vectors, uniform on the sphere, to project features on.
+
+    The first ones are the same whatever their number.
+    """
     key = jax.random.fold_in(jax.random.key(seed), layer)
-    vectors = jax.random.normal(key, (channels, number))
+    vectors = jax.random.normal(key, (number, channels)).T
     return vectors / jnp.linalg.norm(vectors, axis=0)
 
 

@@ -43,7 +43,8 @@ function duration(seconds) {
 function setting(value) {
   if (value === null || value === undefined) return "not set";
   if (Array.isArray(value)) return value.map(setting).join(", ");
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value).map(([name, weight]) => (weight === 1 ? name : `${name}=${setting(weight)}`)).join(", ");
 }
 function median(values) {
   const sorted = values.filter((value) => number(value) !== null).sort((a, b) => a - b);

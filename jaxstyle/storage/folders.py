@@ -25,7 +25,8 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
     data = files.read_bytes(path)
     try:
         text = data.decode()
-        return plain(parse_toml(text) | {"run": tomllib.loads(text).get("run")})
+        settings = {name: value for name, value in parse_toml(text).items() if value is not None}
+        return plain(settings | {"run": tomllib.loads(text).get("run")})
     except (ConfigError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: damaged; not a TOML document ({error})") from None
 

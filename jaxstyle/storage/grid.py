@@ -9,7 +9,6 @@ NAME consists of the files' names and a hash of everything that determines the c
 share nothing but the folder: the last one to finish finds every row and writes the last two.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -23,7 +22,16 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import INITS, Config, ConfigError, ImageError, JaxstyleError, flat
+from jaxstyle.config import (
+    INITS,
+    SETTINGS,
+    Config,
+    ConfigError,
+    ImageError,
+    JaxstyleError,
+    flat,
+    words,
+)
 from jaxstyle.engine import Cell, Result, program_of, pyramid, stylize_cells
 from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
@@ -373,8 +381,9 @@ def _stem(path: str) -> str:
 
 def _differences(config: Config, others: Sequence[Config]) -> str:
     """Describe the settings of `config` that vary among `others`."""
+    settings, *rest = map(flat, (config, *others))
     return ", ".join(
-        f"{field.name} = {getattr(config, field.name)}"
-        for field in dataclasses.fields(config)
-        if len({getattr(other, field.name) for other in others}) > 1
+        f"{name} = {' '.join(words(settings.get(name, 'not set')))}"
+        for name in SETTINGS
+        if any(settings.get(name) != other.get(name) for other in rest)
     )

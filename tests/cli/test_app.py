@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import pty
@@ -20,7 +21,7 @@ import pytest
 import tomli_w
 from PIL import Image as Pil
 
-from jaxstyle import cli, load_image, preset
+from jaxstyle import cli, load_image, preset, save_image
 from jaxstyle.cli.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.config.presets import PRESETS
@@ -64,10 +65,11 @@ def test_metadata_says_how_to_repeat_the_run(folder: Path, imagenet: Params) -> 
     assert record["evaluations"] == 3
     assert set(record["versions"]) >= {"jaxstyle", "jax", "flax", "optax", "numpy"}
     assert len(record["sha256"]["weights"][0]) == 64
-    # Repeating it from its own record gives the same file.
+    # Repeating it from its own record gives the same file, also over another preset.
     Path("again.toml").write_text(tomli_w.dumps(record["config"]))
-    assert stylize(*PAIR, "--config", "again.toml", "-o", "b.png", "--quiet") == 0
-    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    for source in (("again.toml",), ("a.png", "--preset", "crowson")):
+        assert stylize(*PAIR, "--config", *source, "-o", "b.png", "--quiet") == 0
+        assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
 def test_quiet_prints_nothing(
@@ -99,6 +101,37 @@ def test_flags_go_over_the_file_over_the_preset(
     )
     shown = Config().replace(**parse_toml(capsys.readouterr().out))
     assert shown == preset("seed").replace(evaluations=77, seed=9, size=CLI_SIZE)
+
+
+def test_shown_settings_are_the_same_over_every_preset(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*PAIR, "--optimizer", "adam", "--scales", "3", "--print-config") == 0
+    shown = capsys.readouterr().out
+    Path("shown.toml").write_text(shown)
+    for name in PRESETS:
+        flags = ("--preset", name, "--config", "shown.toml", "--print-config")
+        assert stylize(*PAIR, *flags) == 0
+        assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "the picture has no settings; those that stylize makes do"),
+        ("{", "the picture has no settings"),
+        ("[]", "the picture has no settings"),
+        ('{"config": {"no_such": 3}}', "unknown setting 'no_such'"),
+    ],
+)
+def test_a_picture_without_settings_is_no_configuration(
+    metadata: str | None, message: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_image("made.png", np.zeros((8, 8, 3), np.float32), metadata=metadata)
+    assert stylize(*PAIR, "-o", "o.png", "--config", "made.png") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"jaxstyle: made.png: {message}")
+    assert printed.count("\n") == 1
 
 
 def test_a_file_is_judged_before_the_flags(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -262,6 +295,8 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
         ((*PAIR, "-o", "o.png", "--config", "unknown.toml"), "did you mean evaluations"),
         ((*PAIR, "-o", "o.png", "--config", "none.toml"), "none.toml: no such file"),
+        ((*PAIR, "-o", "o.png", "--config", "none.png"), "none.png: no such file"),
+        ((*PAIR, "-o", "o.png", "--config", "text.png"), "text.png: not an image"),
         ((*PAIR, "-o", "o.png", "--preset", "sede"), "unknown preset 'sede'"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu4-2"), "unknown layer 'relu4-2'"),
         ((*PAIR, "-o", "o.png", "--weights", "none.safetensors"), "none.safetensors: no such file"),
@@ -334,6 +369,7 @@ def test_a_bad_flag_is_explained_with_code_2(
         ("weights", "convert"),
         ("weights", "verify"),
         ("weights", "path"),
+        ("info",),
     ],
 )
 def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
@@ -372,6 +408,47 @@ def test_weights_commands(
     assert "must end in .safetensors" in capsys.readouterr().err
     assert cli.run(["weights", "verify", "content.png"]) == 2
     assert "unknown weights format" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("platforms", ["nonsense", "rocm", "cpu,nonsense"])
+def test_a_platform_that_is_not_there_is_one_line(
+    platforms: str, folder: Path, imagenet: Params
+) -> None:
+    command = [sys.executable, "-m", "jaxstyle", "stylize", *QUICK, "-o", "out.png"]
+    variables = os.environ | {"JAX_PLATFORMS": platforms}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"jaxstyle: JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any\n",
+    )
+
+
+def test_other_failures_are_not_taken_for_a_missing_platform(
+    folder: Path, imagenet: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(transfer, "stylize", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        stylize(*QUICK, "-o", "out.png")
+
+
+def test_info_says_what_a_report_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JAXSTYLE_WEIGHTS", str(tmp_path / "none.safetensors"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert cli.run(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"jaxstyle {importlib.metadata.version('jaxstyle')}, Python 3." in printed
+    assert f"jax {jax.__version__}, " in printed
+    assert "\nJAX_PLATFORMS=cpu\n" in printed
+    assert "\nweights: ~/none.safetensors (missing)\n" in printed
+    assert "\ncompiled programs: " in printed
+    assert re.search(r"\ndevice: .*, cpu, \d+\.\d GiB\n", printed)
+    assert str(tmp_path) not in printed
 
 
 @contextlib.contextmanager

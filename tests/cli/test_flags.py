@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from jaxstyle import Adam, AutoPyramid, Config, preset
-from jaxstyle.cli.commands import CLI_SIZE, RenderGrid, Stylize, parse
-from jaxstyle.config import SETTINGS, flat
+from jaxstyle.cli.commands import CLI_SIZE, RenderGrid, Stylize
+from jaxstyle.cli.parsing import parse
+from jaxstyle.config import SETTINGS, flat, words
 from jaxstyle.storage.cells import Base
 
 # A value for every setting, also those that have none of their own.
@@ -19,13 +20,6 @@ GIVEN = Config(
     scales=AutoPyramid(coarse_evaluations=7, first_evaluations=9),
 )
 VALUES: dict[str, Any] = flat(Config()) | flat(GIVEN)
-
-
-def words_of(value: Any) -> list[str]:
-    """The words of a flag that stand for `value`."""
-    if isinstance(value, dict):
-        return [f"{name}={weight}" for name, weight in value.items()]
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def needed(name: str) -> dict[str, str]:
@@ -41,7 +35,7 @@ def test_the_values_are_of_all_settings() -> None:
 def test_a_flag_sets_its_setting(name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     before = [f"--{other}={value}" for other, value in needed(name).items()]
-    command = parse(["stylize", "a.png", "b.png", *before, flag, *words_of(VALUES[name])])
+    command = parse(["stylize", "a.png", "b.png", *before, flag, *words(VALUES[name])])
     assert isinstance(command, Stylize)
     assert command.style == ("b.png",)
     assert set(command.flags) == {name, *needed(name)}
@@ -52,7 +46,7 @@ def test_a_flag_sets_its_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_text_sets_its_setting(name: str) -> None:
-    texts = {**needed(name), name: "+".join(words_of(VALUES[name]))}
+    texts = {**needed(name), name: "+".join(words(VALUES[name]))}
     assert flat(Base("default").vary(texts))[name] == VALUES[name]
 
 
@@ -68,6 +62,8 @@ def test_both_commands_have_every_flag_with_its_description(
         for name, setting in SETTINGS.items():
             assert f" --{name.replace('_', '-')} " in help_text
             assert setting.description in help_text
+        assert "(default: relu1_1 relu2_1=0.25 relu3_1=0.0625" in help_text
+        assert "(default: wasserstein)" in help_text
 
 
 def test_no_flag_is_no_setting() -> None:

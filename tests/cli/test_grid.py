@@ -13,8 +13,9 @@ import pytest
 from PIL import Image as Pil
 
 from jaxstyle import cli, extract_features, load_image, save_image
-from jaxstyle.cli.commands import RenderGrid, parse
+from jaxstyle.cli.commands import RenderGrid
 from jaxstyle.cli.grid import grid_cells
+from jaxstyle.cli.parsing import parse
 from jaxstyle.config import to_toml
 from jaxstyle.imaging.resampling import resize_image
 from jaxstyle.network.arrays import Params

@@ -16,7 +16,8 @@ def test_toml_gives_back_an_equal_config(name: str) -> None:
     text = to_toml(config)
     assert Config().replace(**parse_toml(text)) == config
     assert Config().replace(**tomllib.loads(text)) == config
-    assert parse_toml(text) == flat(config)
+    found = parse_toml(text)
+    assert {name: value for name, value in found.items() if value is not None} == flat(config)
     for setting in flat(config):
         line = next(line for line in text.splitlines() if line.startswith(_key(setting, config)))
         above = text[: text.index(f"\n{line}")].splitlines()[-1]
@@ -29,6 +30,17 @@ def _key(setting: str, config: Config) -> str:
     value = getattr(config, setting, None)
     table = isinstance(value, Mapping) or dataclasses.is_dataclass(value)
     return f"[{setting}]" if table else f"{setting} = "
+
+
+@pytest.mark.parametrize("base", PRESETS)
+def test_toml_replaces_every_setting(base: str) -> None:
+    # Options that are None cannot be written, yet replace those of the base.
+    for config in (
+        *PRESETS.values(),
+        Config(optimizer=Adam(), scales=3),
+        Config(optimizer=Adam(), scales="auto"),
+    ):
+        assert preset(base).replace(**parse_toml(to_toml(config))) == config
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -91,14 +103,22 @@ def test_scales_go_through_toml(scales: Any) -> None:
 )
 def test_options_are_read_flat_and_nested(text: str) -> None:
     expected = Config(scales=AutoPyramid(start_size=64), optimizer=Adam(ema=0.9))
-    found = parse_toml(text)
-    assert found == {"scales": "auto", "start_size": 64, "optimizer": "adam", "ema": 0.9}
-    assert Config().replace(**found) == expected
+    assert Config().replace(**parse_toml(text)) == expected
 
 
 def test_a_table_of_options_alone_changes_the_present_alternative() -> None:
     config = Config().replace(**parse_toml("[optimizer]\nhistory_size = 7\n"))
     assert config == Config(optimizer=LBFGS(history_size=7))
+
+
+def test_a_table_that_names_an_alternative_leaves_nothing_of_the_present_one() -> None:
+    crowson = preset("crowson")
+    changed = crowson.replace(**parse_toml('[optimizer]\nname = "adam"\n[scales]\nnumber = 5\n'))
+    assert (changed.optimizer, changed.scales) == (Adam(), Pyramid(5))
+    kept = crowson.replace(**parse_toml('optimizer = "adam"\nscales = 5\n'))
+    assert kept == crowson
+    with pytest.raises(ConfigError, match="optimizer must be 'lbfgs' or 'adam', not 'sgd'"):
+        parse_toml('[optimizer]\nname = "sgd"\n')
 
 
 def test_the_record_of_a_run_is_no_setting() -> None:
@@ -174,20 +194,23 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"tv_weight": float("nan")}, "tv_weight must be a finite number"),
         ({"content_weight": float("inf")}, "content_weight must be a finite number"),
         ({"style_weight": "3"}, "style_weight must be a valid number, not '3'"),
-        ({"content_layers": "relu4_2"}, "a list of names or a table of their weights is needed"),
-        ({"content_layers": 3}, "a list of names or a table of their weights is needed, not 3"),
+        (
+            {"content_layers": "relu4_2"},
+            "content_layers: a list of names or a table of their weigh",
+        ),
+        ({"content_layers": 3}, "content_layers: a list .* of their weights is needed, not 3"),
         ({"content_layers": [3]}, "content_layers must be a valid string, not 3"),
         ({"style_weights": 0.5}, "style_weights must be a valid tuple, not 0.5"),
         ({"style_weights": [1, True]}, "style_weights must be a valid number, not True"),
         ({"style_weights": [0.5, -0.1]}, "style_weights must be greater than or equal to 0"),
         ({"style_weights": [float("nan")]}, "style_weights must be a finite number"),
         ({"style_weights": [0, 0]}, "style_weights must not all be 0"),
-        ({"style_layers": {"relu1_1": 0.0}}, "the weights of relu1_1 must not all be 0"),
+        ({"style_layers": {"relu1_1": 0.0}}, "^style_layers: the weights must not all be 0$"),
         ({"style_layers": {"relu1_1": -1}}, "style_layers must be greater than or equal to 0"),
         ({"style_layers": {"relu1_1": "1"}}, "style_layers must be a valid number, not '1'"),
         ({"style_layers": ["relu1_1=nan"]}, "style_layers must be a finite number"),
-        ({"style_layers": ["relu1_1=x"]}, "relu1_1=x: the weight of relu1_1 must be a number"),
-        ({"style_layers": ["relu1_1", "relu1_1=2"]}, "relu1_1 is named twice"),
+        ({"style_layers": ["relu1_1=x"]}, "style_layers: the weight of relu1_1 must be a number"),
+        ({"style_layers": ["relu1_1", "relu1_1=2"]}, "^style_layers: relu1_1 is named twice$"),
         ({"style_statistics": []}, "style_statistics must name at least one"),
         ({"style_statistics": ["grams"]}, "must be of gram, .*, moments, not 'grams'"),
         ({"style_statistics": {3: 1.0}}, "must be of gram, .*, moments, not 3"),
@@ -207,9 +230,16 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"scale_factor": 2.0}, "scale_factor has no meaning with scales 1"),
         ({"coarse_evaluations": 9}, "coarse_evaluations has no meaning with scales 1"),
         ({"first_evaluations": 9}, "first_evaluations has no meaning with scales 1"),
-        ({"scales": "many"}, "scales must be .*, not 'many'"),
-        ({"scales": 0}, "scales must be .*, not 0"),
-        ({"scales": 2.0}, "scales must be .*, not 2.0"),
+        *(
+            (
+                {"scales": wrong},
+                f"^scales must be 'auto' or a whole number from 1 on, not {wrong!r}$",
+            )
+            for wrong in ("many", 0, 2.0, True, None, Adam)
+        ),
+        ({"scales": {"number": 0}}, "scales must be 'auto' or a whole number from 1 on, not {'num"),
+        ({"optimizer": None}, "^optimizer must be 'lbfgs' or 'adam', not None$"),
+        ({"optimizer": {"ema": 0.5}}, "optimizer must be 'lbfgs' or 'adam', not {'ema': 0.5}"),
         ({"start_size": 128}, "start_size has no meaning with scales 1"),
         ({"start_size": 128, "scales": 2}, "start_size has no meaning with scales 2"),
         ({"start_size": 0, "scales": "auto"}, "start_size must be greater than or equal to 1"),
@@ -247,6 +277,30 @@ def test_a_bad_setting_says_what_is_wrong(changes: dict, message: str) -> None:
 def test_classes_validate_themselves(cls: type, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         cls(**options)
+
+
+def test_a_positional_value_has_its_name_in_messages() -> None:
+    with pytest.raises(ConfigError, match=r"^number must be greater than or equal to 2, not 1$"):
+        Pyramid(1)
+    with pytest.raises(ConfigError, match=r"^scale_factor must be a valid number, not 'a'$"):
+        Pyramid(2, "a")  # pyright: ignore[reportArgumentType]
+
+
+class Distance:
+    """What stands for a statistic of one's own."""
+
+    distance = None
+
+    def __str__(self) -> str:
+        return "own"
+
+
+def test_statistics_of_one_name_are_refused() -> None:
+    one = Distance()
+    assert Config(style_statistics={one: 1.0, "gram": 1.0}).style_statistics[one] == 1.0
+    refused = "^style_statistics has 2 that differ but are all called own$"
+    with pytest.raises(ConfigError, match=refused):
+        Config(style_statistics=[one, Distance()])
 
 
 def test_every_setting_is_described() -> None:

@@ -117,7 +117,7 @@ def test_terms_are_what_it_says(small_params: Params, kind: type[Means], power: 
 
 def test_it_goes_beside_named_ones(small_params: Params) -> None:
     image = jnp.asarray(picture(48, 64, 2))
-    weights = {"gram": 2.0, Means(): 0.5, "sliced": 1.0, Projections(64): 3.0}
+    weights = {"gram": 2.0, Means(): 0.5, "sliced": 1.0, Projections(80): 3.0}
 
     def term(statistics: dict) -> float:
         config = BASE.replace(style_statistics=statistics)

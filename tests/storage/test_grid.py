@@ -16,7 +16,7 @@ from jaxstyle.engine.batch import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.cells import GridCell, product
-from jaxstyle.storage.grid import Entry, Grid, Summary
+from jaxstyle.storage.grid import Entry, Grid, Summary, _differences
 from tests.conftest import SHALLOW, picture
 
 QUICK = SHALLOW.replace(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
@@ -353,3 +353,14 @@ def test_guides_are_read_once_and_have_sheets_of_their_own(
     assert captions == [
         f"style_weight = {weight}, guides {number}" for weight in (1.0, 2.0) for number in (1, 2)
     ]
+
+
+def test_a_caption_names_settings_as_flags_do() -> None:
+    half = QUICK.replace(style_layers=["relu1_1", "relu2_1=0.5"])
+    configs = [QUICK, half.replace(scales=2), half.replace(optimizer="adam")]
+    captions = [_differences(config, configs) for config in configs]
+    assert "scales = 2" in captions[1]
+    assert "optimizer = adam" in captions[2]
+    assert "learning_rate = 0.02" in captions[2]
+    assert "style_layers = relu1_1 relu2_1=0.5" in captions[2]
+    assert "(" not in "".join(captions)

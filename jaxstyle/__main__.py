@@ -1,0 +1,5 @@
+"""Entry point of `python -m jaxstyle`."""
+
+from jaxstyle.cli import main
+
+main()
