@@ -83,6 +83,8 @@ class Stylize:
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    """Time from one line about progress to the next, where stderr is not a terminal."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -140,6 +142,8 @@ class RenderGrid:
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    """Time from one line about progress to the next, where stderr is not a terminal."""
     quiet: bool = False
     """Print nothing but errors."""
 
