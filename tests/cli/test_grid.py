@@ -105,7 +105,9 @@ def test_every_cell_is_nearest_to_its_own_style(tmp_path: Path, imagenet: Params
 def test_a_sweep_makes_a_sheet_for_each_setting(
     folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
 ) -> None:
-    assert grid(*QUICK, "--sweep", "style_weight=1,100", "--sweep", "seed=0:2") == 0
+    assert (
+        grid(*QUICK, "--sweep", "style_weight=1,100", "--sweep", "seed=0:2", "--progress=3600") == 0
+    )
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "cells",
         "grid.jsonl",
