@@ -1,6 +1,9 @@
 """Runs with a folder from the command line, on the real weights."""
 
 import json
+import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -124,7 +127,12 @@ def test_a_run_from_its_start_to_its_report(
 
 
 @pytest.mark.parametrize(
-    ("signum", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
+    ("signum", "word"),
+    [
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "terminated"),
+        (signal.SIGINT, "interrupted"),
+    ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     folder: Path, imagenet: Params, signum: int, word: str
@@ -229,3 +237,18 @@ def test_what_is_no_run_is_told(folder: Path, capsys: pytest.CaptureFixture, com
     printed = capsys.readouterr()
     assert printed.err.startswith("jaxstyle: none: no")
     assert printed.err.count("\n") == 1
+
+
+def test_a_run_whose_terminal_hangs_up_is_saved(folder: Path, imagenet: Params) -> None:
+    words = [sys.executable, "-m", "jaxstyle", "stylize", *QUICK, "--evaluations", "100000"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [*words, "--workdir", "RUN"])
+    shown = b""
+    while not re.search(rb"\r\S*[1-9]\d*/100000", shown):
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    (saved,) = Path("RUN/checkpoint").iterdir()
+    assert 0 <= int(saved.name) - len(losses("RUN")) <= 1  # one more was under way
