@@ -1,11 +1,13 @@
 """Checkpoints of a run through Orbax: atomic, written in the background, the newest kept."""
 
 import contextlib
+import itertools
 import logging
 import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -44,6 +46,10 @@ def _leave_out_closed_loops(
 sys.unraisablehook = _leave_out_closed_loops
 
 
+class _DamageError(FileError):
+    """A checkpoint that cannot be read."""
+
+
 class Checkpoints:
     """The checkpoints of one run; must be closed, or the last one may be missing.
 
@@ -56,7 +62,7 @@ class Checkpoints:
         Unless `read_only`, the folder is created if missing, and files left half-written by a
         killed process are removed.
         """
-        self._folder = epath.Path(folder)
+        self._folder, self._read_only = epath.Path(folder), read_only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else _KEPT,
             cleanup_tmp_directories=not read_only,
@@ -96,17 +102,20 @@ class Checkpoints:
         self.newest = step
 
     def restore(self, like: Callable[[int], LoopState]) -> Progress | None:
-        """Return the newest progress, or None.
+        """Return the newest progress that can be read, or None.
+
+        A checkpoint that is damaged, as by a power cut, is warned of, and the one before it used.
 
         Args:
             like: gives the expected structure and shapes of a scale's state.
 
         Raises:
-            FileError: the checkpoint is damaged, or of another version or shape.
+            FileError: every checkpoint is damaged, or one is of another version or shape.
         """
-        if self.newest is None:
+        read = self._read_newest()
+        if read is None:
             return None
-        arrays, meta = self._read(self.newest)
+        arrays, meta = read
         try:
             return _from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
@@ -117,11 +126,27 @@ class Checkpoints:
 
     def image(self) -> Float[np.ndarray, "h w 3"] | None:
         """Return the resulting image of the newest progress, of any shape, or None."""
-        if self.newest is None:
+        read = self._read_newest()
+        if read is None:
             return None
-        arrays, _ = self._read(self.newest)
+        arrays, _ = read
         means = [array for name, array in arrays.items() if name.split(".")[-1] == "average"]
         return means[0] if means else arrays["best_image"]
+
+    def _read_newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step, older in itertools.zip_longest(steps, steps[1:]):
+            try:
+                return self._read(step)
+            except _DamageError as error:
+                if older is None:
+                    raise
+                warnings.warn(f"{error}; going on from the one before", stacklevel=2)
+            if not self._read_only:  # another of the same number will take its place
+                with self._explained("removed"):
+                    self._manager.delete(step)
+            self.newest = older
+        return None
 
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with self._explained("read"):
@@ -157,11 +182,12 @@ class Checkpoints:
     @contextlib.contextmanager
     def _explained(self, done: str) -> Iterator[None]:
         """Raise any error of Orbax or its storage as a `FileError` of one line."""
+        kind = _DamageError if done == "read" else FileError
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             kept = self._consolation() if done == "written" else ""
-            raise FileError(
+            raise kind(
                 f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
             ) from None
 

@@ -118,3 +118,34 @@ def test_another_shape_or_format_is_refused(
     monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
     with pytest.raises(FileError, match="of format 2, this jaxstyle reads 3"):
         again.restore(lambda scale: like(config, scale))
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "deleted"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    small_params: Params, tmp_path: Path, damage: str
+) -> None:
+    config = CONFIG.replace(scales=1)
+    before, newest = (progress_of(config.replace(evaluations=n), small_params) for n in (2, 3))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(before)
+    checkpoints.save(newest)
+    checkpoints.close()
+    for file in [path for path in (tmp_path / "3").rglob("*") if path.is_file()]:
+        if damage == "deleted":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 * (damage == "cut")])
+    for read_only in (True, False):
+        again = Checkpoints(tmp_path, read_only=read_only)
+        with pytest.warns(UserWarning, match="cannot be read .*; going on from the one before"):
+            restored = again.restore(lambda scale: like(config, scale))
+        assert restored is not None
+        assert restored.evaluations == 2
+        again.close()
+    # It is made once more.
+    again = Checkpoints(tmp_path)
+    again.save(newest)
+    again.close()
+    restored = Checkpoints(tmp_path).restore(lambda scale: like(config, scale))
+    assert restored is not None
+    assert restored.evaluations == 3
