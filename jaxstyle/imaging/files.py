@@ -56,21 +56,40 @@ def read_bytes(path: epath.PathLike) -> bytes:
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Write `data` beside `path` under a temporary name, then rename it into place.
 
-    A symbolic link is followed, so that its target changes.
+    Data and name are on disk when this returns, so that a power cut leaves the old file or the new
+    one. An object store does that by itself. A symbolic link is followed, so that its target
+    changes.
 
     Raises:
         FileError: the folder is missing or not writable, or the disk is full; nothing is
             left behind.
     """
-    target = epath.Path(Path(path).resolve() if is_local(path) else path)
+    if not is_local(path):
+        with _explained(f"cannot write {path}"):
+            open_path(path).write_bytes(data)
+        return
+    target = Path(path).resolve()
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
     with _explained(f"cannot write {path}"):
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(target)
+            _sync_folder(target.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system has folders that can be synchronized
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def same(path: epath.PathLike, other: epath.PathLike) -> bool:

@@ -9,7 +9,7 @@ import tifffile
 from PIL import ExifTags, Image as Pil, ImageCms
 
 from jaxstyle import FileError, ImageError, JaxstyleError, load_image, save_image
-from jaxstyle.imaging import files, images
+from jaxstyle.imaging import images
 from jaxstyle.imaging.images import glance, read_picture
 from jaxstyle.imaging.resampling import nearest_shape, resize_image
 from tests.conftest import pattern, picture
@@ -391,11 +391,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     save_image(tmp_path / "a.png", picture(8, 8, 0))
     before = (tmp_path / "a.png").read_bytes()
 
-    def full_disk(self: object, data: bytes) -> None:
-        Path(str(self)).touch()
+    def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(files.epath.Path(tmp_path)), "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(FileError, match="No space left"):
         save_image(tmp_path / "a.png", picture(8, 8, 1))
     monkeypatch.undo()
