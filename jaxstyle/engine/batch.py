@@ -314,7 +314,7 @@ def _finished(result: Result, cell: Cell) -> Result | JaxstyleError:
         content = cell.content.load()
     except JaxstyleError as error:
         return error
-    return result._replace(image=finished_image(result.image, content, cell.config))
+    return dataclasses.replace(result, image=finished_image(result.image, content, cell.config))
 
 
 def _job(targets: "_Targets", cell: Cell, level: int, before: list[Result]) -> Job:

@@ -22,7 +22,7 @@ from jaxstyle.engine.records import REASONS, Callback, Journal, Record, Result, 
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image
 from jaxstyle.objective import Objective, Scalar
-from jaxstyle.optim import NOT_FINITE, RUNNING
+from jaxstyle.optim import NOT_FINITE, RUNNING, AverageState, StepInfo, find
 
 IN_FLIGHT = 1
 """Evaluations by which the device may be ahead of the host, so that reading never stalls it."""
@@ -39,8 +39,8 @@ class LoopState(NamedTuple):
 
 def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
     """Return a run's image: the mean of the iterates if one is kept, else the best image."""
-    average = optax.tree.get(state.optimizer, "average")
-    return state.best_image if average is None else average
+    mean = find(state.optimizer, AverageState)
+    return state.best_image if mean is None else mean.average
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -64,15 +64,11 @@ def update(
     """Evaluate the objective once and apply the optimizer's update; pure and vmappable."""
     (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
     updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
-    get = optax.tree.get
-    accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
     info = UpdateInfo(
         loss=loss,
         terms=terms,
         gradient_norm=optax.tree.norm(grad),
-        step_size=get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype)),
-        accepted=accepted,
-        status=get(optimizer_state, "status", jnp.where(accepted, RUNNING, NOT_FINITE)),
+        step=find(optimizer_state, StepInfo) or _unjudged(loss),
     )
     image = optax.apply_updates(state.image, updates)
     assert isinstance(image, Array)
@@ -84,6 +80,13 @@ def update(
         best_loss=jnp.where(better, loss, state.best_loss),
     )
     return advanced, info
+
+
+def _unjudged(loss: Scalar) -> StepInfo:
+    """Return what there is to tell of a step by an optimizer that tells nothing."""
+    finite = jnp.isfinite(loss)
+    unknown = jnp.full((), jnp.nan, loss.dtype)
+    return StepInfo(unknown, finite, jnp.where(finite, RUNNING, NOT_FINITE))
 
 
 class Progress(NamedTuple):

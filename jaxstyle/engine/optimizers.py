@@ -1,17 +1,13 @@
 """The optimizers that a config can name, as optax transformations."""
 
 import functools
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
-from jaxtyping import Int
 
 from jaxstyle.config import LBFGS, Adam, Config
 from jaxstyle.objective import GREY_LEVELS
-from jaxstyle.optim import lbfgs, smooth
+from jaxstyle.optim import average_iterates, lbfgs, smooth
 
 FIRST_STEP = 4.0 / GREY_LEVELS
 """Root-mean-square change of the first L-BFGS step: large enough for float32 to resolve the
@@ -45,39 +41,3 @@ def _adam(options: Adam, decay_steps: int | None) -> optax.GradientTransformatio
     if options.ema is not None:
         adam = optax.chain(adam, average_iterates(options.ema))
     return optax.with_extra_args_support(adam)
-
-
-class AverageState(NamedTuple):
-    """State of `average_iterates`."""
-
-    average: optax.Params
-    iterates: Int[Array, ""]
-
-
-def average_iterates(decay: float) -> optax.GradientTransformation:
-    """Keep a bias-corrected exponential moving average of the iterates; updates pass through.
-
-    The average of n iterates weights the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ),
-    the bias correction of Kingma and Ba (2015). The transformation comes last in a chain.
-    """
-
-    def init(params: optax.Params) -> AverageState:
-        return AverageState(params, jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        assert isinstance(state, AverageState)
-        assert params is not None
-        count = state.iterates + 1
-        share = (1 - decay) / (1 - decay**count)
-
-        def moved(mean: Array, iterate: Array) -> Array:
-            # Skip an iterate that is not finite; a run ends with it.
-            nearer = mean + (share * (iterate - mean)).astype(mean.dtype)
-            return jnp.where(jnp.isfinite(iterate).all(), nearer, mean)
-
-        iterates = optax.apply_updates(params, updates)
-        return updates, AverageState(jax.tree.map(moved, state.average, iterates), count)
-
-    return optax.GradientTransformation(init, update)

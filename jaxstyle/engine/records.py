@@ -1,16 +1,19 @@
 """Records of evaluations, scales and runs."""
 
+import dataclasses
+import io
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Int
+from PIL import Image as Pil
 
 from jaxstyle.imaging import Image
 from jaxstyle.objective import Objective, Scalar
-from jaxstyle.optim import CONVERGED, NOT_FINITE, RUNNING, STALLED
+from jaxstyle.optim import CONVERGED, NOT_FINITE, RUNNING, STALLED, StepInfo
 
 REASONS = {CONVERGED: "converged", STALLED: "stalled", NOT_FINITE: "not finite"}
 """Reasons why a run ended before its budget, by the optimizer's status."""
@@ -22,9 +25,7 @@ class UpdateInfo(NamedTuple):
     loss: Scalar
     terms: dict[str, Scalar]
     gradient_norm: Scalar
-    step_size: Scalar
-    accepted: Bool[Array, ""]
-    status: Int[Array, ""]
+    step: StepInfo
 
 
 class Record(NamedTuple):
@@ -45,7 +46,8 @@ class Record(NamedTuple):
     scale: int
 
 
-class Result(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Result:
     """The best image of the last scale run, and the history that led to it."""
 
     image: Image
@@ -71,6 +73,30 @@ class Result(NamedTuple):
     def rejected(self) -> int:
         """Evaluations whose trial the line search did not accept."""
         return sum(not record.accepted for record in self.history)
+
+    def __repr__(self) -> str:
+        """Summarize the result in one line."""
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
+        return (
+            f"Result({self._size}, loss {self.loss:.4g}{terms and f' ({terms})'}, "
+            f"{self.evaluations} evaluations in {self.seconds:.1f} s, {self.reason})"
+        )
+
+    @property
+    def _size(self) -> str:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(self.image)]
+        if len(shapes) == 1 and shapes[0][2:] == (3,):
+            return f"{shapes[0][1]}×{shapes[0][0]}"
+        return f"{sum(map(math.prod, shapes))} parameters"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the image as a PNG file, which notebooks show."""
+        if np.ndim(self.image) != 3 or self.image.shape[2] != 3:
+            return None
+        buffer = io.BytesIO()
+        levels = np.rint(np.clip(self.image, 0, 1) * 255)
+        Pil.fromarray(levels.astype(np.uint8)).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 Callback = Callable[[Record], bool | None]
@@ -113,14 +139,14 @@ class Journal:
                 loss=float(info.loss),
                 terms={name: float(value) for name, value in info.terms.items()},
                 gradient_norm=float(info.gradient_norm),
-                step_size=float(info.step_size),
-                accepted=bool(info.accepted),
+                step_size=float(info.step.step_size),
+                accepted=bool(info.step.accepted),
                 seconds=self._offset + time.perf_counter(),
                 compile_seconds=self._compiled + self.compile_seconds,
                 scale=self._scale,
             )
         )
-        self.status = int(info.status)
+        self.status = int(info.step.status)
 
     def result(self, image: Image, objective: Objective, reason: str) -> Result:
         """Return the result of the whole scale, whose best image is `image`."""

@@ -1,5 +1,6 @@
 """`stylize`: run the loop for pictures and a config, from coarse to fine scales."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -213,7 +214,7 @@ def stylize(
             if keeper is not None:
                 keeper.save(progress)
             image = resize_image(result.image, shape)
-            return result._replace(image=finished_image(image, content, config))
+            return dataclasses.replace(result, image=finished_image(image, content, config))
         image = resize_image(result.image, scales[position + 1].content.shape)
         progress = begin(image, config, result, meshes[position + 1])
     raise AssertionError("a run has more scales than its settings")
@@ -241,7 +242,8 @@ def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:
     # If a scale was never finite, the scale before it has the best image.
     best = next((r for r in reversed(results) if np.isfinite(r.loss)), results[0])
     history = tuple(record for result in results for record in result.history)
-    return best._replace(
+    return dataclasses.replace(
+        best,
         image=resize_image(best.image, shape),
         history=history,
         evaluations=history[-1].evaluation,

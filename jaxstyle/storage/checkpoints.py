@@ -1,6 +1,7 @@
 """Checkpoints of a run through Orbax: atomic, written in the background, the newest kept."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -22,7 +23,7 @@ from jaxstyle.config import FileError
 from jaxstyle.engine import LoopState, Progress, Record, Result
 from jaxstyle.imaging import files
 
-_FORMAT = 2
+_FORMAT = 3
 """Checkpoint format version; any other is refused."""
 
 _KEPT = 2
@@ -231,7 +232,8 @@ def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any
     }
     if earlier is not None:
         arrays["earlier"] = np.array(earlier.image)
-        meta["earlier"] = earlier._replace(image=None, history=())._asdict()  # type: ignore[arg-type]
+        joint = {field.name: getattr(earlier, field.name) for field in dataclasses.fields(earlier)}
+        meta["earlier"] = {k: v for k, v in joint.items() if k not in ("image", "history")}
     return arrays, meta | {"arrays": list(arrays)}
 
 

@@ -115,8 +115,8 @@ def test_another_shape_or_format_is_refused(
         again.restore(lambda scale: like(other, scale))
     with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
-    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
-    with pytest.raises(FileError, match="of format 2, this jaxstyle reads 3"):
+    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 4)
+    with pytest.raises(FileError, match="of format 3, this jaxstyle reads 4"):
         again.restore(lambda scale: like(config, scale))
 
 
