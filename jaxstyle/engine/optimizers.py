@@ -2,10 +2,14 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from jaxstyle.config import LBFGS, Adam, Config
+from jaxstyle.engine.records import Progress
+from jaxstyle.engine.update import State, init
+from jaxstyle.imaging import Image
 from jaxstyle.objective import GREY_LEVELS
 from jaxstyle.optim import average_iterates, lbfgs, smooth
 
@@ -23,6 +27,18 @@ def make_optimizer(
     if isinstance(config.optimizer, Adam):
         return _adam(config.optimizer, budget or config.evaluations if config.scheduled else None)
     return _lbfgs(config.optimizer, _LOSS_NOISE[config.precision])
+
+
+def state_like(shape: tuple[int, ...], config: Config) -> State:
+    """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(functools.partial(init, make_optimizer(config)), image)
+
+
+def begin(image: Image, config: Config) -> Progress:
+    """Return the progress of a run before its first evaluation, on the host."""
+    image = jnp.asarray(image, jnp.float32)
+    return Progress(jax.device_get(init(make_optimizer(config), image)))
 
 
 # Cached, because compiled updates are looked up by the identity of their functions.

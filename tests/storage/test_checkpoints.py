@@ -7,8 +7,10 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config.errors import FileError
-from jaxstyle.engine.loop import LoopState, Progress, state_like
-from jaxstyle.engine.transfer import plan
+from jaxstyle.engine.optimizers import state_like
+from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.records import Progress
+from jaxstyle.engine.update import State
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.checkpoints import Checkpoints
 from tests.conftest import SHALLOW, picture
@@ -42,7 +44,7 @@ class Every:
     save = keep
 
 
-def like(config: Config, scale: int) -> LoopState:
+def like(config: Config, scale: int) -> State:
     return state_like(plan(CONTENT, STYLE, config)[scale].content.shape, config)
 
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Pil
 
 from jaxstyle import Config, ConfigError, FileError, load_image, save_image, stylize
-from jaxstyle.engine.batch import stylize_cells
+from jaxstyle.engine.stylize import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.cells import GridCell, product
