@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxstyle import Config, stylize
 from jaxstyle.config.errors import JaxstyleError
-from jaxstyle.engine.loop import Progress, state_like
-from jaxstyle.engine.records import Record
-from jaxstyle.engine.transfer import plan
+from jaxstyle.engine.optimizers import state_like
+from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.records import Progress, Record
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_result

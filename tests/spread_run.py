@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxstyle import Config, Guides, stylize
-from jaxstyle.engine.sharding import pick_devices
+from jaxstyle.engine.stylize import pick_devices
 from jaxstyle.storage import hosts
 from tests.conftest import picture, random_params
 

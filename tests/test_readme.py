@@ -102,6 +102,6 @@ def test_every_file_the_readme_links_to_exists() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     assert len(COMMANDS) >= 18
     assert len(ON_RUNS) == 5

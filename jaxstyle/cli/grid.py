@@ -26,16 +26,16 @@ def render_grid(command: RenderGrid) -> int:
         if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     wanted = grid_cells(command)
-    from jaxstyle.engine import batch, fitting
+    from jaxstyle.engine import check_cell, spreadable
     from jaxstyle.network import weights
     from jaxstyle.storage import grid, hosts
 
     if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
-        batch.check_batch(cell.config, len(cell.styles))
+        check_cell(cell.config, len(cell.styles))
         if command.space > 1:
-            fitting.spreadable(cell.config)
+            spreadable(cell.config)
     keep_compiled_programs()
     share_out_cpu()
     if command.distributed:

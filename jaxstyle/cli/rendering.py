@@ -15,8 +15,22 @@ from etils import epath
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, Config, ConfigError, flat, is_out_of_memory
-from jaxstyle.engine import Progress, Record, Result, Scale, fitting, sharding, state_like, transfer
+from jaxstyle.config import INITS, Config, ConfigError, flat
+from jaxstyle.engine import (
+    OutOfMemoryError,
+    Progress,
+    Record,
+    Result,
+    Scale,
+    finished_image,
+    fitted_shape,
+    fitted_style_shape,
+    pick_devices,
+    plan,
+    spreadable,
+    state_like,
+    stylize,
+)
 from jaxstyle.imaging import Image, Picture, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, regions
@@ -34,9 +48,9 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
     if command.distributed:
         hosts.join_cluster()
     everyone = jax.device_count() if command.distributed else 1
-    devices = sharding.pick_devices(everyone if command.space is None else command.space)
+    devices = pick_devices(everyone if command.space is None else command.space)
     if len(devices) > 1:
-        fitting.spreadable(config)
+        spreadable(config)
     inputs = _read_inputs(command, output)
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
@@ -52,7 +66,7 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                 board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
                 stack.callback(board.close)
                 run.on_image = board.picture
-        shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
+        shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
             def callback(record: Record) -> bool:
@@ -67,7 +81,7 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                 return interrupted.requested
 
             try:
-                result = transfer.stylize(
+                result = stylize(
                     inputs.content.pixels,
                     inputs.styles,
                     config,
@@ -78,10 +92,8 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                     progress=progress,
                     devices=devices,
                 )
-            except jax.errors.JaxRuntimeError as error:
-                if is_out_of_memory(error):
-                    raise MemoryError from None
-                raise
+            except OutOfMemoryError:
+                raise MemoryError from None
         if run is not None and result.reason == "stopped":
             complain(
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
@@ -113,7 +125,7 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
         # scaled relative to its file's size is read at that size.
         if config.style_shape != "own" or (config.style_size or config.size) == "original":
             return None
-        return max(transfer.fitted_style_shape(images.glance(path).shape, config))
+        return max(fitted_style_shape(images.glance(path).shape, config))
 
     content = images.read_picture(command.content, config.size)
     styles = [images.read_picture(path, style_size(path)) for path in command.style]
@@ -141,7 +153,7 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
                 raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
-    scales = transfer.plan(content.pixels, pixels, config, guides)
+    scales = plan(content.pixels, pixels, config, guides)
     return _Inputs(content, pixels, guides, scales, sha256)
 
 
@@ -159,7 +171,7 @@ def _enter_run(
         checkpoints=Schedule(every=every),
         snapshots=_schedule(command.snapshots),
         on_scale=interrupted.disarm,
-        finish=lambda image: transfer.finished_image(image, inputs.content.pixels, config),
+        finish=lambda image: finished_image(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
     # A run that has progress of its own resumes from it.

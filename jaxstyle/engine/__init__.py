@@ -4,47 +4,60 @@ One update is one compiled program, driven from Python. Around it: scales from c
 lanes for batches, rows sharded over several devices, fitting into memory, and records.
 """
 
-from jaxstyle.engine import batch, fitting, loop, pyramid, sharding, transfer
-from jaxstyle.engine.batch import (
-    Cell,
-    GuideSource,
-    Source,
+from jaxstyle.engine import pyramid
+from jaxstyle.engine.fitting import spreadable
+from jaxstyle.engine.loop import OutOfMemoryError
+from jaxstyle.engine.memory import Device, device_memory
+from jaxstyle.engine.optimize import optimize
+from jaxstyle.engine.optimizers import begin, make_optimizer, state_like
+from jaxstyle.engine.pictures import (
+    Scale,
+    finished_image,
+    fitted_shape,
+    fitted_style_shape,
+    plan,
+)
+from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
+from jaxstyle.engine.stylize import (
+    check_cell,
+    pick_devices,
     program_of,
+    stylize,
     stylize_batch,
     stylize_cells,
 )
-from jaxstyle.engine.loop import LoopState, Progress, begin, optimize, outcome, state_like
-from jaxstyle.engine.memory import Device, device_memory
-from jaxstyle.engine.records import Callback, Record, Result
-from jaxstyle.engine.transfer import Scale, fitted_shape, stylize
-from jaxstyle.engine.waiting import Reader
+from jaxstyle.engine.targets import Cell, GuideSource, Source
+from jaxstyle.engine.update import State, outcome
 
 __all__ = [
     "Callback",
     "Cell",
     "Device",
     "GuideSource",
-    "LoopState",
+    "Keeper",
+    "OutOfMemoryError",
     "Progress",
-    "Reader",
     "Record",
     "Result",
     "Scale",
     "Source",
-    "batch",
+    "State",
     "begin",
+    "check_cell",
     "device_memory",
+    "finished_image",
     "fitted_shape",
-    "fitting",
-    "loop",
+    "fitted_style_shape",
+    "make_optimizer",
     "optimize",
     "outcome",
+    "pick_devices",
+    "plan",
     "program_of",
     "pyramid",
-    "sharding",
+    "spreadable",
     "state_like",
     "stylize",
     "stylize_batch",
     "stylize_cells",
-    "transfer",
 ]

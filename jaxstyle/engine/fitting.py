@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 
 from jaxstyle.config import LBFGS, Config, ConfigError
-from jaxstyle.engine.loop import state_like
 from jaxstyle.engine.memory import USABLE, device_memory
+from jaxstyle.engine.optimizers import state_like
 from jaxstyle.network import Params, vgg
 from jaxstyle.objective import statistics_of, tiling
 

@@ -1,293 +1,279 @@
-"""The optimization loop: an objective, an image and an optimizer, driven from Python."""
+"""The loop: jobs, each an objective and an image, driven from Python through one program.
+
+Each lane has its own objective, optimizer state, line search and end, so one that stops or fails
+does not affect the others, and the next job takes its slot. What is read when depends on numbers of
+evaluations, never on time: the same jobs give the same bits.
+"""
 
 import collections
-import functools
-import time
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import PyTree
 
-from jaxstyle.config import Config
-from jaxstyle.engine import sharding
-from jaxstyle.engine.memory import thrifty_options
-from jaxstyle.engine.optimizers import make_optimizer
-from jaxstyle.engine.records import REASONS, Callback, Journal, Record, Result, UpdateInfo
+from jaxstyle.config import JaxstyleError, is_out_of_memory
+from jaxstyle.engine.layout import Layout, Program
+from jaxstyle.engine.records import ENDS, REASONS, Callback, Journal, Keeper, Progress, Result
+from jaxstyle.engine.update import Info, State
 from jaxstyle.engine.waiting import Reader
-from jaxstyle.imaging import Image
-from jaxstyle.objective import Objective, Scalar
-from jaxstyle.optim import NOT_FINITE, RUNNING
+from jaxstyle.optim import RUNNING
 
 IN_FLIGHT = 1
 """Evaluations by which the device may be ahead of the host, so that reading never stalls it."""
 
 
-class LoopState(NamedTuple):
-    """The state that one update passes to the next."""
-
-    image: Float[Array, "h w 3"]
-    optimizer: optax.OptState
-    best_image: Float[Array, "h w 3"]
-    best_loss: Scalar
+class OutOfMemoryError(JaxstyleError):
+    """Memory that is not enough even for one image alone."""
 
 
-def outcome(state: LoopState) -> Float[Array, "*lanes h w 3"]:
-    """Return a run's image: the mean of the iterates if one is kept, else the best image."""
-    average = optax.tree.get(state.optimizer, "average")
-    return state.best_image if average is None else average
+class Job(NamedTuple):
+    """The work of one lane: minimize `objective` from `image`."""
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def init_state(
-    optimizer: optax.GradientTransformationExtraArgs, image: Float[Array, "h w 3"]
-) -> LoopState:
-    """Return the loop's state before its first evaluation."""
-    return LoopState(
-        # Copies, because the state's buffers are donated and the caller's must not be.
-        image=jnp.array(image),
-        # The dtypes that updates return: weak types would cause a second compilation.
-        optimizer=jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), optimizer.init(image)),
-        best_image=jnp.array(image),
-        best_loss=jnp.full((), jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
-    )
-
-
-def update(
-    optimizer: optax.GradientTransformationExtraArgs, objective: Objective, state: LoopState
-) -> tuple[LoopState, UpdateInfo]:
-    """Evaluate the objective once and apply the optimizer's update; pure and vmappable."""
-    (loss, terms), grad = jax.value_and_grad(objective, has_aux=True)(state.image)
-    updates, optimizer_state = optimizer.update(grad, state.optimizer, state.image, value=loss)
-    get = optax.tree.get
-    accepted = get(optimizer_state, "accepted", jnp.isfinite(loss))
-    info = UpdateInfo(
-        loss=loss,
-        terms=terms,
-        gradient_norm=optax.tree.norm(grad),
-        step_size=get(state.optimizer, "step_size", jnp.full((), jnp.nan, loss.dtype)),
-        accepted=accepted,
-        status=get(optimizer_state, "status", jnp.where(accepted, RUNNING, NOT_FINITE)),
-    )
-    image = optax.apply_updates(state.image, updates)
-    assert isinstance(image, Array)
-    better = loss < state.best_loss
-    advanced = LoopState(
-        image=image,
-        optimizer=optimizer_state,
-        best_image=jnp.where(better, state.image, state.best_image),
-        best_loss=jnp.where(better, loss, state.best_loss),
-    )
-    return advanced, info
-
-
-class Progress(NamedTuple):
-    """Everything needed to resume a run between two evaluations."""
-
-    state: LoopState
-    """State of the current scale."""
-    history: tuple[Record, ...] = ()
-    """Records of the current scale."""
+    objective: Any
+    """A pytree; without the parameters that all lanes share, if there are such."""
+    image: PyTree
+    budget: int
+    """Evaluations of this scale, at least 1, including those of `resumed`."""
     earlier: Result | None = None
-    """Joint result of the earlier scales."""
-    status: int = RUNNING
-    compile_seconds: float = 0.0
-    """Compilation time of the current scale."""
+    """Joint result of the earlier scales, whose counts the new records continue."""
+    resumed: Progress | None = None
+    """Progress of this scale to go on from, in place of `image`."""
+    final: bool = True
+    """Whether no scale follows."""
+    callback: Callback | None = None
+    keeper: Keeper | None = None
+
+
+class _Lane:
+    """A running job."""
+
+    def __init__(self, index: int, job: Job) -> None:
+        self.index, self.job = index, job
+        self.journal = Journal(job.earlier, job.resumed)
+        self.dispatched = self.journal.evaluations
+        self.stopped = False
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        """Records of all scales."""
-        return (*(self.earlier.history if self.earlier else ()), *self.history)
+    def running(self) -> bool:
+        """Whether the optimizer goes on."""
+        return self.journal.status == RUNNING
 
     @property
-    def evaluations(self) -> int:
-        """Number of evaluations in all scales."""
-        return self.records[-1].evaluation if self.records else 0
+    def ended(self) -> bool:
+        spent = self.journal.evaluations >= self.job.budget
+        return spent or self.stopped or not self.running
 
     @property
-    def scale(self) -> int:
-        """Position of the current scale, counted from the coarsest."""
-        return self.earlier.history[-1].scale + 1 if self.earlier else 0
+    def reason(self) -> str:
+        return "stopped" if self.stopped else REASONS.get(self.journal.status, "budget")
 
+    def read(self, info: Info) -> None:
+        self.journal.read(info)
+        if self.job.callback is not None and not self.stopped:
+            self.stopped = bool(self.job.callback(self.journal.history[-1]))
 
-class Keeper(Protocol):
-    """An observer that is shown a run's progress at chosen evaluations, for example to save it.
+    def wants_to_keep(self) -> bool:
+        keeper = self.job.keeper
+        return keeper is not None and keeper.wants(self.journal.spent + self.dispatched)
 
-    Progress is shown once its evaluations are read and no other is under way. Its arrays are
-    valid only until the call returns: the next update reuses their memory.
-    """
-
-    def wants(self, evaluation: int) -> bool:
-        """Return whether to show the progress after `evaluation`, counted over all scales."""
-        ...
-
-    def keep(self, progress: Progress) -> None:
-        """Receive the progress that `wants` asked for."""
-        ...
-
-    def save(self, progress: Progress) -> None:
-        """Receive the progress of a new scale, or of a run that is stopped or ends."""
-        ...
-
-
-@functools.lru_cache
-def _compiled(
-    optimizer: optax.GradientTransformationExtraArgs,
-    thrifty: bool,
-    shape: tuple[int, ...],
-    mesh: Mesh | None,
-) -> Callable[[Objective, LoopState], tuple[LoopState, UpdateInfo]]:
-    where = None
-    if mesh is not None:
-        where = _places(optimizer, shape, mesh), NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
-        functools.partial(update, optimizer),
-        donate_argnums=1,
-        compiler_options=thrifty_options() if thrifty else None,
-        out_shardings=where,
-    )
-
-
-def _places(
-    optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...], mesh: Mesh
-) -> LoopState:
-    """Return the shardings on `mesh` of the state for images of `shape`."""
-    return sharding.shardings(_shapes(optimizer, shape), shape, mesh)
-
-
-def _shapes(optimizer: optax.GradientTransformationExtraArgs, shape: tuple[int, ...]) -> LoopState:
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(functools.partial(init_state, optimizer), image)
-
-
-def optimize(
-    objective: Objective,
-    image: Image,
-    config: Config,
-    *,
-    callback: Callback | None = None,
-    budget: int | None = None,
-) -> Result:
-    """Minimize `objective` from `image`, driving one compiled update from Python.
-
-    Args:
-        objective: from `build_objective`, for images of this shape.
-        image: the starting image, in sRGB.
-        config: names the optimizer and the budget.
-        callback: see `Callback`.
-        budget: number of evaluations, at least 1; by default `config.evaluations`.
-    """
-    budget = config.evaluations if budget is None else budget
-    return proceed(objective, begin(image, config), config, budget, callback=callback)[1]
-
-
-def state_like(shape: tuple[int, ...], config: Config) -> LoopState:
-    """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
-    return _shapes(make_optimizer(config), shape)
-
-
-def begin(
-    image: Image, config: Config, earlier: Result | None = None, mesh: Mesh | None = None
-) -> Progress:
-    """Return the progress of a scale before its first evaluation.
-
-    Args:
-        image: the starting image.
-        config: names the optimizer.
-        earlier: joint result of the earlier scales.
-        mesh: see `proceed`; no device then ever holds more than its part of the state.
-    """
-    optimizer = make_optimizer(config)
-    if mesh is None:
-        start = jnp.asarray(image)
-        start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
-        return Progress(init_state(optimizer, start), earlier=earlier)
-    shape = tuple(image.shape)
-    start = sharding.spread(np.asarray(image, np.float32), shape, mesh)
-    where = _places(optimizer, shape, mesh)
-    state = jax.jit(functools.partial(init_state, optimizer), out_shardings=where)(start)
-    return Progress(state, earlier=earlier)
-
-
-def proceed(
-    objective: Objective,
-    progress: Progress,
-    config: Config,
-    budget: int,
-    *,
-    callback: Callback | None = None,
-    keeper: Keeper | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[Progress, Result]:
-    """Continue a scale until its budget is spent, it ends, or the callback ends it.
-
-    Args:
-        objective: the objective of this scale.
-        progress: from `begin`, or of an interrupted run; its arrays are invalid afterwards.
-        config: names the optimizer.
-        budget: evaluations of this scale, at least 1, including those of `progress`.
-        callback: see `Callback`.
-        keeper: see `Keeper`.
-        mesh: devices that share the image's rows, from `sharding.row_mesh`; by default one device
-            has them all.
-
-    Returns:
-        The progress of the scale, and its result. Neither depends on where the run was
-        interrupted or on what was kept.
-    """
-    if budget < 1:
-        raise ValueError(f"the budget must be at least 1 evaluation, not {budget}")
-    optimizer = make_optimizer(config, budget)
-    state = progress.state
-    shape = state.image.shape
-    thrifty = objective.activations != "kept"
-    # The shape matters only for arrays on several devices.
-    compiled = _compiled(optimizer, thrifty, () if mesh is None else shape, mesh)
-    if mesh is None:
-        state = jax.tree.map(jnp.asarray, state)
-    else:
-        objective, state = (sharding.spread(each, shape, mesh) for each in (objective, state))
-    earlier = progress.earlier
-    journal = Journal(earlier.history if earlier else (), progress.history)
-    journal.status = progress.status
-    spent = earlier.evaluations if earlier else 0
-    compile_seconds = progress.compile_seconds
-    pending: collections.deque[UpdateInfo] = collections.deque()
-    reader = Reader()
-    dispatched, stopped, first = journal.evaluations, False, True
-
-    def reached() -> Progress:
+    def progress(self, state: State) -> Progress:
+        journal = self.journal
         history = tuple(journal.history)
-        return Progress(state, history, earlier, journal.status, journal.compile_seconds)
+        return Progress(state, history, self.job.earlier, journal.status, journal.compile_seconds)
 
-    journal.start(compile_seconds)
-    while journal.status == RUNNING and not stopped and journal.evaluations < budget:
-        if dispatched < budget:
-            began = time.perf_counter()
-            state, info = compiled(objective, state)
-            pending.append(info)
-            dispatched += 1
-            if first:
-                journal.start(compile_seconds + time.perf_counter() - began)
-                first = False
-        wanted = keeper is not None and keeper.wants(spent + dispatched)
-        most = 0 if wanted or dispatched >= budget else IN_FLIGHT
-        while len(pending) > most and journal.status == RUNNING:
-            journal.read(
-                reader.get(pending.popleft(), f"evaluation {spent + journal.evaluations + 1}")
+    def result(self, image: PyTree) -> Result:
+        return self.journal.result(image, self.job.objective, self.reason)
+
+
+def run(
+    jobs: Sequence[Callable[[], Job] | None],
+    optimizer: optax.GradientTransformation,
+    layout_of: Callable[[int], Layout],
+    lanes: int = 1,
+    shared: Any = None,
+    *,
+    shrink: bool = False,
+    keep: bool = True,
+    on_evaluations: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Result | JaxstyleError]]:
+    """Run every job, yielding its position and its result when it ends.
+
+    Args:
+        jobs: functions that make a job each, called when its slot is free; None for one that is
+            done already. Positions decide which slot a job has, so its bits do not depend on which
+            others are done. All jobs have the same shapes, so that they differ only in data. A
+            `JaxstyleError` raised by one is its result.
+        optimizer: any optax transformation.
+        layout_of: the layout for a largest number of lanes.
+        lanes: that number at first. If memory runs out nevertheless, it is halved, down to one.
+        shared: parameters that objectives lack because all share them.
+        shrink: whether to take fewer lanes at once if they would not fit in memory.
+        keep: see `Program`.
+        on_evaluations: called with the number of evaluations read since the last call.
+    """
+    work = _Work(jobs)
+    crowded = False
+    while work.waiting:
+        layout, trying = layout_of(lanes), 1
+        try:
+            first = work.look()
+            if first is None:
+                break
+            trying = layout.lanes
+            program = Program(
+                layout, optimizer, first.objective, first.image, shared, shrink=shrink, keep=keep
             )
-            stopped |= bool(callback is not None and callback(journal.history[-1]))
-        if wanted and journal.status == RUNNING and not stopped:
-            assert keeper is not None
-            keeper.keep(reached())
-    # An evaluation under way when the run was stopped is part of the state; one after the
-    # optimizer's end does not change it.
-    while pending and journal.status == RUNNING:
-        journal.read(reader.get(pending.popleft(), "the last evaluation"))
-    reason = "stopped" if stopped else REASONS.get(journal.status, "budget")
-    return reached(), journal.result(sharding.fetch(outcome(state)), objective, reason)
+            layout, trying = program.layout, program.layout.lanes
+            try:
+                yield from _lockstep(work, program, on_evaluations)
+            finally:
+                program.clear()
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # A job that cannot be made beside the running ones may fit before them. Running jobs
+            # then start over, so do this only once, unless the lanes cannot be reduced.
+            if work.making and work.active and (trying == 1 or not crowded):
+                crowded = True
+                work.first_alone()
+            elif work.active and trying == 1 and layout.slots > 1 and not crowded:
+                crowded = True
+                work.put_back()
+            elif trying == 1:
+                work.give_up(OutOfMemoryError("out of memory; try a smaller size"))
+            else:
+                lanes = trying // 2
+                warnings.warn(
+                    f"out of memory with {trying} lanes; going on with {lanes}, which may round "
+                    "otherwise",
+                    stacklevel=2,
+                )
+                work.put_back()
+        yield from work.outcomes()
+    yield from work.outcomes()
+
+
+class _Work:
+    """Jobs waiting, running (by slot) and done: no interruption loses a job."""
+
+    def __init__(self, jobs: Sequence[Callable[[], Job] | None]) -> None:
+        self.waiting = [(index, make) for index, make in enumerate(jobs) if make is not None]
+        self.active: dict[int, _Lane] = {}
+        self.making: tuple[int, Callable[[], Job]] | None = None
+        """The waiting job during whose making an exception was raised."""
+        self.done: collections.deque[tuple[int, Result | JaxstyleError]] = collections.deque()
+
+    def take(self, slot: int, slots: int) -> _Lane | None:
+        """Make the next job of a slot that can be made; others are done, with their error."""
+        for each in [each for each in self.waiting if each[0] % slots == slot]:
+            self.making, (index, make) = each, each
+            try:
+                lane = _Lane(index, make())
+            except JaxstyleError as error:
+                lane = None
+                self.done.append((index, error))
+            self.making = None
+            self.waiting.remove(each)
+            if lane is not None:
+                return lane
+        return None
+
+    def look(self) -> Job | None:
+        """Return the job that one slot alone would take next."""
+        lane = self.take(0, 1)
+        if lane is None:
+            return None
+        self.waiting.insert(0, (lane.index, lambda: lane.job))
+        return lane.job
+
+    def put_back(self) -> None:
+        """Let the running jobs wait again, to start from their beginning."""
+        self.waiting[:0] = sorted(
+            ((lane.index, lambda job=lane.job: job) for lane in self.active.values()),
+            key=lambda each: each[0],
+        )
+        self.active.clear()
+
+    def first_alone(self) -> None:
+        """Let the running jobs wait behind the one being made, which is then made alone."""
+        assert self.making is not None
+        self.waiting.remove(self.making)
+        self.put_back()
+        self.waiting.insert(0, self.making)
+
+    def give_up(self, error: JaxstyleError) -> None:
+        """End the running jobs, or else the first waiting one, with `error`."""
+        indices = [lane.index for lane in self.active.values()] or [self.waiting.pop(0)[0]]
+        self.active.clear()
+        self.done.extend((index, error) for index in indices)
+
+    def outcomes(self) -> Iterator[tuple[int, Result | JaxstyleError]]:
+        while self.done:
+            yield self.done.popleft()
+
+
+def _lockstep(
+    work: _Work, program: Program, on_evaluations: Callable[[int], None] | None
+) -> Iterator[tuple[int, Result | JaxstyleError]]:
+    """Work through the jobs with one program."""
+    slots, active, reader = program.layout.slots, work.active, Reader()
+    compile_seconds = program.compile_seconds
+    pending: collections.deque[tuple[Info, dict[int, _Lane]]] = collections.deque()
+
+    def read(most: int) -> None:
+        """Read evaluations until at most `most` are under way."""
+        while len(pending) > most:
+            infos, lanes = pending.popleft()
+            host = reader.get(infos, "an evaluation")
+            # The state of a lane whose optimizer has ended changes no more.
+            running = {slot: lane for slot, lane in lanes.items() if lane.running}
+            for slot, lane in running.items():
+                lane.read(program.info_of(slot, host))
+            if on_evaluations is not None:
+                on_evaluations(len(running))
+
+    while True:
+        if any(lane.ended for lane in active.values()):
+            read(0)  # what is under way is part of the state
+        for slot, lane in [(slot, lane) for slot, lane in active.items() if lane.ended]:
+            keeper = lane.job.keeper
+            if keeper is not None and (lane.job.final or lane.reason in ENDS):
+                keeper.save(lane.progress(program.state_of(slot)))
+            work.done.append((lane.index, lane.result(program.outcome_of(slot))))
+            del active[slot]
+        if not active:  # free memory, also for making the next jobs
+            program.clear()
+        fresh: dict[int, _Lane] = {}
+        for slot in set(range(slots)) - set(active):
+            lane = work.take(slot, slots)
+            if lane is not None:
+                active[slot] = fresh[slot] = lane
+        for slot, lane in fresh.items():
+            resumed = lane.job.resumed
+            state = resumed.state if resumed is not None else None
+            program.put(slot, lane.job.objective, lane.job.image, state)
+        for lane in fresh.values():
+            lane.journal.start(compile_seconds)
+        if fresh:
+            compile_seconds = 0.0
+        if any(lane.ended for lane in fresh.values()):  # resumed at its end
+            continue
+        if active:
+            pending.append((program.step(), dict(active)))
+            for lane in active.values():
+                lane.dispatched += 1
+        # The device is busy with its next step while the caller uses the images.
+        yield from work.outcomes()
+        if not active:
+            return
+        keeping = [(slot, lane) for slot, lane in active.items() if lane.wants_to_keep()]
+        # A lane's last evaluation is known without reading; wait for its result.
+        due = any(lane.dispatched >= lane.job.budget for lane in active.values())
+        read(0 if due or keeping else IN_FLIGHT)
+        for slot, lane in keeping:
+            if lane.running and not lane.stopped:
+                assert lane.job.keeper is not None
+                lane.job.keeper.keep(lane.progress(program.state_of(slot)))

@@ -1,17 +1,17 @@
 """The optimizers that a config can name, as optax transformations."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
-from jaxtyping import Int
 
 from jaxstyle.config import LBFGS, Adam, Config
+from jaxstyle.engine.records import Progress
+from jaxstyle.engine.update import State, init
+from jaxstyle.imaging import Image
 from jaxstyle.objective import GREY_LEVELS
-from jaxstyle.optim import lbfgs, smooth
+from jaxstyle.optim import average_iterates, lbfgs, smooth
 
 FIRST_STEP = 4.0 / GREY_LEVELS
 """Root-mean-square change of the first L-BFGS step: large enough for float32 to resolve the
@@ -27,6 +27,18 @@ def make_optimizer(
     if isinstance(config.optimizer, Adam):
         return _adam(config.optimizer, budget or config.evaluations if config.scheduled else None)
     return _lbfgs(config.optimizer, _LOSS_NOISE[config.precision])
+
+
+def state_like(shape: tuple[int, ...], config: Config) -> State:
+    """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(functools.partial(init, make_optimizer(config)), image)
+
+
+def begin(image: Image, config: Config) -> Progress:
+    """Return the progress of a run before its first evaluation, on the host."""
+    image = jnp.asarray(image, jnp.float32)
+    return Progress(jax.device_get(init(make_optimizer(config), image)))
 
 
 # Cached, because compiled updates are looked up by the identity of their functions.
@@ -45,39 +57,3 @@ def _adam(options: Adam, decay_steps: int | None) -> optax.GradientTransformatio
     if options.ema is not None:
         adam = optax.chain(adam, average_iterates(options.ema))
     return optax.with_extra_args_support(adam)
-
-
-class AverageState(NamedTuple):
-    """State of `average_iterates`."""
-
-    average: optax.Params
-    iterates: Int[Array, ""]
-
-
-def average_iterates(decay: float) -> optax.GradientTransformation:
-    """Keep a bias-corrected exponential moving average of the iterates; updates pass through.
-
-    The average of n iterates weights the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ),
-    the bias correction of Kingma and Ba (2015). The transformation comes last in a chain.
-    """
-
-    def init(params: optax.Params) -> AverageState:
-        return AverageState(params, jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        assert isinstance(state, AverageState)
-        assert params is not None
-        count = state.iterates + 1
-        share = (1 - decay) / (1 - decay**count)
-
-        def moved(mean: Array, iterate: Array) -> Array:
-            # Skip an iterate that is not finite; a run ends with it.
-            nearer = mean + (share * (iterate - mean)).astype(mean.dtype)
-            return jnp.where(jnp.isfinite(iterate).all(), nearer, mean)
-
-        iterates = optax.apply_updates(params, updates)
-        return updates, AverageState(jax.tree.map(moved, state.average, iterates), count)
-
-    return optax.GradientTransformation(init, update)

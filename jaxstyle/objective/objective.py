@@ -76,6 +76,16 @@ class Objective:
             return "tiled"
         return "recomputed" if self.network.recompute else "kept"
 
+    @property
+    def has_rows(self) -> "Objective":
+        """The same structure with booleans: whether an array's first axis is a layer's rows."""
+        none = jax.tree.map(lambda _: False, self)
+        parts = [
+            part.replace(guides=jax.tree.map(lambda _: True, part.guides)) for part in none.parts
+        ]
+        targets = jax.tree.map(lambda _: True, self.content_targets)
+        return none.replace(content_targets=targets, parts=tuple(parts))
+
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
         """Compute the loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
 

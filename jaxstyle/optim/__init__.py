@@ -4,7 +4,21 @@
 parameters may be any pytree.
 """
 
-from jaxstyle.optim.lbfgs import CONVERGED, NOT_FINITE, RUNNING, STALLED, LBFGSState, lbfgs
+from jaxstyle.optim.averaging import AverageState, average_iterates
+from jaxstyle.optim.lbfgs import LBFGSState, lbfgs
 from jaxstyle.optim.preconditioner import smooth
+from jaxstyle.optim.steps import CONVERGED, NOT_FINITE, RUNNING, STALLED, StepInfo, find
 
-__all__ = ["CONVERGED", "NOT_FINITE", "RUNNING", "STALLED", "LBFGSState", "lbfgs", "smooth"]
+__all__ = [
+    "CONVERGED",
+    "NOT_FINITE",
+    "RUNNING",
+    "STALLED",
+    "AverageState",
+    "LBFGSState",
+    "StepInfo",
+    "average_iterates",
+    "find",
+    "lbfgs",
+    "smooth",
+]

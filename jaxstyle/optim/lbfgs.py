@@ -15,10 +15,9 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-Scalar = Float[Array, ""]
+from jaxstyle.optim.steps import CONVERGED, NOT_FINITE, RUNNING, STALLED, StepInfo
 
-RUNNING, CONVERGED, STALLED, NOT_FINITE = range(4)
-"""Values of `LBFGSState.status`."""
+Scalar = Float[Array, ""]
 
 _ARMIJO = 1e-4
 _CURVATURE = 1e-6
@@ -76,17 +75,17 @@ class LBFGSState(NamedTuple):
     direction: PyTree[Array]
     slope: Scalar
     step_size: Scalar
+    """Size of the step to the next trial."""
     history: History
-    accepted: Bool[Array, ""]
     rejections: Int[Array, ""]
-    status: Int[Array, ""]
+    step: StepInfo
 
 
 def lbfgs(
-    history_size: int,
-    first_step: float,
+    memory_size: int = 20,
+    first_step: float = 0.01,
     noise: float = 1e-6,
-    history_dtype: jnp.dtype | None = None,
+    memory_dtype: jnp.dtype | None = None,
     precondition: Callable[[PyTree[Array]], PyTree[Array]] = lambda grad: grad,
 ) -> optax.GradientTransformationExtraArgs:
     """Build L-BFGS with a one-evaluation Armijo search and cubic interpolation.
@@ -101,10 +100,10 @@ def lbfgs(
     products instead of `2m` dependent steps.
 
     Args:
-        history_size: number of pairs remembered, m.
+        memory_size: number of pairs remembered, m.
         first_step: root-mean-square change of a parameter in the first step, and in the first
             step after the history is forgotten.
-        history_dtype: type in which pairs are stored, such as `bfloat16`; by default the
+        memory_dtype: type in which pairs are stored, such as `bfloat16`; by default the
             parameters' type. Products with pairs are computed in the parameters' type.
         noise: relative error of the computed loss; a rise within it may be due to rounding.
         precondition: a symmetric positive definite linear map K from gradients to steps. The
@@ -113,14 +112,14 @@ def lbfgs(
 
     Returns:
         A transformation whose `update` takes the trial's gradient, the trial as `params`, and
-        its loss as `value`. Once `status` is no longer `RUNNING`, the trial returns to the
+        its loss as `value`. Once `step.status` is no longer `RUNNING`, the trial returns to the
         accepted point and stays there.
 
     Raises:
         ValueError: a size or step is not positive.
     """
-    if history_size < 1 or not first_step > 0:
-        raise ValueError(f"lbfgs needs positive sizes, not {history_size=}, {first_step=}")
+    if memory_size < 1 or not first_step > 0:
+        raise ValueError(f"lbfgs needs positive sizes, not {memory_size=}, {first_step=}")
 
     def init(params: PyTree[Array]) -> LBFGSState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -136,10 +135,9 @@ def lbfgs(
             direction=zeros,
             slope=zero,
             step_size=zero,
-            history=_empty_history(params, history_size, dtype, history_dtype),
-            accepted=jnp.zeros((), bool),
+            history=_empty_history(params, memory_size, dtype, memory_dtype),
             rejections=count,
-            status=count,
+            step=StepInfo(step_size=zero, accepted=jnp.zeros((), bool), status=count),
         )
 
     def update(
@@ -155,7 +153,7 @@ def lbfgs(
             raise ValueError("lbfgs needs the parameters: update(grads, state, params, value=…)")
         trial = params
         first = state.evaluations == 0
-        running = state.status == RUNNING
+        running = state.step.status == RUNNING
         largest = _largest(updates)
         finite = jnp.isfinite(value) & jnp.isfinite(largest)
         usable = jnp.isfinite(largest) & (largest > 0)
@@ -206,7 +204,7 @@ def lbfgs(
 
         status = jnp.where(
             ~running,
-            state.status,
+            state.step.status,
             jnp.where(
                 first & ~finite,
                 NOT_FINITE,
@@ -231,9 +229,8 @@ def lbfgs(
             slope=next_slope,
             step_size=step_size,
             history=history,
-            accepted=accepted,
             rejections=rejections,
-            status=status,
+            step=StepInfo(step_size=state.step_size, accepted=accepted, status=status),
         )
 
     # optax types `value` as one of the extra arguments, which every caller in this project passes.

@@ -1,6 +1,7 @@
 """Checkpoints of a run through Orbax: atomic, written in the background, the newest kept."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -19,14 +20,11 @@ from etils import epath
 from jaxtyping import Float
 
 from jaxstyle.config import FileError
-from jaxstyle.engine import LoopState, Progress, Record, Result
+from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
 
-_FORMAT = 2
+_FORMAT = 3
 """Checkpoint format version; any other is refused."""
-
-_KEPT = 2
-"""Number of checkpoints kept: the newest may be damaged by a crash of the machine."""
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
@@ -56,15 +54,18 @@ class Checkpoints:
     Methods raise `FileError` if a checkpoint cannot be read or written; earlier ones remain.
     """
 
-    def __init__(self, folder: epath.PathLike, *, read_only: bool = False) -> None:
-        """Open `folder`, local or `gs://`, and keep the two newest checkpoints in it.
+    def __init__(self, folder: epath.PathLike, *, kept: int = 2, read_only: bool = False) -> None:
+        """Open `folder`.
 
-        Unless `read_only`, the folder is created if missing, and files left half-written by a
-        killed process are removed.
+        Args:
+            folder: local or `gs://`.
+            kept: number of checkpoints kept: the newest may be damaged by a crash of the machine.
+            read_only: unless true, the folder is created if missing, and files left half-written by
+                a killed process are removed.
         """
         self._folder, self._read_only = epath.Path(folder), read_only
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else _KEPT,
+            max_to_keep=None if read_only else kept,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
@@ -101,7 +102,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._manager.save, step, args=items, force=True)
         self.newest = step
 
-    def restore(self, like: Callable[[int], LoopState]) -> Progress | None:
+    def restore(self, like: Callable[[int], State]) -> Progress | None:
         """Return the newest progress that can be read, or None.
 
         A checkpoint that is damaged, as by a power cut, is warned of, and the one before it used.
@@ -204,7 +205,7 @@ def _reason(error: Exception) -> str:
     return text.strip().partition("\n")[0][:200] or repr(error)
 
 
-def _named(state: LoopState) -> dict[str, Any]:
+def _named(state: State) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -231,12 +232,13 @@ def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any
     }
     if earlier is not None:
         arrays["earlier"] = np.array(earlier.image)
-        meta["earlier"] = earlier._replace(image=None, history=())._asdict()  # type: ignore[arg-type]
+        joint = {field.name: getattr(earlier, field.name) for field in dataclasses.fields(earlier)}
+        meta["earlier"] = {k: v for k, v in joint.items() if k not in ("image", "history")}
     return arrays, meta | {"arrays": list(arrays)}
 
 
 def _from_arrays(
-    arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Callable[[int], LoopState]
+    arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Callable[[int], State]
 ) -> Progress:
     state = like(meta["scale"])
     for name, leaf in _named(state).items():

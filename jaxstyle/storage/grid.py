@@ -2,6 +2,7 @@
 
     OUT/cells/NAME.png    a cell's image
     OUT/cells/NAME.json   its row, written after the image: a cell that has one is done
+    OUT/cells/NAME/       the checkpoint of a cell that takes long, until it is done
     OUT/grid.jsonl        the rows of the whole grid, in its order
     OUT/sheet….jpg        contact sheets
 
@@ -9,6 +10,7 @@ NAME consists of the files' names and a hash of everything that determines the c
 share nothing but the folder: the last one to finish finds every row and writes the last two.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -32,9 +34,19 @@ from jaxstyle.config import (
     flat,
     words,
 )
-from jaxstyle.engine import Cell, Result, program_of, pyramid, stylize_cells
+from jaxstyle.engine import (
+    Cell,
+    Progress,
+    Result,
+    State,
+    program_of,
+    pyramid,
+    state_like,
+    stylize_cells,
+)
 from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
+from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
 
@@ -58,6 +70,12 @@ class Entry(NamedTuple):
         levels = pyramid.levels(self.cell.config, self.shape)
         pixels = self.shape[0] * self.shape[1]
         return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
+
+    def state_like(self, scale: int) -> State:
+        """Return the structure of the cell's state at a scale, counted from the coarsest."""
+        level = pyramid.levels(self.cell.config, self.shape)[scale]
+        shape = pyramid.level_shape(self.shape, level.ratio)
+        return state_like((*shape, 3), self.cell.config)
 
 
 OnCell = Callable[[Entry, str | None], None]
@@ -156,6 +174,7 @@ class Grid:
         lanes: int | None = None,
         space: int = 1,
         on_cell: OnCell = lambda *_: None,
+        checkpoint_seconds: float = 45.0,
         on_evaluations: Callable[[int], None] | None = None,
         rows: Rows | None = None,
     ) -> None:
@@ -167,7 +186,10 @@ class Grid:
                 Parts have about equal cost and are the same in every process.
             lanes: see `stylize_cells`.
             space: see `stylize_cells`.
-            on_evaluations: see `stylize_cells`.
+            checkpoint_seconds: time between checkpoints of a cell, more if saving takes long. A
+                grid that was killed continues from them, and its images are bit for bit those of
+                one that was not, as long as devices, lanes and shards are the same.
+            on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
 
@@ -195,19 +217,42 @@ class Grid:
             )
             for entry in todo
         ]
+        begun = {path.name for path in self._folder.iterdir()}
+        keepers = {
+            i: CellProgress(self._folder / entry.name, checkpoint_seconds)
+            for i, entry in enumerate(todo)
+            if i not in skip
+        }
+
+        def resumed(index: int) -> Progress | None:
+            entry = todo[index]
+            found = keepers[index].restore(entry.state_like) if entry.name in begun else None
+            if found is not None and on_evaluations is not None:
+                on_evaluations(found.evaluations)
+            return found
+
+        def finish(index: int, outcome: Result | JaxstyleError) -> None:
+            self._finish(todo[index], outcome, on_cell)
+            keepers[index].remove()
+
         # Images are encoded and written while the devices compute the next cells.
-        with ThreadPoolExecutor(1) as writer:
+        with contextlib.ExitStack() as stack:
+            for keeper in keepers.values():
+                stack.callback(keeper.close)
+            writer = stack.enter_context(ThreadPoolExecutor(1))
             writing: list[Future[None]] = []
             outcomes = stylize_cells(
                 cells,
                 params,
                 skip=skip,
+                keepers=keepers.get,
+                progress=resumed,
                 lanes=lanes,
                 space=space,
                 on_evaluations=on_evaluations,
             )
             for index, outcome in outcomes:
-                writing.append(writer.submit(self._finish, todo[index], outcome, on_cell))
+                writing.append(writer.submit(finish, index, outcome))
                 for written in [future for future in writing if future.done()]:
                     writing.remove(written)
                     written.result()

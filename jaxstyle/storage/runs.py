@@ -24,7 +24,7 @@ import tomli_w
 from etils import epath
 
 from jaxstyle.config import Config, FileError, flat, to_toml
-from jaxstyle.engine import LoopState, Progress, Record, begin, outcome
+from jaxstyle.engine import Progress, Record, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_config, read_metrics
@@ -158,7 +158,7 @@ class Run:
                 images.save_image(folder / f"{name}.jpg", picture)
 
     def resume(
-        self, like: Callable[[int], LoopState], start: Progress | None = None
+        self, like: Callable[[int], State], start: Progress | None = None
     ) -> Progress | None:
         """Return the progress of the run, and continue its metrics from it.
 
@@ -263,7 +263,7 @@ class Run:
 def fork(
     folder: epath.PathLike,
     identity: Identity,
-    like: Callable[[int], LoopState],
+    like: Callable[[int], State],
     shapes: Sequence[tuple[int, ...]],
 ) -> Progress:
     """Return the starting point of a new run that continues the one in `folder`.

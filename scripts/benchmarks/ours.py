@@ -24,6 +24,7 @@ from jaxstyle import (
     stylize_batch,
 )
 from jaxstyle.config import flat
+from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.engine.pyramid import levels
 from jaxstyle.imaging import Image
 from jaxstyle.network import Params
@@ -129,8 +130,8 @@ def matmul(size: int, precision: str) -> float:
 def loop(key: str, evaluations: int) -> float:
     """Return the seconds per evaluation in the optimizer's loop, compilation excluded."""
     problem = _problems[key]
-    config = problem.config.replace(evaluations=evaluations)
-    result = optimize(problem.objective, problem.content, config)
+    optimizer = make_optimizer(problem.config)
+    result = optimize(problem.objective, problem.content, optimizer, evaluations)
     return result.seconds / result.evaluations
 
 

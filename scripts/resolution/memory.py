@@ -5,10 +5,10 @@ import sys
 import jax
 import numpy as np
 
-from jaxstyle import Config, ConfigError, load_weights
+from jaxstyle import Config, ConfigError, load_weights, optimize
 from jaxstyle.engine.fitting import estimate
-from jaxstyle.engine.loop import begin, proceed
 from jaxstyle.engine.memory import device_memory
+from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.imaging import resize_image
 from jaxstyle.objective.targets import build_objective, prepare_params
 from measuring.tables import Row, table
@@ -56,7 +56,7 @@ def measure(width: int, height: int, setting: str) -> Row:
     content = resize_image(coarse, shape)
     style = resize_image(coarse[::-1], (512, 512))
     objective = build_objective(params, content, style, config)
-    _, result = proceed(objective, begin(content, config), config, 1)
+    result = optimize(objective, content, make_optimizer(config), 1)
     return {
         "peak GB": peak_resident() / 1e9,
         "bytes per pixel": (peak_resident() - rest) / (width * height),

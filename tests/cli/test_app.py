@@ -25,7 +25,7 @@ from jaxstyle import cli, load_image, preset, save_image
 from jaxstyle.cli.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.config.presets import PRESETS
-from jaxstyle.engine import transfer
+from jaxstyle.engine.layout import Program
 from jaxstyle.network.arrays import Params
 from tests.conftest import pattern
 
@@ -181,7 +181,7 @@ def test_running_out_of_memory_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    monkeypatch.setattr(transfer, "proceed", fail)
+    monkeypatch.setattr(Program, "step", fail)
     assert stylize(*QUICK, "-o", "out.png") == 1
     assert capsys.readouterr().err == (
         "jaxstyle: out of memory; try a smaller --size or --history-size\n"
@@ -429,7 +429,7 @@ def test_other_failures_are_not_taken_for_a_missing_platform(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(transfer, "stylize", fail)
+    monkeypatch.setattr("jaxstyle.cli.rendering.stylize", fail)
     with pytest.raises(RuntimeError, match="something else"):
         stylize(*QUICK, "-o", "out.png")
 

@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxstyle import Config, ConfigError, ImageError, Result, stylize, stylize_batch
-from jaxstyle.engine import batch, lane_program, lanes
-from jaxstyle.engine.batch import Cell, Source, stylize_cells
-from jaxstyle.engine.lane_program import Job
+from jaxstyle import (
+    Config,
+    ConfigError,
+    ImageError,
+    Record,
+    Result,
+    stylize,
+    stylize_batch,
+)
+from jaxstyle.engine import layout, loop, targets
+from jaxstyle.engine.layout import Layout
+from jaxstyle.engine.loop import Job
+from jaxstyle.engine.stylize import stylize_cells
+from jaxstyle.engine.targets import Cell, Source
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, picture
@@ -98,7 +108,7 @@ def test_what_is_shared_is_computed_once(
     calls: list[str] = []
 
     def counted(name: str) -> Callable[..., object]:
-        genuine = getattr(batch, name)
+        genuine = getattr(targets, name)
 
         def count(*arguments: object) -> object:
             calls.append(name)
@@ -107,7 +117,7 @@ def test_what_is_shared_is_computed_once(
         return count
 
     for name in ("content_targets", "guided_targets"):
-        monkeypatch.setattr(batch, name, counted(name))
+        monkeypatch.setattr(targets, name, counted(name))
     pairs = [(c, s, w) for c in (CONTENT, OTHER) for s in (STYLE, STYLE2) for w in (1.0, 2.0)]
     contents, styles, weights = zip(*pairs, strict=True)
     configs = [QUICK.replace(style_weight=weight, evaluations=1) for weight in weights]
@@ -129,10 +139,10 @@ def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> Non
             ((both[1],), {}),
         )
     ]
-    before = lane_program._compiled.cache_info().misses
+    before = layout._compiled.cache_info().misses
     found = dict(stylize_cells(cells, small_params))
     # Two targets a lane, and one: whatever the weights are, and for either blend of one style.
-    assert lane_program._compiled.cache_info().misses <= before + 3
+    assert layout._compiled.cache_info().misses <= before + 3
     for index, cell in enumerate(cells):
         styles = [style.load() for style in cell.styles]
         alone = stylize(CONTENT, styles, cell.config, small_params)
@@ -144,9 +154,9 @@ def test_blends_in_a_batch_are_those_of_single_runs(small_params: Params) -> Non
 def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     configs = [QUICK.replace(seed=i, init="noise", style_weight=i + 1.0) for i in range(4)]
     configs += [QUICK.replace(evaluations=3)] * 4
-    before = lane_program._compiled.cache_info().misses
+    before = layout._compiled.cache_info().misses
     stylize_batch([picture(33, 47, 0)] * 8, STYLE, configs, small_params, lanes=2)
-    assert lane_program._compiled.cache_info().misses == before + 1
+    assert layout._compiled.cache_info().misses == before + 1
 
 
 @pytest.mark.slow
@@ -213,16 +223,16 @@ def test_cells_that_are_done_count_for_the_lanes_of_the_others(small_params: Par
 def test_memory_running_out_halves_the_lanes(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lane_program._compiled
+    genuine = layout._compiled
     asked: list[int] = []
 
-    def limited(*arguments: object) -> object:
-        asked.append(int(str(arguments[-1])))
+    def limited(layout: Layout, *arguments: object) -> object:
+        asked.append(layout.lanes)
         if asked[-1] > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+        return genuine(layout, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lane_program, "_compiled", limited)
+    monkeypatch.setattr(layout, "_compiled", limited)
     configs = [QUICK.replace(evaluations=3, style_weight=w) for w in (1.0, 2.0, 3.0, 4.0, 5.0)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -237,25 +247,22 @@ def test_memory_running_out_halves_the_lanes(
 def test_memory_running_out_midway_loses_nothing(
     fails: int, small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lane_program._compiled
+    genuine = layout._compiled
     calls = 0
 
     def failing_later(*arguments: object) -> object:
-        compiled = genuine(*arguments)  # pyright: ignore[reportArgumentType]
+        executable = genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-        class Program:
-            memory_analysis = compiled.memory_analysis
+        def update(*inputs: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == fails:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return executable.update(*inputs)
 
-            def __call__(self, *inputs: object) -> object:
-                nonlocal calls
-                calls += 1
-                if calls == fails:
-                    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-                return compiled(*inputs)
+        return executable._replace(update=update)
 
-        return Program()
-
-    monkeypatch.setattr(lane_program, "_compiled", failing_later)
+    monkeypatch.setattr(layout, "_compiled", failing_later)
     content, style = Source((32, 48), lambda: CONTENT), Source((40, 36), lambda: STYLE)
     configs = [QUICK.replace(evaluations=4, style_weight=float(w)) for w in range(1, 6)]
     cells = [Cell(content, (style,), config) for config in configs]
@@ -270,14 +277,14 @@ def test_memory_running_out_midway_loses_nothing(
 def test_what_is_too_large_even_alone_fails_alone(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = lane_program._compiled
+    genuine = layout._compiled
 
     def limited(*arguments: object) -> object:
-        if (24, 24, 3) in [leaf[0] for leaf in arguments[2].leaves]:  # pyright: ignore[reportAttributeAccessIssue]
+        if (24, 24, 3) in [leaf[0] for leaf in arguments[3].leaves]:  # pyright: ignore[reportAttributeAccessIssue]
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lane_program, "_compiled", limited)
+    monkeypatch.setattr(layout, "_compiled", limited)
     small, large = (Source(p.shape, lambda p=p: p) for p in (CONTENT, picture(24, 24, 0)))
     style = Source((40, 36), lambda: STYLE)
     config = QUICK.replace(evaluations=2)
@@ -290,7 +297,7 @@ def test_what_is_too_large_even_alone_fails_alone(
 def test_memory_running_out_for_a_content_loses_no_other(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine, calls = batch.content_targets, 0
+    genuine, calls = targets.content_targets, 0
 
     def failing_once(*arguments: object) -> object:
         nonlocal calls
@@ -299,7 +306,7 @@ def test_memory_running_out_for_a_content_loses_no_other(
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return genuine(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(batch, "content_targets", failing_once)
+    monkeypatch.setattr(targets, "content_targets", failing_once)
     contents = [picture(32, 48, seed) for seed in range(4)]
     config = QUICK.replace(evaluations=2)
     found = stylize_batch(contents, STYLE, config, small_params, lanes=2)
@@ -311,7 +318,6 @@ def test_memory_running_out_for_a_content_beside_others_ends_none(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even with one lane a device: what is made beside those under way is then made alone."""
-    work = lanes._Work([])
     made: list[str] = []
     job = Job(None, CONTENT, 1)  # pyright: ignore[reportArgumentType]
 
@@ -322,19 +328,19 @@ def test_memory_running_out_for_a_content_beside_others_ends_none(
         return job
 
     names = ["a", "b", "large", "c"]
-    work.queue.extend((i, functools.partial(maker, name)) for i, name in enumerate(names))
+    work = loop._Work([functools.partial(maker, name) for name in names])
     for slot in range(2):
-        lane = work.take()
+        lane = work.take(slot, 2)
         assert lane is not None
         work.active[slot] = lane
     with pytest.raises(jax.errors.JaxRuntimeError):
-        work.take()
-    assert work.making
+        work.take(0, 2)
+    assert work.making is not None
     work.first_alone()
     assert not work.active
-    assert [index for index, _ in work.queue] == [2, 0, 1, 3]
+    assert [index for index, _ in work.waiting] == [2, 0, 1, 3]
     assert work.look() is job
-    assert not work.making
+    assert work.making is None
     assert made == ["a", "b", "large"]
 
 
@@ -363,22 +369,22 @@ def test_times_are_those_of_the_loop(small_params: Params) -> None:
 def test_lanes_are_as_many_as_fit(small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     config = QUICK.replace(evaluations=1, history_size=5)
     asked: list[int] = []
-    genuine = lane_program._compiled
+    genuine = layout._compiled
 
-    def noted(*arguments: object) -> object:
-        asked.append(int(str(arguments[-1])))
-        return genuine(*arguments)  # pyright: ignore[reportArgumentType]
+    def noted(layout: Layout, *arguments: object) -> object:
+        asked.append(layout.lanes)
+        return genuine(layout, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lane_program, "_compiled", noted)
+    monkeypatch.setattr(layout, "_compiled", noted)
     stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert asked == [8]
-    monkeypatch.setattr(lane_program, "device_memory", lambda device: 3_000_000)
+    monkeypatch.setattr(layout, "device_memory", lambda device: 3_000_000)
     asked.clear()
     found = stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert len(found) == 8
     assert asked[0] == 8
     assert 1 < asked[-1] < 8
-    monkeypatch.setattr(lane_program, "device_memory", lambda device: 1)
+    monkeypatch.setattr(layout, "device_memory", lambda device: 1)
     stylize_batch([CONTENT] * 8, STYLE, config, small_params)
     assert asked[-1] == 1
 
@@ -409,8 +415,34 @@ def test_mistakes_are_told_before_anything_runs(
         stylize_batch(CONTENT, STYLE, QUICK.replace(scales=2), small_params, lanes=-1)
     with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
         stylize_batch(CONTENT, STYLE, QUICK, small_params, space=4096)
-    with pytest.raises(ImageError, match="finite"):
-        stylize_batch([CONTENT, CONTENT * np.nan], STYLE, QUICK, small_params)
+
+
+def test_failures_are_in_their_places(small_params: Params) -> None:
+    contents = [CONTENT * np.nan, CONTENT, picture(3, 3, 0), OTHER]
+    config = QUICK.replace(evaluations=2)
+    found = stylize_batch(contents, STYLE, config, small_params)
+    kinds = [type(outcome) for outcome in found]
+    assert kinds == [ImageError, Result, ImageError, Result]
+    assert "finite" in str(found[0])
+    assert "too small" in str(found[2])
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+def test_callbacks_see_and_end_each_run(small_params: Params, scales: int) -> None:
+    seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
+
+    def callback(index: int, record: Record) -> bool:
+        seen[index].append(record.evaluation)
+        return index == 1 and record.evaluation == 3
+
+    config = QUICK.replace(evaluations=6).replace(scales=scales)
+    found = stylize_batch([CONTENT] * 3, STYLE, config, small_params, callback, lanes=3)
+    spent = 6 * scales
+    assert seen == {0: list(range(1, spent + 1)), 1: [1, 2, 3], 2: list(range(1, spent + 1))}
+    assert [run.reason for run in found] == ["budget", "stopped", "budget"]
+    stopped = found[1]
+    alone = stylize(CONTENT, STYLE, config, small_params, lambda record: record.evaluation == 3)
+    assert_same_runs(stopped, alone)
 
 
 def test_no_contents_are_no_results(small_params: Params) -> None:

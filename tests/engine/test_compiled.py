@@ -13,9 +13,9 @@ import pytest
 from jaxstyle import build_objective
 from jaxstyle.config.presets import PRESETS
 from jaxstyle.config.settings import Statistic
-from jaxstyle.engine.lane_program import Job, fitting_program, lane_mesh
-from jaxstyle.engine.loop import init_state, update
-from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.layout import Layout, Program
+from jaxstyle.engine.optimizers import make_optimizer, state_like
+from jaxstyle.engine.update import update
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.targets import prepare_params, style_targets
 from tests.conftest import SHALLOW, picture
@@ -40,12 +40,12 @@ def test_no_program_of_the_loop_blocks(name: str, small_params: Params) -> None:
     objective = build_objective(params, CONTENT, STYLE, config)
     optimizer = make_optimizer(config)
     single = jax.jit(functools.partial(update, optimizer))
-    state = jax.eval_shape(init_state, optimizer, CONTENT)
+    state = state_like(CONTENT.shape, config)
     assert not blocking_calls(single.lower(objective, state).compile())
-    job = Job(dataclasses.replace(objective, params=None), CONTENT, budget=1)
-    mesh = lane_mesh(jax.local_devices()[:1], 1)
-    program = fitting_program(params, job, optimizer, 2, mesh, check=False)
-    assert not blocking_calls(program.update)
+    layout = Layout(tuple(jax.local_devices()[:1]), lanes=2)
+    lane = dataclasses.replace(objective, params=None)
+    program = Program(layout, optimizer, lane, CONTENT, params)
+    assert not blocking_calls(program._executable.update)
 
 
 @pytest.mark.parametrize("name", STATISTICS)

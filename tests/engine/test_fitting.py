@@ -10,9 +10,9 @@ import pytest
 from jaxstyle import Config, ConfigError, build_objective, preset, stylize, stylize_batch
 from jaxstyle.engine import fitting
 from jaxstyle.engine.fitting import fit, fit_targets
-from jaxstyle.engine.loop import init_state, update
 from jaxstyle.engine.memory import thrifty_options
-from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.optimizers import make_optimizer, state_like
+from jaxstyle.engine.update import update
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.targets import prepare_params
 from tests.conftest import SHALLOW, picture, random_params
@@ -55,7 +55,7 @@ def test_estimates_are_near_compiled_programs(half_params: Params, settings: Any
     content = picture(256, 320, 0)
     objective = build_objective(params, content, picture(64, 64, 1), config)
     optimizer = make_optimizer(config)
-    state = jax.eval_shape(init_state, optimizer, content)
+    state = state_like(content.shape, config)
     step = jax.jit(functools.partial(update, optimizer), donate_argnums=1)
     options = None if config.activations == "kept" else thrifty_options()
     usage = step.lower(objective, state).compile(options).memory_analysis()

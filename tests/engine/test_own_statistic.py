@@ -20,7 +20,7 @@ from jaxstyle import (
     stylize_batch,
 )
 from jaxstyle.config import flat
-from jaxstyle.engine import fitting, lane_program
+from jaxstyle.engine import fitting, layout
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective import Layer
 from tests.conftest import SHALLOW, evaluate, picture, random_params
@@ -142,9 +142,9 @@ def test_runs_and_batches_match_it(small_params: Params) -> None:
     # Equal ones share a program.
     configs = [of(Means()), of(Means(), style_weight=30.0), of(Means(4.0))]
     styles = [STYLE, OTHER, STYLE]
-    before = lane_program._compiled.cache_info().misses
+    before = layout._compiled.cache_info().misses
     batch = stylize_batch([CONTENT] * 3, styles, configs, small_params, lanes=2)
-    assert lane_program._compiled.cache_info().misses == before + 2
+    assert layout._compiled.cache_info().misses == before + 2
     for result, style, config in zip(batch, styles, configs, strict=True):
         single = stylize(CONTENT, style, config, small_params)
         assert result.loss < result.history[0].loss

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, Result, save_image, stylize, stylize_batch
-from jaxstyle.engine.loop import Progress, state_like
+from jaxstyle.engine.optimizers import state_like
+from jaxstyle.engine.pictures import plan
 from jaxstyle.engine.pyramid import level_shape, levels
-from jaxstyle.engine.transfer import plan
+from jaxstyle.engine.records import Progress
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.checkpoints import Checkpoints

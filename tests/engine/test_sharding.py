@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 from numpy.testing import assert_allclose
 
 from jaxstyle import Config, ConfigError, stylize
 from jaxstyle.engine.fitting import spreadable
-from jaxstyle.engine.sharding import pick_devices, row_mesh, shardings, sharing
+from jaxstyle.engine.layout import Layout, sharing
+from jaxstyle.engine.stylize import pick_devices
 from tests.conftest import picture
 
 ROOT = Path(__file__).parents[2]
@@ -84,19 +84,19 @@ def test_lanes_and_rows(tmp_path: Path) -> None:
 import sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from jaxstyle import stylize_batch
-from jaxstyle.engine import lanes
+from jaxstyle.engine import loop
 from tests.conftest import SHALLOW, picture, random_params
 config = SHALLOW.replace(evaluations=4, style_statistics=("gram", "wasserstein"))
 configs = [config.replace(style_weight=weight) for weight in (10.0, 100.0, 1000.0)]
 arguments = picture(96, 80, 0), picture(64, 72, 1), configs, random_params()
 one = stylize_batch(*arguments, devices=jax.devices()[:1], lanes=1)
 sizes = []
-fit = lanes.fitting_program
-def spy(*a):
-    program = fit(*a)
-    sizes.append((program.mesh.shape["lanes"], program.mesh.shape["space"]))
+Program = loop.Program
+def spy(*a, **k):
+    program = Program(*a, **k)
+    sizes.append((program.layout.groups, program.layout.space))
     return program
-lanes.fitting_program = spy
+loop.Program = spy
 mesh = stylize_batch(*arguments, lanes=2, space=4)
 assert set(sizes) == {(2, 4)}, sizes
 for a, b in zip(one, mesh, strict=True):
@@ -111,25 +111,44 @@ for a, b in zip(one, mesh, strict=True):
 
 def test_rows_are_shared_evenly() -> None:
     assert [sharing(rows, 8) for rows in (96, 68, 7, 1)] == [8, 4, 7, 1]
-    assert row_mesh(jax.devices()[:1], 97).size == 1
+    assert Layout.of(jax.devices()[:1], 97, space=1).space == 1
 
 
+def test_lanes_are_shared_out_evenly() -> None:
+    devices = jax.devices()[:1] * 4
+    layouts = [Layout.of(devices, 96, lanes=most, space=2, jobs=50) for most in (42, 10, 1)]
+    assert [(each.lanes, each.groups) for each in layouts] == [(25, 2), (9, 2), (1, 2)]
+    one = Layout.of(devices, 97, lanes=4, space=2, jobs=3)
+    assert (one.lanes, one.groups, one.space) == (1, 3, 1)
+
+
+@pytest.mark.slow
 def test_what_has_rows_is_sharded() -> None:
-    mesh = jax.sharding.AbstractMesh((4,), ("space",))
-    image = (96, 80, 3)
-    tree = {
-        "image": np.zeros(image),
-        "history": np.zeros((21, 96 * 80 * 3)),
-        "kernel": np.zeros((3, 3, 4, 8)),
-        "loss": np.zeros(()),
-    }
-    specs = {name: each.spec for name, each in shardings(tree, image, mesh).items()}  # pyright: ignore[reportArgumentType]
-    assert specs == {
-        "image": PartitionSpec("space"),
-        "history": PartitionSpec(None, "space"),
-        "kernel": PartitionSpec(),
-        "loss": PartitionSpec(),
-    }
+    """The image and what is like it, a history's flat images, content targets and guides."""
+    code = """
+import jax, optax
+jax.config.update("jax_num_cpu_devices", 4)
+from jaxstyle import Guides, build_objective
+from jaxstyle.engine.layout import Layout, _objective_rows
+from jaxstyle.engine.optimizers import make_optimizer
+from tests.conftest import SHALLOW, picture, random_params
+content, style = picture(96, 80, 0), picture(64, 72, 1)
+layout = Layout(tuple(jax.devices()), space=4)
+for config in (SHALLOW, SHALLOW.replace(optimizer="adam", ema=0.9)):
+    state = layout.start(make_optimizer(config), content)
+    for leaf in jax.tree.leaves(state):
+        assert (leaf.addressable_shards[0].data.size < leaf.size) == (leaf.size >= content.size)
+guides = Guides.of(content > 0.5)
+objective = build_objective(random_params(), content, [style, style], SHALLOW, guides)
+rows = _objective_rows(layout, objective)
+assert [tuple(axes) for axes in jax.tree.leaves(rows.content_targets)] == [("space",)]
+assert {tuple(axes) for axes in jax.tree.leaves([p.guides for p in rows.parts])} == {("space",)}
+assert {tuple(axes) for axes in jax.tree.leaves((rows.params, rows.style_weights))} == {()}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_has_no_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

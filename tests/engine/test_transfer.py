@@ -22,11 +22,12 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.engine import fitting, transfer
-from jaxstyle.engine.loop import init_state, update
+from jaxstyle.engine import fitting
+from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.pictures import initial_image
 from jaxstyle.engine.records import Record
-from jaxstyle.engine.transfer import initial_image
+from jaxstyle.engine.update import init, update
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, evaluate, picture
 
@@ -59,7 +60,7 @@ def test_the_same_run_gives_the_same_bits(small_params: Params, optimizer: str) 
 def test_adam_is_optax_adam(small_params: Params) -> None:
     config = QUICK.replace(optimizer="adam", learning_rate=0.03)
     objective = build_objective(small_params, CONTENT, STYLE, config)
-    losses = [r.loss for r in optimize(objective, CONTENT, config).history]
+    losses = [r.loss for r in optimize(objective, CONTENT, make_optimizer(config), 12).history]
     optimizer = optax.adam(0.03)
     image = jnp.asarray(CONTENT)
     state, expected = optimizer.init(image), []
@@ -190,8 +191,8 @@ def test_bfloat16_ends_where_float32_does(imagenet: Params) -> None:
     config = preset("seed").replace(evaluations=30, convolution="direct")
     rough_config = config.replace(precision="bfloat16")
     judge, rough = (build_objective(imagenet, content, style, c) for c in (config, rough_config))
-    exact_end = optimize(judge, content, config)
-    rough_end = optimize(rough, content, rough_config)
+    exact_end = optimize(judge, content, make_optimizer(config), 30)
+    rough_end = optimize(rough, content, make_optimizer(rough_config), 30)
     assert judge(jnp.asarray(rough_end.image))[0] < 1.1 * exact_end.loss
     for end in (exact_end, rough_end):
         image = jnp.asarray(end.image)
@@ -214,7 +215,7 @@ def test_an_update_is_one_evaluation(small_params: Params) -> None:
     """It runs no more convolutions than the objective's value and gradient, and no loop."""
     objective = build_objective(small_params, CONTENT, STYLE, Config())
     optimizer = make_optimizer(Config())
-    state = init_state(optimizer, jnp.asarray(CONTENT))
+    state = init(optimizer, jnp.asarray(CONTENT))
     whole = jax.jit(lambda o, s: update(optimizer, o, s)).lower(objective, state).as_text()
     bare = evaluate.lower(objective, jnp.asarray(CONTENT)).as_text()
     assert whole.count("stablehlo.convolution") == bare.count("stablehlo.convolution") > 16
@@ -228,7 +229,7 @@ def test_one_program_serves_every_update(small_params: Params, optimizer: str) -
     image = picture(24, 32, 0)
     objective = build_objective(small_params, image, image, config)
     transformation = make_optimizer(config)
-    state = init_state(transformation, image)
+    state = init(transformation, image)
     after, _ = jax.eval_shape(functools.partial(update, transformation), objective, state)
 
     def types(tree: object) -> list[tuple]:
@@ -269,7 +270,7 @@ def test_nothing_is_allocated_for_what_does_not_fit(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "device_memory", lambda device: 1000)
-    monkeypatch.setattr(transfer, "begin", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr(Layout, "start", lambda *_, **__: pytest.fail("too early"))
     with pytest.raises(ConfigError, match="no size would fit"):
         stylize(CONTENT, STYLE, QUICK, small_params)
 
@@ -279,13 +280,13 @@ def test_lanes_of_one_update_equal_single_runs(small_params: Params) -> None:
     starts = jnp.stack([jnp.asarray(picture(32, 48, seed)) for seed in (0, 2, 4)])
     objective = build_objective(small_params, CONTENT, STYLE, QUICK)
     lanes = jax.jit(jax.vmap(lambda state: update(optimizer, objective, state)))
-    states = jax.vmap(lambda image: init_state(optimizer, image))(starts)
+    states = jax.vmap(lambda image: init(optimizer, image))(starts)
     losses = []
     for _ in range(10):
         states, info = lanes(states)
         losses.append(np.asarray(info.loss))
     for lane, start in enumerate(starts):
-        alone = optimize(objective, start, QUICK.replace(evaluations=10))
+        alone = optimize(objective, start, optimizer, 10)
         assert_allclose([r.loss for r in alone.history], np.stack(losses)[:, lane], rtol=1e-4)
 
 
@@ -304,7 +305,7 @@ def test_an_update_lowers_for_accelerators(
     config = QUICK.replace(precision=precision, optimizer=optimizer)
     objective = build_objective(small_params, CONTENT, STYLE, config)
     chosen = make_optimizer(config)
-    state = init_state(chosen, jnp.asarray(CONTENT))
+    state = init(chosen, jnp.asarray(CONTENT))
     for platform in ("tpu", "cuda"):
         step = jax.jit(lambda o, s: update(chosen, o, s))
         lowered = jax.export.export(step, platforms=[platform])(objective, state)
@@ -337,7 +338,7 @@ def test_as_good_as_scipy_after_as_many_evaluations(imagenet: Params) -> None:
     content, style = shipped_pair(64)
     config = preset("seed").replace(evaluations=60)
     objective = build_objective(imagenet, content, style, config)
-    result = optimize(objective, content, config)
+    result = optimize(objective, content, make_optimizer(config), 60)
     assert result.evaluations == 60
     theirs = scipy_curve(lambda image: evaluate(objective, image), content, 60)
     assert len(theirs) == 60

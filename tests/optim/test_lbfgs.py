@@ -10,17 +10,8 @@ import scipy.optimize
 from jax import Array
 from numpy.testing import assert_allclose
 
-from jaxstyle.optim.lbfgs import (
-    CONVERGED,
-    NOT_FINITE,
-    RUNNING,
-    STALLED,
-    LBFGSState,
-    _direction,
-    _empty_history,
-    _remember,
-    lbfgs,
-)
+from jaxstyle.optim.lbfgs import LBFGSState, _direction, _empty_history, _remember, lbfgs
+from jaxstyle.optim.steps import CONVERGED, NOT_FINITE, RUNNING, STALLED
 
 Objective = Callable[[Array], Array]
 
@@ -163,7 +154,7 @@ def test_steps_do_not_depend_on_the_unit_of_the_loss() -> None:
             for k in (2.0**-80, 1.0, 2.0**40)
         ]
         for _, state, losses in runs:
-            assert state.status == RUNNING
+            assert state.step.status == RUNNING
             assert_allclose(losses / losses[0], runs[1][2] / runs[1][2][0], rtol=1e-6)
             assert_allclose(state.point, runs[1][1].point, rtol=1e-6)
 
@@ -196,7 +187,7 @@ def test_accepted_losses_never_rise() -> None:
         value, grad = evaluate(x)
         updates, state = update(grad, state, x, value=value)
         x = optax.apply_updates(x, updates)
-        if state.accepted:
+        if state.step.accepted:
             accepted.append(float(value))
             assert float(state.value) == accepted[-1]
     assert len(accepted) < 80
@@ -210,7 +201,7 @@ def test_a_region_of_nonsense_is_stepped_back_from(bad: float) -> None:
 
     x, state, losses = run(objective, jnp.zeros(30), 200, first_step=5.0)
     assert (~np.isfinite(losses)).any()
-    assert state.status == RUNNING or state.value < 1e-3
+    assert state.step.status == RUNNING or state.value < 1e-3
     assert state.value < 1e-2 * losses[0]
     assert bool(jnp.isfinite(x).all())
 
@@ -232,13 +223,13 @@ def test_a_nan_gradient_is_a_rejected_trial() -> None:
 
 def test_nonsense_from_the_start_stops_at_once() -> None:
     x, state, _ = run(lambda x: jnp.nan * jnp.sum(x), jnp.ones(3), 5)
-    assert state.status == NOT_FINITE
+    assert state.step.status == NOT_FINITE
     assert_allclose(x, 1.0)
 
 
 def test_a_minimum_is_recognized_and_kept() -> None:
     x, state, _ = run(quadratic, jnp.ones(4), 5)
-    assert state.status == CONVERGED
+    assert state.step.status == CONVERGED
     assert_allclose(x, 1.0, rtol=0)
     assert state.evaluations == 5
 
@@ -252,7 +243,7 @@ def test_a_search_without_hope_ends_stalled_at_the_accepted_point() -> None:
 
     liar.defvjp(lambda x: (liar(x), x), lambda x, g: (-2 * g * x,))
     x, state, _ = run(liar, jnp.ones(3), 30)
-    assert state.status == STALLED
+    assert state.step.status == STALLED
     assert_allclose(x, 1.0)
 
 
@@ -299,16 +290,16 @@ def test_lanes_under_vmap_equal_single_runs(x64: None) -> None:
             next_x, next_state, value = single(*alone[i], scales[i])
             alone[i] = (next_x, next_state)
             assert_allclose(values[i], value, rtol=1e-6, atol=1e-12)
-    assert state.status.tolist() == [int(each.status) for _, each in alone]
-    assert state.status[2] == NOT_FINITE
-    assert state.status[4] == CONVERGED
+    assert state.step.status.tolist() == [int(each.step.status) for _, each in alone]
+    assert state.step.status[2] == NOT_FINITE
+    assert state.step.status[4] == CONVERGED
     assert_allclose(x[3], alone[3][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("history_size", "first_step"), [(0, 0.1), (3, 0.0), (3, float("nan"))])
-def test_sizes_must_be_positive(history_size: int, first_step: float) -> None:
+@pytest.mark.parametrize(("memory_size", "first_step"), [(0, 0.1), (3, 0.0), (3, float("nan"))])
+def test_sizes_must_be_positive(memory_size: int, first_step: float) -> None:
     with pytest.raises(ValueError, match="lbfgs needs positive sizes"):
-        lbfgs(history_size, first_step)
+        lbfgs(memory_size, first_step)
 
 
 def test_parameters_are_required() -> None:
@@ -327,7 +318,7 @@ def test_pairs_in_bfloat16_lead_as_far() -> None:
 
     ends: list[float] = []
     for dtype in (None, jnp.dtype(jnp.bfloat16)):
-        optimizer = lbfgs(10, 0.1, history_dtype=dtype)
+        optimizer = lbfgs(10, 0.1, memory_dtype=dtype)
         x = jnp.zeros(200)
         state = optimizer.init(x)
         assert state.history.s.dtype == (dtype or jnp.float32)

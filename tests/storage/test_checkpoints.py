@@ -7,8 +7,10 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config.errors import FileError
-from jaxstyle.engine.loop import LoopState, Progress, state_like
-from jaxstyle.engine.transfer import plan
+from jaxstyle.engine.optimizers import state_like
+from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.records import Progress
+from jaxstyle.engine.update import State
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.checkpoints import Checkpoints
 from tests.conftest import SHALLOW, picture
@@ -42,7 +44,7 @@ class Every:
     save = keep
 
 
-def like(config: Config, scale: int) -> LoopState:
+def like(config: Config, scale: int) -> State:
     return state_like(plan(CONTENT, STYLE, config)[scale].content.shape, config)
 
 
@@ -115,8 +117,8 @@ def test_another_shape_or_format_is_refused(
         again.restore(lambda scale: like(other, scale))
     with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
-    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 3)
-    with pytest.raises(FileError, match="of format 2, this jaxstyle reads 3"):
+    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 4)
+    with pytest.raises(FileError, match="of format 3, this jaxstyle reads 4"):
         again.restore(lambda scale: like(config, scale))
 
 

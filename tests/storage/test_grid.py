@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Pil
 
 from jaxstyle import Config, ConfigError, FileError, load_image, save_image, stylize
-from jaxstyle.engine.batch import stylize_cells
+from jaxstyle.engine.stylize import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.cells import GridCell, product
@@ -138,6 +138,55 @@ def test_an_interrupted_grid_goes_on(
     for entry in whole.entries:
         name = f"cells/{entry.name}.png"
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("scales", "lanes", "optimizer"), [(1, 1, "adam"), (2, 3, "lbfgs")])
+def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
+    files: Path, tmp_path: Path, small_params: Params, scales: int, lanes: int, optimizer: str
+) -> None:
+    config = QUICK.replace(scales=scales, evaluations=5, optimizer=optimizer, size=48)
+    whole = grid_of(cells_of(files, [config]), tmp_path / "whole")
+    whole.run(small_params, lanes=lanes)
+    kills, resumed = 0, 0
+    while True:
+        grid, read = grid_of(cells_of(files, [config]), tmp_path / "cut"), []
+
+        def on_evaluations(count: int, read: list[int] = read) -> None:
+            read.append(count)
+            if len(read) == 4:
+                raise KeyboardInterrupt
+
+        resumed += sum(path.is_dir() for path in (tmp_path / "cut").glob("cells/*"))
+        try:
+            grid.run(small_params, lanes=lanes, checkpoint_seconds=0, on_evaluations=on_evaluations)
+            break
+        except KeyboardInterrupt:
+            kills += 1
+            assert kills < 40
+    assert kills >= 4
+    assert resumed >= 4
+    assert sorted(path.name for path in (tmp_path / "cut" / "cells").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole" / "cells").iterdir()
+    )
+    for entry in whole.entries:
+        name = f"cells/{entry.name}.png"
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        rows = grid.row(entry), whole.row(entry)
+        assert rows[0] is not None
+        assert rows[1] is not None
+        assert rows[0]["losses"] == rows[1]["losses"]
+
+
+def test_a_damaged_checkpoint_starts_its_cell_anew(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files)[:1], tmp_path / "out")
+    (damaged,) = grid.entries
+    (tmp_path / "out" / "cells" / damaged.name / "checkpoint" / "3").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="the cell starts anew"):
+        grid.run(small_params)
+    assert grid.summary().done == 1
+    assert not (tmp_path / "out" / "cells" / damaged.name).exists()
 
 
 def test_bad_inputs_fail_their_cells_only(

@@ -17,8 +17,8 @@ import pytest
 from jaxstyle import Config, stylize
 from jaxstyle.config import parse_toml
 from jaxstyle.config.errors import FileError
-from jaxstyle.engine.loop import Progress, state_like
-from jaxstyle.engine.records import Record
+from jaxstyle.engine.optimizers import state_like
+from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.runs import Identity, Run, Schedule, fork
 from tests.conftest import SHALLOW, picture

@@ -1,34 +1,17 @@
-"""`stylize`: run the loop for pictures and a config, from coarse to fine scales."""
+"""Pictures: at each scale, where the image starts, and the image that a run ends with."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
-from jaxstyle.engine.fitting import fit, fit_targets, spreadable
-from jaxstyle.engine.loop import Keeper, Progress, begin, proceed
-from jaxstyle.engine.memory import Device
-from jaxstyle.engine.records import Callback, Result
-from jaxstyle.engine.sharding import row_mesh
+from jaxstyle.engine.records import Result
 from jaxstyle.imaging import Image, color, fit_shape, load_image, resize_image
-from jaxstyle.network import Params, load_weights
-from jaxstyle.objective import (
-    Guides,
-    as_styles,
-    build_objective,
-    check_guides,
-    check_shapes,
-    hold,
-    prepare_params,
-    style_shares,
-)
-
-ENDS = ("stopped", "not finite")
-"""Reasons after which no finer scale follows."""
+from jaxstyle.objective import Guides, as_styles, check_guides, check_shapes, style_shares
 
 
 class Scale(NamedTuple):
@@ -142,95 +125,6 @@ def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Im
     return resize_image(start, content.shape)
 
 
-def stylize(
-    content: Image,
-    styles: Image | Sequence[Image],
-    config: Config,
-    params: Params | None = None,
-    callback: Callback | None = None,
-    *,
-    guides: Guides | None = None,
-    keeper: Keeper | None = None,
-    progress: Progress | None = None,
-    devices: Sequence[Device] = (),
-) -> Result:
-    """Render `content` in the style of `styles`.
-
-    Args:
-        content: sRGB 0–1, float `[h, w, 3]`; resized to `config.size`.
-        styles: one such image, or several, blended as `config` says.
-        config: the settings; `preset(name)` returns well-known ones.
-        params: from `load_weights`; by default loaded, and downloaded on first use.
-        callback: called with each `Record`; a true result ends the run early.
-        guides: regions and their styles; by default all styles apply everywhere.
-        keeper: is shown the progress, so that an interrupted run can be resumed.
-        devices: several devices to share the image's rows, from `sharding.pick_devices`. At scales
-            whose rows they cannot share evenly, fewer do.
-        progress: shown to a keeper by a run of the same inputs and settings, to resume from.
-
-    Returns:
-        The best image of the last scale run, with the history of all scales; bit for bit the
-        same wherever the run was interrupted and resumed.
-
-    Raises:
-        ConfigError, ImageError, WeightsError: before anything is computed.
-    """
-    scales = plan(content, styles, config, guides)
-    if params is None:
-        params = load_weights()
-    config = spreadable(config) if len(devices) > 1 else config
-    # Once for all scales.
-    params = prepare_params(params, config)
-    shape = scales[-1].content.shape
-    # The last scale first: if it does not fit in memory, that is reported now.
-    meshes = [_shared(devices, scale.content.shape[0]) for scale in scales]
-    fits = [
-        fit(config, scale.content.shape, params, mesh.size if mesh else 1)
-        for scale, mesh in reversed(list(zip(scales, meshes, strict=True)))
-    ][::-1]
-    if progress is None:
-        image = initial_image(scales[0].content, scales[0].styles, config)
-        progress = begin(image, config, mesh=meshes[0])
-    for position in range(progress.scale, len(scales)):
-        scale = scales[position]
-        if progress.history == () and progress.earlier is not None and keeper is not None:
-            keeper.save(progress)
-        fitted = fit_targets(config, _largest(scale, config), params)
-        objective = build_objective(params, scale.content, scale.styles, fitted, guides)
-        objective = hold(objective, scale.content.shape, fits[position])
-        progress, result = proceed(
-            objective,
-            progress,
-            config,
-            scale.evaluations,
-            callback=callback,
-            keeper=keeper,
-            mesh=meshes[position],
-        )
-        earlier = [progress.earlier] if progress.earlier else []
-        result = join_scales([*earlier, result], scale.content.shape)
-        if result.reason in ENDS or position == len(scales) - 1:
-            if keeper is not None:
-                keeper.save(progress)
-            image = resize_image(result.image, shape)
-            return result._replace(image=finished_image(image, content, config))
-        image = resize_image(result.image, scales[position + 1].content.shape)
-        progress = begin(image, config, result, meshes[position + 1])
-    raise AssertionError("a run has more scales than its settings")
-
-
-def _shared(devices: Sequence[Device], rows: int) -> Mesh | None:
-    """Return a mesh of the devices that share `rows` rows, or None if only one would."""
-    mesh = row_mesh(devices, rows) if len(devices) > 1 else None
-    return mesh if mesh is not None and mesh.size > 1 else None
-
-
-def _largest(scale: Scale, config: Config) -> tuple[int, ...]:
-    """Return the shape of the largest picture that the network evaluates."""
-    styles = scale.styles if config.style_shape == "own" else ()
-    return max((picture.shape for picture in (scale.content, *styles)), key=np.prod)
-
-
 def finished_image(image: Image, content: Image, config: Config) -> Image:
     """Turn an image of the loop into the final one, restoring colours that were set aside."""
     return color.colored_result(image, resize_image(content, image.shape), config)
@@ -241,7 +135,8 @@ def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:
     # If a scale was never finite, the scale before it has the best image.
     best = next((r for r in reversed(results) if np.isfinite(r.loss)), results[0])
     history = tuple(record for result in results for record in result.history)
-    return best._replace(
+    return dataclasses.replace(
+        best,
         image=resize_image(best.image, shape),
         history=history,
         evaluations=history[-1].evaluation,

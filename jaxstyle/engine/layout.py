@@ -1,0 +1,422 @@
+"""Layouts: how many images are optimized at a time, and on which devices.
+
+The only module that knows of `vmap`, `shard_map`, donated memory and shardings. Several images are
+lanes: leaves have a leading axis, and no operation mixes lanes. One image alone has no such axis,
+since a unit axis costs memory and time and makes the compiler sum in another order.
+
+Rows of an image that several devices share are sharded without any change to the program: XLA's
+partitioner derives the halos of convolutions and the sums of Gram matrices by itself (Xu et al.
+2021).
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import PyTree
+
+from jaxstyle.engine.memory import USABLE, Device, device_memory, thrifty_options
+from jaxstyle.engine.update import Info, State, init, outcome, update
+from jaxstyle.objective import Objective
+
+LANES, SPACE = "lanes", "space"
+"""Names of the mesh axes over which lanes, and the rows of each lane's image, are sharded."""
+
+_PROGRAMS_KEPT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Groups of devices, each of which optimizes a number of images at a time."""
+
+    devices: tuple[Device, ...]
+    lanes: int = 1
+    """Number of images at a time in each group."""
+    space: int = 1
+    """Number of devices in a group; they share the rows of its images."""
+
+    @classmethod
+    def of(
+        cls, devices: Sequence[Device], rows: int, *, lanes: int = 1, space: int = 1, jobs: int = 1
+    ) -> "Layout":
+        """Return a layout for images with so many rows.
+
+        Args:
+            devices: those to use. If they are of several processes, all share the rows of one image
+                at a time, as far as each process can have as many rows; else each process works
+                alone.
+            rows: number of an image's rows. If `space` devices cannot share them evenly, fewer do,
+                and the others work on other images.
+            lanes: largest number of images at a time in each group.
+            space: number of devices that share the rows of an image.
+            jobs: number of images in all, to share out evenly.
+        """
+        processes: dict[int, list[Device]] = {}
+        for device in devices:
+            processes.setdefault(device.process_index, []).append(device)
+        if len(processes) > 1 and rows % len(processes) == 0:
+            fewest = min(map(len, processes.values()))
+            each = sharing(rows // len(processes), fewest)
+            chosen = [device for members in processes.values() for device in members[:each]]
+            return cls(tuple(chosen), space=len(chosen))
+        here = processes[jax.process_index()] if len(processes) > 1 else devices
+        space = sharing(rows, min(space, len(here)))
+        # On a CPU, a device without a job would keep the others from working.
+        groups = max(1, min(len(here) // space, jobs))
+        rounds = max(1, -(-jobs // (lanes * groups)))
+        # As few lanes as make the last round as full as the others.
+        evenly = max(1, -(-jobs // (rounds * groups)))
+        return cls(tuple(here[: groups * space]), evenly, space)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of devices."""
+        return len(self.devices) // self.space
+
+    @property
+    def slots(self) -> int:
+        """Number of images at a time."""
+        return self.lanes * self.groups
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices by group, and within each group if rows are shared."""
+        if self.space == 1:
+            return Mesh(np.asarray(self.devices), (LANES,))
+        return Mesh(np.reshape(self.devices, (self.groups, self.space)), (LANES, SPACE))
+
+    def sharding(self, *axes: str | None) -> Sharding:
+        """Return the sharding of an array by the mesh axes of its own axes."""
+        if len(self.devices) == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def place(self, tree: Any) -> Any:
+        """Copy the arrays of `tree` to every device, unless they are there already."""
+        return _placed(tree, jax.tree.map(lambda _: self.sharding(), tree))
+
+    def start(self, optimizer: optax.GradientTransformation, image: PyTree) -> State:
+        """Return the state of one image before its first evaluation.
+
+        No device ever holds more than its part of it.
+        """
+        rows = self.sharding(SPACE) if self.space > 1 else self.sharding()
+        image = _placed(_parameters(image), jax.tree.map(lambda _: rows, image))
+        return _starting(self, optimizer, Signature.of(image))(image)
+
+
+def sharing(rows: int, devices: int) -> int:
+    """Return the largest number of devices, up to `devices`, that can share `rows` evenly."""
+    return max(count for count in range(1, devices + 1) if rows % count == 0)
+
+
+def _parameters(image: PyTree) -> PyTree:
+    """Return the leaves in at least float32."""
+
+    def wide(leaf: Any) -> Any:
+        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        return leaf.astype(jnp.promote_types(_dtype(leaf), np.float32))
+
+    return jax.tree.map(wide, image)
+
+
+def _dtype(leaf: Any) -> Any:
+    """Return the type that an array or a number has on a device."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+
+
+def _placed(tree: Any, where: Any) -> Any:
+    def placed(leaf: Any, sharding: Sharding) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        # Through the host: a process may hold an array to be sharded over several processes.
+        return jax.device_put(np.asarray(leaf), sharding)
+
+    return jax.tree.map(placed, tree, where)
+
+
+class Signature(NamedTuple):
+    """Structure, shapes and dtypes of a pytree: the key by which programs are cached."""
+
+    structure: Any
+    leaves: tuple[tuple[tuple[int, ...], Any], ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Signature":
+        """Return the signature of a pytree of arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves))
+
+    @property
+    def shapes(self) -> Any:
+        """The pytree, with shapes in place of arrays."""
+        return self.structure.unflatten(jax.ShapeDtypeStruct(*leaf) for leaf in self.leaves)
+
+
+def _state_rows(layout: Layout, optimizer: optax.GradientTransformation, state: State) -> State:
+    """Return the mesh axes of the state's arrays: those of the image's size are sharded by rows."""
+    nowhere = jax.tree.map(lambda _: PartitionSpec(), state)
+    if layout.space == 1:
+        return nowhere
+
+    def rows(leaf: Any) -> PartitionSpec:
+        # A history has flat images, one a row.
+        return PartitionSpec(None, SPACE) if leaf.ndim == 2 else PartitionSpec(SPACE)
+
+    image, best = (jax.tree.map(rows, tree) for tree in (state.image, state.best_image))
+    inner = optax.tree.map_params(
+        optimizer, rows, state.optimizer, transform_non_params=lambda _: PartitionSpec()
+    )
+    return nowhere._replace(image=image, best_image=best, optimizer=inner)
+
+
+def _objective_rows(layout: Layout, objective: Any) -> Any:
+    """Return the mesh axes of an objective's arrays: those with a layer's rows are sharded."""
+    if layout.space == 1 or not isinstance(objective, Objective):
+        return jax.tree.map(lambda _: PartitionSpec(), objective)
+
+    def rows(leaf: Any, layered: bool) -> PartitionSpec:
+        even = layered and leaf.shape[0] % layout.space == 0
+        return PartitionSpec(SPACE) if even else PartitionSpec()
+
+    return jax.tree.map(rows, objective, objective.has_rows)
+
+
+class Executable(NamedTuple):
+    """One update of all lanes, compiled, and what puts a lane into its slot."""
+
+    update: jax.stages.Compiled
+    empty: Callable[[], Any]
+    put: Callable[..., Any]
+    lane: Any
+    """Shardings of one lane's objective and state."""
+
+
+@functools.lru_cache(_PROGRAMS_KEPT)
+def _starting(
+    layout: Layout, optimizer: optax.GradientTransformation, image: Signature
+) -> Callable[[PyTree], State]:
+    start = functools.partial(init, optimizer)
+    state = jax.eval_shape(start, image.shapes)
+    where = jax.tree.map(lambda axes: layout.sharding(*axes), _state_rows(layout, optimizer, state))
+    return jax.jit(start, out_shardings=where)
+
+
+@functools.lru_cache(_PROGRAMS_KEPT)
+def _compiled(
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    objective: Signature,
+    image: Signature,
+    shared: Signature,
+) -> Executable:
+    def update_lane(objective: Any, shared: Any, state: State) -> tuple[State, Info]:
+        return update(optimizer, bound(objective, shared), state)
+
+    state = jax.eval_shape(functools.partial(init, optimizer), image.shapes)
+    one = objective.shapes, state
+    axes = _objective_rows(layout, objective.shapes), _state_rows(layout, optimizer, state)
+    lead, lanes = ((LANES,), (layout.slots,)) if layout.slots > 1 else ((), ())
+
+    def sharded(axes: Any, *lead: str) -> Any:
+        return jax.tree.map(lambda own: layout.sharding(*lead, *own), axes)
+
+    where = sharded(axes, *lead)
+    batch = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct((*lanes, *x.shape), x.dtype, sharding=sharding),
+        one,
+        where,
+    )
+    everywhere = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding()), shared.shapes
+    )
+    step = jax.jit(
+        _over_lanes(layout, update_lane),
+        donate_argnums=2,
+        out_shardings=(where[1], layout.sharding(*lead)),
+    )
+    held = objective.shapes.activations if isinstance(objective.shapes, Objective) else "kept"
+    options = thrifty_options() if held != "kept" else None
+    return Executable(
+        step.lower(batch[0], everywhere, batch[1]).compile(options),
+        jax.jit(
+            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch),
+            out_shardings=where,
+        ),
+        jax.jit(
+            lambda batch, lane, slot: jax.tree.map(
+                lambda whole, one: whole.at[slot].set(one), batch, lane
+            ),
+            donate_argnums=0,
+            out_shardings=where,
+        ),
+        sharded(axes),
+    )
+
+
+def bound(objective: Any, shared: Any) -> Any:
+    """Return the objective with the parameters that all lanes share, if it has such."""
+    return objective if shared is None else dataclasses.replace(objective, params=shared)
+
+
+def _over_lanes(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `function` of an objective, what is shared, and a state take those of all lanes."""
+    if layout.slots == 1:
+        return function
+    lanes = jax.vmap(function, in_axes=(0, None, 0))
+    if layout.groups == 1:
+        return lanes
+
+    def alone(objective: Any, shared: Any, state: State) -> Any:
+        squeezed = jax.tree.map(lambda leaf: leaf[0], (objective, state))
+        found = function(squeezed[0], shared, squeezed[1])
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+    # The compiler partitions the rows of each lane.
+    return jax.shard_map(
+        lanes if layout.lanes > 1 else alone,
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(LANES), PartitionSpec(), PartitionSpec(LANES)),
+        out_specs=PartitionSpec(LANES),
+        axis_names={LANES},
+        check_vma=False,
+    )
+
+
+class Program:
+    """One update of all lanes, and the lanes themselves, on the devices of a layout."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        optimizer: optax.GradientTransformation,
+        objective: Any,
+        image: PyTree,
+        shared: Any = None,
+        *,
+        shrink: bool = False,
+        keep: bool = True,
+    ) -> None:
+        """Compile.
+
+        Args:
+            layout: how many lanes there are, and where.
+            optimizer: any optax transformation.
+            objective: the objective of a lane; those of the others differ only in data.
+            image: the image of a lane.
+            shared: parameters that the objectives lack, since all lanes share them.
+            shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
+            keep: whether to keep the compiled program for the next run of such objectives.
+        """
+        started = time.perf_counter()
+        self.optimizer = optimizer
+        self.shared = layout.place(shared)
+        signatures = [Signature.of(tree) for tree in (objective, _parameters(image), shared)]
+        compiled = _compiled if keep else _compiled.__wrapped__
+        while True:
+            self._executable = compiled(layout, optimizer, *signatures)
+            fewer = (
+                _fitting_lanes(layout, self._executable, self.shared) if shrink else layout.lanes
+            )
+            if fewer == layout.lanes:
+                break
+            layout = dataclasses.replace(layout, lanes=fewer)
+        self.layout = layout
+        self.compile_seconds = time.perf_counter() - started
+        self._lanes: Any = None
+
+    def put(self, slot: int, objective: Any, image: PyTree, state: State | None) -> None:
+        """Put one image into a slot, at its start or in the given state.
+
+        If all slots are empty, the others are filled likewise, with numbers to compute with.
+        """
+        if state is None:
+            state = self.layout.start(self.optimizer, image)
+        lane = _placed((objective, state), self._executable.lane)
+        if self.layout.slots == 1:
+            self._lanes = lane
+            return
+        slots: Sequence[int] = [slot]
+        if self._lanes is None:
+            self._lanes = self._executable.empty()
+            slots = range(self.layout.slots)
+        for each in slots:
+            self._lanes = self._executable.put(self._lanes, lane, np.int32(each))
+
+    def clear(self) -> None:
+        """Free the memory of all slots."""
+        self._lanes = None
+
+    def step(self) -> Info:
+        """Dispatch one update of all slots, and return its measurements on the devices."""
+        objectives, state = self._lanes
+        self._lanes = None
+        state, info = self._executable.update(objectives, self.shared, state)
+        self._lanes = objectives, state
+        return info
+
+    def info_of(self, slot: int, infos: Info) -> Info:
+        """Return one slot's measurements from those of all on the host."""
+        if self.layout.slots == 1:
+            return infos
+        return jax.tree.map(lambda values: values[slot], infos)
+
+    def state_of(self, slot: int) -> State:
+        """Return one slot's state: on the host or, if it is the only one, valid until `step`."""
+        state = self._lanes[1]
+        if self.layout.slots == 1:
+            return state
+        return jax.tree.map(functools.partial(_lane, slot), state)
+
+    def outcome_of(self, slot: int) -> PyTree[np.ndarray]:
+        """Return one slot's result; if it is spread over processes, all must ask for it."""
+        read = fetch if self.layout.slots == 1 else functools.partial(_lane, slot)
+        return jax.tree.map(read, outcome(self._lanes[1]))
+
+
+def _fitting_lanes(layout: Layout, executable: Executable, shared: Any) -> int:
+    """Return the number of lanes, at most the layout's, that its first device's memory holds."""
+    usage = executable.update.memory_analysis()
+    assert usage is not None
+    # Donated inputs also count as outputs.
+    need = usage.argument_size_in_bytes + usage.output_size_in_bytes
+    need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
+    fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))
+    fixed = min(fixed, usage.argument_size_in_bytes)
+    # While a lane is put into its slot, it is there twice.
+    if layout.slots > 1:
+        need += (usage.argument_size_in_bytes - fixed) // layout.lanes
+    room = USABLE * device_memory(layout.devices[0])
+    if need <= room:
+        return layout.lanes
+    return max(1, min(layout.lanes - 1, int(layout.lanes * (room - fixed) / (need - fixed))))
+
+
+def _lane(slot: int, leaf: jax.Array) -> np.ndarray:
+    """Copy one lane of an array to the host, from the devices that have a part of it."""
+    whole = np.empty(leaf.shape[1:], leaf.dtype)
+    for shard in leaf.addressable_shards:
+        lanes, *rest = shard.index
+        position = slot - (lanes.start or 0)
+        if 0 <= position < shard.data.shape[0]:
+            index = np.int32(position)  # not part of the program
+            whole[tuple(rest)] = jax.lax.dynamic_index_in_dim(shard.data, index, keepdims=False)
+    return whole
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """Copy a whole array to the host, wherever its parts are; all of its processes must call."""
+    if array.is_fully_addressable:
+        return np.array(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,0 +1,444 @@
+"""From pictures and settings to images: one, or many in as few programs as shapes allow."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError, OneScale, equal, preset
+from jaxstyle.engine import pyramid
+from jaxstyle.engine.fitting import fit, spreadable
+from jaxstyle.engine.layout import Layout, sharing
+from jaxstyle.engine.loop import Job, run
+from jaxstyle.engine.memory import Device
+from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.pictures import check_scales, finished_image, fitted_shape, join_scales
+from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Record, Result
+from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
+from jaxstyle.imaging import Image, resize_image
+from jaxstyle.network import Params, load_weights
+from jaxstyle.objective import (
+    Guides,
+    as_styles,
+    check_settings,
+    needs_directions,
+    prepare_params,
+    style_shares,
+)
+
+Outcomes = Iterator[tuple[int, Result | JaxstyleError]]
+"""Positions of cells with their results or errors, in the order in which they end."""
+
+_PIXELS = {"cpu": 2**17}
+_PIXELS_ELSEWHERE = 2**23
+"""Total pixels of a device's lanes above which more lanes no longer pay off."""
+
+
+def stylize(
+    content: Image,
+    styles: Image | Sequence[Image],
+    config: Config | str = "default",
+    params: Params | None = None,
+    callback: Callback | None = None,
+    *,
+    guides: Guides | None = None,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+    devices: Sequence[Device] = (),
+) -> Result:
+    """Render `content` in the style of `styles`.
+
+    Args:
+        content: sRGB 0–1, float `[h, w, 3]`; resized to `config.size`.
+        styles: one such image, or several, blended as `config` says.
+        config: the settings, or the name of a preset.
+        params: from `load_weights`; by default loaded, and downloaded on first use.
+        callback: called with each `Record`; a true result ends the run early.
+        guides: regions and their styles; by default all styles apply everywhere.
+        keeper: is shown the progress, so that an interrupted run can be resumed.
+        progress: shown to a keeper by a run of the same inputs and settings, to resume from; arrays
+            of it that are on a device are invalid afterwards.
+        devices: several devices to share the image's rows, from `pick_devices`. At scales whose
+            rows they cannot share evenly, fewer do.
+
+    Returns:
+        The best image of the last scale run, with the history of all scales; bit for bit the
+        same wherever the run was interrupted and resumed.
+
+    Raises:
+        ConfigError, ImageError, WeightsError: before anything is computed.
+        OutOfMemoryError: memory ran out.
+    """
+    config = preset(config) if isinstance(config, str) else config
+    devices = tuple(devices) or (jax.local_devices()[0],)
+    cell = _Sources().cell(content, as_styles(content, styles), config, guides)
+    program = spreadable(config) if len(devices) > 1 else config
+    params = load_weights() if params is None else params
+    prepared = prepare_params(params, program)
+    shape = fitted_shape(content.shape, config)
+    # The last scale first: if it does not fit in memory, that is reported now.
+    for level in reversed(pyramid.levels(config, shape)):
+        here = pyramid.level_shape(shape, level.ratio)
+        shared = Layout.of(devices, here[0], space=len(devices)).space
+        fit(program, here, prepared, shared)
+    ((_, outcome),) = stylize_cells(
+        [cell],
+        prepared,
+        callback=lambda _, record: callback is not None and callback(record),
+        keepers=lambda _: keeper,
+        progress=lambda _: progress,
+        lanes=1,
+        devices=devices,
+        space=len(devices),
+    )
+    if isinstance(outcome, JaxstyleError):
+        raise outcome
+    return outcome
+
+
+def stylize_batch(
+    contents: Image | Sequence[Image],
+    styles: Image | Sequence[Image | Sequence[Image]],
+    config: Config | str | Sequence[Config] = "default",
+    params: Params | None = None,
+    callback: Callable[[int, Record], bool | None] | None = None,
+    *,
+    guides: Guides | Sequence[Guides | None] | None = None,
+    lanes: int | None = None,
+    devices: Sequence[Device] | None = None,
+    space: int = 1,
+) -> list[Result | JaxstyleError]:
+    """Stylize many images at once, as lanes of one program that share their common work.
+
+    Contents, styles, configs and guides correspond by position; a single one serves all. Configs
+    that differ by value (weights, seed, init, budgets) share a program; those that differ by
+    structure (size, layers, pooling, optimizer …) are grouped.
+
+    Args:
+        contents: sRGB 0–1 `[h, w, 3]` each, of any shapes; each shape has its own program.
+        styles: for each content, one image, or several to blend.
+        config: as for `stylize`, one per content.
+        params: from `load_weights`; by default loaded, and downloaded on first use.
+        callback: called with the position of an image and each of its records; a true result ends
+            that image's run early.
+        guides: as for `stylize`, one per content.
+        lanes: images at a time on each device; by default as many as fit its memory and pay off.
+        devices: devices of this host; all by default.
+        space: number of devices that share the rows of each image. At scales whose rows they
+            cannot share evenly, fewer do, and the others work on other images.
+
+    Returns:
+        The results in order; the `reason` of one whose loss is not finite says so. In the place of
+        an image that failed alone, such as for a picture that is too small, is its error.
+
+    Raises:
+        ConfigError, WeightsError: before anything is computed.
+    """
+    config = preset(config) if isinstance(config, str) else config
+    devices = _checked(devices, lanes, space)
+    given = {
+        "contents": _several(contents),
+        "styles": _several(styles),
+        "configs": [config] if isinstance(config, Config) else list(config),
+        "guides": [guides] if guides is None or isinstance(guides, Guides) else list(guides),
+    }
+    counts = {len(items) for items in given.values()} - {1}
+    if len(counts) > 1:
+        numbers = ", ".join(f"{len(items)} {name}" for name, items in given.items())
+        raise ConfigError(f"{numbers} do not go together; give as many of each, or one for all")
+    count = counts.pop() if counts else 1
+    sources = _Sources()
+    outcomes: dict[int, Result | JaxstyleError] = {}
+    cells: dict[int, Cell] = {}
+    for i in range(count):
+        content, several, setting, guide = (items[i % len(items)] for items in given.values())
+        try:
+            cells[i] = sources.cell(content, as_styles(content, several), setting, guide)
+        except ImageError as error:
+            outcomes[i] = error
+    params = load_weights() if params is None else params
+    for program, shape in {
+        (program_of(cell.config), fitted_shape(cell.content.shape, cell.config))
+        for cell in cells.values()
+    }:
+        chosen = program if space == 1 else spreadable(program)
+        fit(chosen, shape, prepare_params(params, chosen), sharing(shape[0], space))
+    positions = list(cells)
+    for index, outcome in stylize_cells(
+        list(cells.values()),
+        params,
+        callback=lambda index, record: callback is not None and callback(positions[index], record),
+        lanes=lanes,
+        devices=devices,
+        space=space,
+    ):
+        outcomes[positions[index]] = outcome
+    return [outcomes[i] for i in range(count)]
+
+
+class _Sources:
+    """Cells of pictures in memory: the same array is the same source."""
+
+    def __init__(self) -> None:
+        self._sources: dict[int, Any] = {}
+
+    def cell(
+        self, content: Image, styles: Sequence[Image], config: Config, guides: Guides | None
+    ) -> Cell:
+        """Return a cell, once it is known that its pictures and settings go together."""
+        check_scales(content.shape, [style.shape for style in styles], config, guides)
+        sourced = [
+            self._sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
+            for guide in (() if guides is None else (guides.content, *guides.styles))
+        ]
+        return Cell(
+            self._picture(content),
+            tuple(map(self._picture, styles)),
+            config,
+            sourced[0] if sourced else None,
+            tuple(sourced[1:]),
+        )
+
+    def _picture(self, picture: Image) -> Source:
+        return self._sources.setdefault(id(picture), Source(picture.shape, lambda: picture))
+
+
+def _several(given: Any) -> Sequence[Any]:
+    if isinstance(given, (jax.Array, np.ndarray)) and given.ndim == 3:
+        return (given,)
+    return tuple(given)
+
+
+def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if lanes is not None and lanes < 1:
+        raise ConfigError(f"lanes must be at least 1, not {lanes}")
+    return devices
+
+
+def pick_devices(count: int) -> tuple[Device, ...]:
+    """Return the first `count` devices of all processes.
+
+    Raises:
+        ConfigError: fewer devices exist, or a process has none of them.
+    """
+    if not 1 <= count <= jax.device_count():
+        raise ConfigError(f"space must be from 1 to the {jax.device_count()} devices, not {count}")
+    chosen = tuple(jax.devices()[:count])
+    if len({device.process_index for device in chosen}) < jax.process_count():
+        raise ConfigError(f"space {count} leaves processes without a device; without it all have")
+    return chosen
+
+
+def program_of(config: Config) -> Config:
+    """Return `config` without settings that are data: equal results share a compiled program."""
+    scales = config.scales
+    if not (config.scheduled or isinstance(scales, OneScale)):
+        scales = dataclasses.replace(scales, coarse_evaluations=None, first_evaluations=None)
+    return dataclasses.replace(
+        config,
+        content_weight=1.0,
+        style_weight=1.0,
+        tv_weight=1.0,
+        content_layers=equal(*config.content_layers),
+        style_layers=equal(*config.style_layers),
+        style_statistics=equal(*config.style_statistics),
+        style_weights=(),
+        init="content",
+        # Directions are drawn once per program, and a schedule depends on its length.
+        seed=config.seed if needs_directions(config) else 0,
+        evaluations=config.evaluations if config.scheduled else 1,
+        scales=scales,
+    )
+
+
+def check_cell(config: Config, styles: int) -> None:
+    """Raise `ConfigError` if a cell of `styles` styles is impossible with `config`."""
+    check_settings(config)
+    style_shares(styles, config)
+
+
+def stylize_cells(
+    cells: Sequence[Cell],
+    params: Params,
+    *,
+    skip: Collection[int] = (),
+    callback: Callable[[int, Record], bool | None] | None = None,
+    keepers: Callable[[int], Keeper | None] = lambda _: None,
+    progress: Callable[[int], Progress | None] = lambda _: None,
+    lanes: int | None = None,
+    devices: Sequence[Device] | None = None,
+    space: int = 1,
+    on_evaluations: Callable[[int], None] | None = None,
+) -> Outcomes:
+    """Stylize every cell, yielding its position and its result or error.
+
+    Args:
+        cells: the cells, whose pictures are loaded when needed.
+        params: from `load_weights`.
+        skip: positions of finished cells. They keep their slots, so that the others are bit for
+            bit the same as with them.
+        callback: called with the position of a cell and each of its records; a true result ends it.
+        keepers: the keeper of the cell at a position.
+        progress: the progress to resume the cell at a position from.
+        lanes: images at a time on each device, or on each group of `space` devices; by default as
+            many as fit in memory, but no more than pay off.
+        devices: devices of this host; all by default.
+        space: see `stylize_batch`.
+        on_evaluations: called with the number of evaluations read since the last call.
+
+    Raises:
+        ConfigError: see `check_cell`; also invalid `lanes` or `space`.
+    """
+    for cell in cells:
+        check_cell(cell.config, len(cell.styles))
+    devices = _checked(devices, lanes, space)
+    groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
+    for index, cell in enumerate(cells):
+        program = program_of(cell.config if space == 1 else spreadable(cell.config))
+        shape = fitted_shape(cell.content.shape, program)
+        try:
+            cell_regions = cell.regions()
+        except JaxstyleError as error:
+            if index not in skip:
+                yield index, error
+            continue
+        blended = program.style_blend == "statistics"
+        parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
+        groups.setdefault((program, shape, tuple(parts)), []).append(index)
+    targets: Targets | None = None
+    for (program, shape, _), members in groups.items():
+        most = lanes or _paying_lanes(shape, devices, sharing(shape[0], space))
+        # With one scale, all cells wait for one program. With several, each wave of cells goes
+        # through all scales before the next one starts, so that cells are finished steadily.
+        step = len(members)
+        if len(pyramid.levels(program, shape)) > 1:
+            step = Layout.of(devices, shape[0], lanes=most, space=space, jobs=step).slots
+        for first in range(0, len(members), step):
+            wave = members[first : first + step]
+            if all(index in skip for index in wave):
+                continue
+            if targets is None or targets.program != program:
+                targets = Targets(params, program, devices, space, most)
+            passages = [
+                None
+                if index in skip
+                else _Passage(
+                    index,
+                    cells[index],
+                    functools.partial(callback, index) if callback is not None else None,
+                    keepers(index),
+                    progress(index),
+                )
+                for index in wave
+            ]
+            yield from _through_scales(
+                passages, targets, shape, most, shrink=lanes is None, on_evaluations=on_evaluations
+            )
+
+
+@dataclasses.dataclass
+class _Passage:
+    """A cell on its way through the scales."""
+
+    index: int
+    cell: Cell
+    callback: Callback | None
+    keeper: Keeper | None
+    resumed: Progress | None
+    before: Result | None = None
+    """Joint result of the scales done."""
+
+    def job(self, targets: Targets, level: int, shape: tuple[int, int], layout: Layout) -> Job:
+        """Make the job of a scale of a result of `shape`."""
+        levels = pyramid.levels(self.cell.config, shape)
+        ratio, budget = levels[level]
+        resumed, self.resumed = self.resumed, None
+        if resumed is not None:
+            self.before, image = resumed.earlier, resumed.state.image
+        elif self.before is not None:
+            image = resize_image(self.before.image, pyramid.level_shape(shape, ratio))
+            if self.keeper is not None:
+                optimizer = make_optimizer(self.cell.config, budget)
+                self.keeper.save(Progress(layout.start(optimizer, image), earlier=self.before))
+        else:
+            image = targets.start(self.cell, ratio)
+        return Job(
+            targets.objective(self.cell, ratio),
+            image,
+            budget,
+            self.before,
+            resumed,
+            level == len(levels) - 1,
+            self.callback,
+            self.keeper,
+        )
+
+    def finished(self, shape: tuple[int, int]) -> Result | JaxstyleError:
+        """Return the joint result at its final size and with its final colours."""
+        assert self.before is not None
+        image = resize_image(self.before.image, shape)
+        if self.cell.config.preserve_color == "luminance":
+            try:
+                image = finished_image(image, self.cell.content.load(), self.cell.config)
+            except JaxstyleError as error:
+                return error
+        return dataclasses.replace(self.before, image=image)
+
+
+def _through_scales(
+    wave: Sequence[_Passage | None],
+    targets: Targets,
+    shape: tuple[int, int],
+    lanes: int,
+    *,
+    shrink: bool,
+    on_evaluations: Callable[[int], None] | None,
+) -> Outcomes:
+    """Take cells through all scales of a result of `shape`; None stands for one that is done."""
+    alive = list(wave)
+    levels = pyramid.levels(targets.program, shape)
+    for number, (ratio, budget) in enumerate(levels):
+        here = pyramid.level_shape(shape, ratio)
+
+        def layout_of(lanes: int, rows: int = here[0]) -> Layout:
+            return targets.layout(rows, lanes, len(wave))
+
+        jobs = [
+            None
+            if each is None or (each.resumed is not None and each.resumed.scale > number)
+            else functools.partial(each.job, targets, number, shape, layout_of(lanes))
+            for each in alive
+        ]
+        outcomes = run(
+            jobs,
+            make_optimizer(targets.program, budget),
+            layout_of,
+            lanes,
+            targets.params,
+            shrink=shrink,
+            on_evaluations=on_evaluations,
+        )
+        for position, outcome in outcomes:
+            passage = alive[position]
+            assert passage is not None
+            if isinstance(outcome, JaxstyleError):
+                alive[position] = None
+                yield passage.index, outcome
+                continue
+            done = [outcome] if passage.before is None else [passage.before, outcome]
+            passage.before = join_scales(done, here)
+            if number == len(levels) - 1 or outcome.reason in ENDS:
+                alive[position] = None
+                yield passage.index, passage.finished(shape)
+
+
+def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:
+    """Return the largest number of lanes that pays off on `space` devices, given `shape`."""
+    pixels = space * _PIXELS.get(devices[0].platform, _PIXELS_ELSEWHERE)
+    return max(1, pixels // (shape[0] * shape[1]))

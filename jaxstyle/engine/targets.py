@@ -1,0 +1,222 @@
+"""Cells and their objectives: what cells of one program have in common is computed once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxstyle.config import Config, ImageError
+from jaxstyle.engine.fitting import fit, fit_targets
+from jaxstyle.engine.layout import Layout
+from jaxstyle.engine.memory import Device
+from jaxstyle.engine.pictures import at_scale, initial_image, style_at_scale
+from jaxstyle.engine.waiting import Reader
+from jaxstyle.imaging import Image, colored_content, colored_style
+from jaxstyle.network import Params, check_size
+from jaxstyle.objective import (
+    Guide,
+    Guided,
+    Guides,
+    Objective,
+    Region,
+    StylePart,
+    assemble_objective,
+    blend,
+    check_shapes,
+    content_targets,
+    depends_on_shape,
+    everywhere_there,
+    guided_content,
+    guided_targets,
+    needs_directions,
+    prepare_params,
+    regions,
+    style_part,
+    style_shares,
+)
+
+_CONTENTS_KEPT = 8
+"""Number of contents cached at a time: a grid's cells are ordered by content."""
+
+_STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
+"""Numbers of style targets cached, each for one scale and megabytes in size; the smaller one if
+they are as large as the image, or specific to one content's colours."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A lazily loaded picture; the same object stands for the same picture."""
+
+    shape: tuple[int, ...]
+    """`(height, width, …)` of the picture that `load` returns."""
+    load: Callable[[], Image]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuideSource:
+    """A lazily loaded guide; the same object stands for the same guide."""
+
+    load: Callable[[], Guide]
+
+
+class Cell(NamedTuple):
+    """One content, its styles and one config: what one image is made from."""
+
+    content: Source
+    styles: tuple[Source, ...]
+    config: Config
+    content_guide: GuideSource | None = None
+    style_guides: tuple[GuideSource, ...] = ()
+
+    def guides(self) -> Guides | None:
+        """Load the guides.
+
+        Raises:
+            ImageError: a file cannot be read, or is not a guide.
+        """
+        if self.content_guide is None:
+            return None
+        return Guides(self.content_guide.load(), tuple(guide.load() for guide in self.style_guides))
+
+    def regions(self) -> tuple[Region, ...]:
+        """Assign the styles to regions; see `regions.assign`."""
+        return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
+
+
+class _StyleTarget(NamedTuple):
+    """Everything that the statistics of a style depend on."""
+
+    source: Source
+    ratio: float
+    """Ratio of the scale."""
+    like: tuple[int, ...] | None
+    """Shape of the images, if the statistics depend on it."""
+    colors: Source | None
+    """The content, if the statistics depend on its colours."""
+    guide: GuideSource | None
+    region: Region
+    """Region of the style, without its area and shares."""
+
+
+class Targets:
+    """What the cells of one program share: parameters, contents and styles, each computed once."""
+
+    def __init__(
+        self, params: Params, program: Config, devices: Sequence[Device], space: int, lanes: int
+    ) -> None:
+        """Prepare the parameters.
+
+        Args:
+            params: from `load_weights`.
+            program: from `program_of`.
+            devices: see `stylize_cells`.
+            space: see `stylize_cells`.
+            lanes: largest number of cells at a time.
+        """
+        self.program, self._reader = program, Reader()
+        self._devices, self._space = tuple(devices), space
+        self._params = prepare_params(params, program)
+        self.params = Layout(self._devices).place(self._params)
+        """The parameters on every device."""
+        kept = min(lanes, _CONTENTS_KEPT)
+        self._of_content = functools.lru_cache(kept)(self._compute_content)
+        few = needs_directions(program) or program.preserve_color != "none"
+        kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
+        self._of_style = functools.lru_cache(kept)(self._compute_style)
+        self._of_styles = functools.lru_cache(kept)(self._compute_styles)
+
+    def layout(self, rows: int, lanes: int = 1, jobs: int = 1) -> Layout:
+        """Return the layout of images with so many rows; see `Layout.of`."""
+        return Layout.of(self._devices, rows, lanes=lanes, space=self._space, jobs=jobs)
+
+    def start(self, cell: Cell, ratio: float) -> Image:
+        """Return the image that a cell starts from, at a first scale of `ratio`."""
+        first = cell.styles[:1] if cell.config.init == "style" else ()
+        styles = [_style_at(style, _colors(cell), cell.config, ratio) for style in first]
+        return initial_image(self._content(cell.content, ratio), styles, cell.config)
+
+    def objective(self, cell: Cell, ratio: float) -> Objective:
+        """Return the objective of a cell at a scale of `ratio`, without parameters."""
+        content, content_target = self._of_content(cell.content, ratio)
+        parts: list[StylePart] = []
+        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(content.dtype), jnp.float32)
+        guides = cell.guides()
+        for region in cell.regions():
+            whole = region.color is None or not cell.style_guides
+            styles = tuple(
+                _StyleTarget(
+                    cell.styles[i],
+                    ratio,
+                    content.shape if depends_on_shape(cell.config) else None,
+                    _colors(cell),
+                    None if whole else cell.style_guides[i],
+                    region._replace(area=0.0, styles=()),
+                )
+                for i, _ in region.styles
+            )
+            blended = len(styles) > 1 and cell.config.style_blend == "statistics"
+            shares = tuple(share for _, share in region.styles) if blended else None
+            there = guided_content(guides, region, content.shape, cell.config)
+            targets = self._of_styles(styles, shares)
+            parts.append(style_part(region, there, targets, cell.config, dtype))
+        space = self.layout(content.shape[0]).space
+        fitted = fit(cell.config, content.shape, self._params, space)
+        objective = assemble_objective(
+            self._params, content.shape, content_target, parts, fitted, dtype
+        )
+        return dataclasses.replace(objective, params=None)
+
+    def _content(self, source: Source, ratio: float) -> Image:
+        whole = source.load()
+        if whole.shape[:2] != tuple(source.shape[:2]):
+            raise ImageError("the picture has changed its shape since it was looked at")
+        content = at_scale(whole, self.program, ratio)
+        check_shapes(content.shape, (), self.program)
+        return colored_content(content, self.program)
+
+    def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
+        content = self._content(source, ratio)
+        fitted = fit_targets(self.program, content.shape, self._params)
+        targets = content_targets(self._params, content, fitted)
+        # Waited for, so that running out of memory is known to be due to this cell.
+        return content, jax.block_until_ready(targets)
+
+    def _compute_styles(
+        self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
+    ) -> Guided:
+        """Return the blended targets of styles; `shares` is None where it makes no difference."""
+        # A single style is cached only in its blended form.
+        of_style = self._compute_style if len(styles) == 1 else self._of_style
+        guided = [of_style(style) for style in styles]
+        values = [style.value for style in guided]
+        shares = shares or (1.0,) * len(styles)
+        return Guided(blend(values, shares, self.program), everywhere_there(guided))
+
+    def _compute_style(self, wanted: _StyleTarget) -> Guided:
+        """Compute the statistics of a style, or of a region in it, regardless of its share."""
+        source, ratio, like, colors, guide, region = wanted
+        style = _style_at(source, colors, self.program, ratio)
+        if self.program.style_shape == "own":
+            check_size(style.shape, self.program.style_layers, self.program.padding, "style")
+        loaded = None if guide is None else guide.load()
+        shape = like or style.shape
+        evaluated = shape if self.program.style_shape == "content" else style.shape
+        fitted = fit_targets(self.program, evaluated, self._params)
+        guided = guided_targets(self._params, style, fitted, shape, loaded, region)
+        return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
+
+
+def _colors(cell: Cell) -> Source | None:
+    """Return the picture whose colours the styles are given, if they are."""
+    return cell.content if cell.config.preserve_color != "none" else None
+
+
+def _style_at(source: Source, colors: Source | None, config: Config, ratio: float) -> Image:
+    """Return the style at a scale of `ratio`, recoloured after the content `colors` if given."""
+    style = style_at_scale(source.load(), config, ratio)
+    if colors is None:
+        return style
+    return colored_style(style, at_scale(colors.load(), config, ratio), config)

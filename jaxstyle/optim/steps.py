@@ -1,0 +1,31 @@
+"""What an optimizer tells of its steps, wherever in its state it is kept."""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+T = TypeVar("T")
+
+RUNNING, CONVERGED, STALLED, NOT_FINITE = range(4)
+"""Values of `StepInfo.status`."""
+
+
+class StepInfo(NamedTuple):
+    """What became of the trial that an update judged."""
+
+    step_size: Float[Array, ""]
+    """Size of the step that led to the trial; 0 for the start."""
+    accepted: Bool[Array, ""]
+    status: Int[Array, ""]
+    """`RUNNING`, or why the optimizer does not go on."""
+
+
+def find(state: object, kind: type[T]) -> T | None:
+    """Return the first instance of `kind` in an optimizer's state, or None.
+
+    Transformations that wrap others (`optax.chain`, `optax.inject_hyperparams`) nest their states.
+    """
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return next((leaf for leaf in leaves if isinstance(leaf, kind)), None)

@@ -1,0 +1,131 @@
+"""`optimize` takes any objective, any parameters and any optax transformation."""
+
+import io
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_allclose
+from PIL import Image as Pil
+
+from jaxstyle import Record, build_objective, lbfgs, optimize, stylize
+from jaxstyle.network.arrays import Params
+from tests.conftest import SHALLOW, picture
+
+STYLE, START = picture(24, 24, 1), picture(20, 28, 0)
+
+
+def grams(image: jax.Array) -> list[jax.Array]:
+    """Gram matrices of a random network of three layers, in plain JAX."""
+    x, found = image[None], []
+    for key, width in zip(jax.random.split(jax.random.key(0), 3), (8, 12, 16), strict=True):
+        kernel = jax.random.normal(key, (3, 3, x.shape[-1], width)) / np.sqrt(9 * x.shape[-1])
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        convolved = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=dimensions
+        )
+        x = jax.nn.relu(convolved)
+        features = x.reshape(-1, width)
+        found.append(features.T @ features / len(features))
+    return found
+
+
+WANTED = grams(jnp.asarray(STYLE))
+
+
+def gram_loss(image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    losses = [jnp.sum(jnp.square(a - b)) for a, b in zip(grams(image), WANTED, strict=True)]
+    terms = {f"layer {number}": loss for number, loss in enumerate(losses, 1)}
+    return sum(losses, jnp.zeros(())), terms
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.02),
+        optax.lion(0.01),
+        optax.contrib.schedule_free_adamw(0.05),
+        optax.lbfgs(),
+        optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(0.05, 30))
+        ),
+        optax.inject_hyperparams(optax.adam)(learning_rate=0.02),
+        lbfgs(),
+    ],
+    ids=["adam", "lion", "schedule-free", "optax-lbfgs", "chain", "injected", "lbfgs"],
+)
+def test_any_loss_under_any_transformation(optimizer: Any) -> None:
+    result = optimize(gram_loss, START, optimizer, 30)
+    assert result.loss < 0.5 * result.history[0].loss
+    loss, terms = gram_loss(jnp.asarray(result.image))
+    assert_allclose(loss, result.loss, rtol=1e-3)
+    assert set(result.terms) == set(terms)
+    assert_allclose(sum(result.terms.values()), result.loss, rtol=1e-5)
+    assert (result.convolution, result.activations) == (None, None)
+
+
+def test_the_parameters_of_a_network_and_a_loss_without_terms() -> None:
+    model = nn.Sequential([nn.Dense(16), nn.tanh, nn.Dense(1)])
+    x = jnp.linspace(-2, 2, 64)[:, None]
+    start = model.init(jax.random.key(0), x)
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean(jnp.square(model.apply(params, x) - jnp.sin(2 * x)))
+
+    result = optimize(loss, start, lbfgs(10), 200)
+    assert result.loss < 1e-2 * result.history[0].loss
+    assert result.terms == {}
+    assert jax.tree.structure(result.image) == jax.tree.structure(start)
+    assert_allclose(loss(result.image), result.loss, rtol=1e-4)
+    assert "49 parameters" in repr(result)
+    assert result._repr_png_() is None
+    # What was given is still there.
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(start))
+
+
+def test_callbacks_and_ends() -> None:
+    seen: list[Record] = []
+
+    def callback(record: Record) -> bool:
+        seen.append(record)
+        return record.evaluation == 3
+
+    result = optimize(gram_loss, START, optax.sgd(1e-3), 10, callback)
+    assert (result.reason, len(seen), result.evaluations) == ("stopped", 3, 4)
+    assert optimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3)).reason == "converged"
+    assert optimize(lambda x: jnp.sum(jnp.log(x)), -jnp.ones(3)).reason == "not finite"
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        optimize(gram_loss, START, steps=0)
+
+
+def test_an_objective_that_is_a_pytree_is_compiled_once(small_params: Params) -> None:
+    from jaxstyle.engine import layout
+
+    config = SHALLOW.replace(style_weight=1.0)
+    first, second = (
+        build_objective(small_params, picture(24, 32, seed), STYLE, config) for seed in (0, 2)
+    )
+    optimizer = lbfgs(5)
+    optimize(first, picture(24, 32, 0), optimizer, 2)
+    before = layout._compiled.cache_info().misses
+    optimize(second, picture(24, 32, 0), optimizer, 2)
+    assert layout._compiled.cache_info().misses == before
+
+
+def test_a_result_shows_itself(small_params: Params) -> None:
+    config = SHALLOW.replace(evaluations=3, style_weight=1.0)
+    result = stylize(picture(24, 32, 0), STYLE, config, small_params)
+    text = repr(result)
+    assert text.startswith("Result(32×24, loss ")
+    assert "style/relu1_1" in text
+    assert text.endswith("budget)")
+    assert len(text) < 300
+    shown = result._repr_png_()
+    assert shown is not None
+    with Pil.open(io.BytesIO(shown)) as opened:
+        assert opened.size == (32, 24)
+        assert_allclose(np.asarray(opened) / 255, np.clip(result.image, 0, 1), atol=0.5 / 255)
