@@ -68,6 +68,8 @@ class Stylize:
     command; the first of them writes the result. A signal ends it without one."""
     checkpoints: Annotated[int | None, arg(metavar="N")] = None
     """Evaluations from one checkpoint to the next, in RUN."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0
+    """Longest time from one checkpoint to the next, unless saving takes more than 2 % of it."""
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
     """Save the best image so far every N evaluations, or at those given, in RUN."""
     fork_from: Annotated[str | None, arg(metavar="RUN")] = None
@@ -136,6 +138,8 @@ class RenderGrid:
     """Do part I, from 0, of N: for tasks that know nothing of each other."""
     distributed: bool = False
     """Share the cells with the other hosts of a TPU slice or cluster running this command."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0
+    """Time from one checkpoint of a cell to the next, unless saving takes more than 2 % of it."""
     collect: bool = False
     """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None

@@ -21,6 +21,10 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
     if command.space < 1:
         raise ConfigError(f"space must be at least 1, not {command.space}")
+    if not command.checkpoint_seconds > 0:
+        raise ConfigError(
+            f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
+        )
     inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
     for path in (path for paths in inputs for path in paths):
         if files.same(path, output):
@@ -56,6 +60,7 @@ def render_grid(command: RenderGrid) -> int:
                 lanes=command.lanes,
                 space=command.space,
                 on_cell=on_cell,
+                checkpoint_seconds=command.checkpoint_seconds,
                 on_evaluations=on_evaluations,
                 rows=rows,
             )

@@ -166,9 +166,14 @@ def _enter_run(
     every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
     if every < 1:
         raise ConfigError(f"--checkpoints must be at least 1, not {every}")
+    if not command.checkpoint_seconds > 0:
+        raise ConfigError(
+            f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
+        )
     run = runs.Run(
         command.workdir,
         checkpoints=Schedule(every=every),
+        checkpoint_seconds=command.checkpoint_seconds,
         snapshots=_schedule(command.snapshots),
         on_scale=interrupted.disarm,
         finish=lambda image: finished_image(image, inputs.content.pixels, config),

@@ -1,6 +1,5 @@
 """The progress of a grid's cells on disk, for cells that take long."""
 
-import time
 import warnings
 from collections.abc import Callable
 
@@ -9,9 +8,7 @@ from etils import epath
 from jaxstyle.config import FileError
 from jaxstyle.engine import Progress, State
 from jaxstyle.storage.checkpoints import Checkpoints
-
-_SHARE = 0.05
-"""Largest part of the time that is spent on saving."""
+from jaxstyle.storage.pace import Pace
 
 
 class CellProgress:
@@ -21,15 +18,9 @@ class CellProgress:
     write nothing.
     """
 
-    def __init__(
-        self,
-        folder: epath.Path,
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._folder, self._seconds, self._clock = folder, seconds, clock
+    def __init__(self, folder: epath.Path, seconds: float) -> None:
+        self._folder, self._pace = folder, Pace(seconds, seconds)
         self._checkpoints: Checkpoints | None = None
-        self._saved: float | None = None
 
     def restore(self, like: Callable[[int], State]) -> Progress | None:
         """Return the progress to resume from, or None; a checkpoint that is damaged is none."""
@@ -43,16 +34,11 @@ class CellProgress:
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
         del evaluation
-        if self._saved is None:  # time counts from the first evaluation on
-            self._saved = self._clock()
-        return self._clock() - self._saved >= self._seconds
+        return self._pace.due()
 
     def keep(self, progress: Progress) -> None:
         """Save the progress; see `Keeper`."""
-        began = self._clock()
-        self._open().save(progress)
-        self._saved = self._clock()
-        self._seconds = max(self._seconds, (self._saved - began) / _SHARE)
+        self._pace.call(lambda: self._open().save(progress))
 
     def save(self, progress: Progress) -> None:
         """Save nothing at once: an earlier checkpoint leads to every later scale."""

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
@@ -28,6 +29,7 @@ from jaxstyle.engine import Progress, Record, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_config, read_metrics
+from jaxstyle.storage.pace import Pace
 
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
@@ -82,6 +84,7 @@ class Run:
         folder: epath.PathLike,
         *,
         checkpoints: Schedule = Schedule(every=50),
+        checkpoint_seconds: float = math.inf,
         snapshots: Schedule = Schedule(),
         on_scale: Callable[[], None] = lambda: None,
         finish: Callable[[Image], Image] = lambda image: image,
@@ -92,6 +95,8 @@ class Run:
             folder: the folder, used by this run alone.
             checkpoints: when to save progress; it is also saved when a scale begins and when
                 the run is stopped or ends.
+            checkpoint_seconds: longest time between checkpoints, unless saving takes more than a
+                small part of it. The first ones follow sooner, after a second, two, four ….
             snapshots: when to save the best image so far.
             on_scale: called once the start of a new scale is safely on disk.
             finish: converts an image of the loop as for a result; used for snapshots.
@@ -120,6 +125,8 @@ class Run:
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
         self._kept = 0
+        first = checkpoint_seconds if math.isinf(checkpoint_seconds) else 1.0
+        self._pace = Pace(min(first, checkpoint_seconds), checkpoint_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +218,8 @@ class Run:
 
     def wants(self, evaluation: int) -> bool:
         """Return whether a checkpoint or snapshot is due at `evaluation`; see `Keeper`."""
-        return self._checkpoint_schedule.has(evaluation) or self._snapshot_schedule.has(evaluation)
+        schedules = self._checkpoint_schedule, self._snapshot_schedule
+        return self._pace.due() or any(each.has(evaluation) for each in schedules)
 
     def keep(self, progress: Progress) -> None:
         """Save the snapshot and checkpoint that are due; see `Keeper`."""
@@ -224,7 +232,7 @@ class Run:
             folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
             self.on_image(evaluation, image)
-        if any(map(self._checkpoint_schedule.has, passed)):
+        if self._pace.due() or any(map(self._checkpoint_schedule.has, passed)):
             self._save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -238,7 +246,7 @@ class Run:
     def _save(self, progress: Progress) -> None:
         if self._metrics is None and self._lines:
             self._write_metrics()
-        self._checkpoints.save(progress)
+        self._pace.call(lambda: self._checkpoints.save(progress))
 
     def finish(
         self,

@@ -20,6 +20,7 @@ from jaxstyle.config.errors import FileError
 from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
+from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.runs import Identity, Run, Schedule, fork
 from tests.conftest import SHALLOW, picture
 from tests.interrupted_run import BUDGET, COARSE, CONTENT, STYLE, go_on
@@ -183,6 +184,23 @@ def run_to_end(folder: Path, identity: Identity, params: Params, start: Progress
             keeper=run,
             progress=start,
         )
+
+
+def test_every_evaluation_is_saved_if_time_asks_for_it(
+    small_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, p: (saved.append(p.evaluations), save(self, p))
+    )
+    config = IDENTITY.config.replace(evaluations=4)
+    with Run(tmp_path / "run", checkpoint_seconds=1e-9) as run:
+        monkeypatch.setattr("jaxstyle.storage.pace._SHARE", 1e9)
+        run.identify(dataclasses.replace(IDENTITY, config=config))
+        run.resume(lambda scale: state_like(CONTENT.shape, config))
+        stylize(CONTENT, STYLE, config, small_params, run.record, keeper=run)
+    assert sorted(set(saved)) == [2, 3, 4]  # the clock starts with the first
 
 
 def forked(folder: Path, identity: Identity) -> Progress:
