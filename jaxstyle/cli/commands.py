@@ -83,6 +83,8 @@ class Stylize:
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -140,6 +142,8 @@ class RenderGrid:
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
+    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
     quiet: bool = False
     """Print nothing but errors."""
 

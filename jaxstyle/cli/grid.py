@@ -49,7 +49,7 @@ def render_grid(command: RenderGrid) -> int:
         files.make_folder(output)
         rows = whole.rows(whole.share(shard))
         todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]
-        with cells_progress(todo, command.quiet) as (on_cell, on_evaluations):
+        with cells_progress(todo, command.quiet, command.progress) as (on_cell, on_evaluations):
             whole.run(
                 weights.to_params(checkpoint),
                 shard=shard,

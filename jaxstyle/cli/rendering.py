@@ -53,7 +53,7 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                 stack.callback(board.close)
                 run.on_image = board.picture
         shape = transfer.fitted_shape(inputs.content.pixels.shape, config)
-        with run_progress(config, shape, command.quiet) as show:
+        with run_progress(config, shape, command.quiet, command.progress) as show:
 
             def callback(record: Record) -> bool:
                 if run is not None:

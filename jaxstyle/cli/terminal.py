@@ -1,8 +1,10 @@
-"""Terminal output: results on stdout, errors, warnings and progress bars on stderr."""
+"""Terminal output: results on stdout, errors, warnings and progress on stderr."""
 
 import contextlib
+import datetime
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +15,7 @@ from jaxstyle.config import Config
 
 # Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
 if TYPE_CHECKING:
-    from jaxstyle.engine import Callback, Record
+    from jaxstyle.engine import Callback, Record, pyramid
     from jaxstyle.storage import grid
 
 
@@ -43,35 +45,41 @@ def complain(text: str) -> None:
 
 
 @contextlib.contextmanager
-def run_progress(config: Config, shape: tuple[int, int], quiet: bool) -> Iterator["Callback"]:
-    """Show a progress bar on stderr with loss and time left, if stderr is a terminal."""
+def run_progress(
+    config: Config, shape: tuple[int, int], quiet: bool, every: float
+) -> Iterator["Callback"]:
+    """Show evaluations, loss and time left on stderr: as a bar, or in a log as lines."""
     from jaxstyle.engine import pyramid
 
-    total = sum(level.evaluations for level in pyramid.levels(config, shape))
+    levels = pyramid.levels(config, shape)
+    total = sum(level.evaluations for level in levels)
+    log = _Log(quiet, every, _work(levels, total))
     bar = _bar(quiet, "loss {task.fields[loss]}")
     with bar:
         task = bar.add_task("", total=total, loss="…")
 
         def show(record: "Record") -> None:
-            bar.update(task, completed=record.evaluation, loss=f"{record.loss:.4g}")
+            count, loss = record.evaluation, f"{record.loss:.4g}"
+            bar.update(task, completed=count, loss=loss)
+            log.show(_work(levels, count), f"{count}/{total} evaluations, loss {loss}")
 
         yield show
 
 
 @contextlib.contextmanager
 def cells_progress(
-    todo: Sequence["grid.Entry"], quiet: bool
+    todo: Sequence["grid.Entry"], quiet: bool, every: float
 ) -> Iterator[tuple["grid.OnCell", Callable[[int], None]]]:
-    """Show a progress bar on stderr for the evaluations of cells, and a line per failed cell."""
+    """Show evaluations of cells and time left like `run_progress`, and a line per failed cell."""
     from jaxstyle.engine import pyramid
 
     levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
+    total = sum(level.evaluations for level in levels)
+    log = _Log(quiet, every, total)
     bar = _bar(quiet, "{task.fields[cells]} cells")
     with bar:
-        task = bar.add_task(
-            "", total=sum(level.evaluations for level in levels), cells=f"0/{len(todo)}"
-        )
-        done = 0
+        task = bar.add_task("", total=total, cells=f"0/{len(todo)}")
+        done = count = 0
 
         def on_cell(entry: "grid.Entry", problem: str | None) -> None:
             nonlocal done
@@ -80,7 +88,45 @@ def cells_progress(
             if problem is not None:
                 complain(f"{entry.name}: {problem}")
 
-        yield on_cell, lambda count: bar.advance(task, count)
+        def on_evaluations(more: int) -> None:
+            nonlocal count
+            count += more
+            bar.update(task, completed=count)
+            log.show(count, f"{count}/{total} evaluations, {done}/{len(todo)} cells")
+
+        yield on_cell, on_evaluations
+
+
+def _work(levels: Sequence["pyramid.Level"], evaluations: int) -> float:
+    """Return the cost of a run's first `evaluations`, in evaluations of the last scale."""
+    work = 0.0
+    for level in levels:
+        here = min(evaluations, level.evaluations)
+        work += here * level.ratio**2
+        evaluations -= here
+    return work
+
+
+class _Log:
+    """Lines of progress on stderr, one every so many seconds, if that is no terminal."""
+
+    def __init__(self, quiet: bool, every: float, total: float) -> None:
+        self._shown = every > 0 and not quiet and not sys.stderr.isatty()
+        self._every, self._total = every, total
+        self._begin: tuple[float, float] | None = None
+        self._last = 0.0
+
+    def show(self, done: float, text: str) -> None:
+        """Show `text` if it is time, and the time that the rest of the work takes."""
+        now = time.monotonic()
+        if self._begin is None:  # the work before may have been done by another process
+            self._begin, self._last = (now, done), now
+        start, before = self._begin
+        if not self._shown or now - self._last < self._every or done <= before:
+            return
+        self._last = now
+        left = (now - start) / (done - before) * max(self._total - done, 0)
+        complain(f"{text}, {datetime.timedelta(seconds=round(left))} left")
 
 
 def _bar(quiet: bool, field: str) -> Progress:
