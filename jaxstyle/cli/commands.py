@@ -86,7 +86,7 @@ class Stylize:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Time from one line about progress to the next, where stderr is not a terminal."""
+    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -147,7 +147,7 @@ class RenderGrid:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Time from one line about progress to the next, where stderr is not a terminal."""
+    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
     quiet: bool = False
     """Print nothing but errors."""
 

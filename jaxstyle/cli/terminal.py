@@ -1,6 +1,7 @@
-"""Terminal output: results on stdout, errors, warnings and progress bars on stderr."""
+"""Terminal output: results on stdout, errors, warnings and progress on stderr."""
 
 import contextlib
+import datetime
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from jaxstyle.config import Config
 
 # Heavy modules are imported where used, so that --help and user errors need not wait for JAX.
 if TYPE_CHECKING:
-    from jaxstyle.engine import Callback, Record
+    from jaxstyle.engine import Callback, Record, pyramid
     from jaxstyle.storage import grid
 
 
@@ -47,17 +48,20 @@ def complain(text: str) -> None:
 def run_progress(
     config: Config, shape: tuple[int, int], quiet: bool, every: float
 ) -> Iterator["Callback"]:
-    """Show loss and time left on stderr: a bar on a terminal, else a line `every` few seconds."""
+    """Show evaluations, loss and time left on stderr: as a bar, or in a log as lines."""
     from jaxstyle.engine import pyramid
 
-    total = sum(level.evaluations for level in pyramid.levels(config, shape))
-    with _bar(quiet) as bar:
-        task = bar.add_task("", total=total, state="loss …")
-        write = _lines(bar, quiet, every)
+    levels = pyramid.levels(config, shape)
+    total = sum(level.evaluations for level in levels)
+    log = _Log(quiet, every, _work(levels, total))
+    bar = _bar(quiet, "loss {task.fields[loss]}")
+    with bar:
+        task = bar.add_task("", total=total, loss="…")
 
         def show(record: "Record") -> None:
-            bar.update(task, completed=record.evaluation, state=f"loss {record.loss:.4g}")
-            write()
+            count, loss = record.evaluation, f"{record.loss:.4g}"
+            bar.update(task, completed=count, loss=loss)
+            log.show(_work(levels, count), f"{count}/{total} evaluations, loss {loss}")
 
         yield show
 
@@ -66,59 +70,71 @@ def run_progress(
 def cells_progress(
     todo: Sequence["grid.Entry"], quiet: bool, every: float
 ) -> Iterator[tuple["grid.OnCell", Callable[[int], None]]]:
-    """Show the progress of cells on stderr, as of runs, and a line per failed cell."""
+    """Show evaluations of cells and time left like `run_progress`, and a line per failed cell."""
     from jaxstyle.engine import pyramid
 
     levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
-    with _bar(quiet) as bar:
-        total = sum(level.evaluations for level in levels)
-        task = bar.add_task("", total=total, state=f"0/{len(todo)} cells")
-        write = _lines(bar, quiet, every)
-        done = 0
+    total = sum(level.evaluations for level in levels)
+    log = _Log(quiet, every, total)
+    bar = _bar(quiet, "{task.fields[cells]} cells")
+    with bar:
+        task = bar.add_task("", total=total, cells=f"0/{len(todo)}")
+        done = count = 0
 
         def on_cell(entry: "grid.Entry", problem: str | None) -> None:
             nonlocal done
             done += 1
-            bar.update(task, state=f"{done}/{len(todo)} cells")
+            bar.update(task, cells=f"{done}/{len(todo)}")
             if problem is not None:
                 complain(f"{entry.name}: {problem}")
 
-        def on_evaluations(count: int) -> None:
-            bar.advance(task, count)
-            write()
+        def on_evaluations(more: int) -> None:
+            nonlocal count
+            count += more
+            bar.update(task, completed=count)
+            log.show(count, f"{count}/{total} evaluations, {done}/{len(todo)} cells")
 
         yield on_cell, on_evaluations
 
 
-def _lines(bar: Progress, quiet: bool, every: float) -> Callable[[], None]:
-    """Return a function that writes the state of `bar` as a line, if it is due, to a log."""
-    last = time.monotonic()
+def _work(levels: Sequence["pyramid.Level"], evaluations: int) -> float:
+    """Return the cost of a run's first `evaluations`, in evaluations of the last scale."""
+    work = 0.0
+    for level in levels:
+        here = min(evaluations, level.evaluations)
+        work += here * level.ratio**2
+        evaluations -= here
+    return work
 
-    def write() -> None:
-        nonlocal last
-        if quiet or sys.stderr.isatty() or time.monotonic() < last + every:
+
+class _Log:
+    """Lines of progress on stderr, one every so many seconds, if that is no terminal."""
+
+    def __init__(self, quiet: bool, every: float, total: float) -> None:
+        self._shown = every > 0 and not quiet and not sys.stderr.isatty()
+        self._every, self._total = every, total
+        self._begin: tuple[float, float] | None = None
+        self._last = 0.0
+
+    def show(self, done: float, text: str) -> None:
+        """Show `text` if it is time, and the time that the rest of the work takes."""
+        now = time.monotonic()
+        if self._begin is None:  # the work before may have been done by another process
+            self._begin, self._last = (now, done), now
+        start, before = self._begin
+        if not self._shown or now - self._last < self._every or done <= before:
             return
-        last = time.monotonic()
-        (task,) = bar.tasks
-        left = "" if task.time_remaining is None else f", {_duration(task.time_remaining)} left"
-        state = task.fields["state"]
-        complain(f"{task.completed:.0f}/{task.total:.0f} evaluations, {state}{left}")
-
-    return write
+        self._last = now
+        left = (now - start) / (done - before) * max(self._total - done, 0)
+        complain(f"{text}, {datetime.timedelta(seconds=round(left))} left")
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def _bar(quiet: bool) -> Progress:
+def _bar(quiet: bool, field: str) -> Progress:
     """Create a progress bar on stderr, disabled if that is not a terminal."""
     return Progress(
         TextColumn("{task.completed}/{task.total} evaluations"),
         BarColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn(field),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=quiet or not sys.stderr.isatty(),

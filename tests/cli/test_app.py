@@ -80,6 +80,15 @@ def test_quiet_prints_nothing(
     assert (printed.out, printed.err) == ("", "")
 
 
+def test_a_log_has_lines_of_progress(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    assert stylize(*QUICK, "-o", "out.jpg", "--progress", "1e-9") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(r"jaxstyle: 3/3 evaluations, loss [\d.e+]+, 0:00:00 left", lines[-1])
+
+
 def test_alpha_and_sixteen_bits_reach_the_file(folder: Path, imagenet: Params) -> None:
     rgba = np.dstack([pattern(48, 64, 0), np.full((48, 64), 255, np.uint8)])
     rgba[:20, :, 3] = 0

@@ -1,38 +1,62 @@
-"""Progress where there is no terminal: lines in a log."""
+"""Progress where stderr is a file."""
 
 import itertools
-import re
-import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from jaxstyle.cli.terminal import run_progress
-from jaxstyle.config import Config
-from jaxstyle.engine import Record
+from jaxstyle import Config, Pyramid
+from jaxstyle.cli import terminal
+
+SCALES = Config(evaluations=10, scales=Pyramid(2, scale_factor=2.0, coarse_evaluations=20))
 
 
-def record(evaluation: int) -> Record:
-    return Record(evaluation, 250.0, {}, 1.0, 1.0, True, 1.0, 0.0, 0)
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by ten seconds whenever it is read."""
+    times = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(times))
 
 
-def test_a_log_gets_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    clock = itertools.count()
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    with run_progress(Config(evaluations=200), (32, 48), quiet=False, every=30.0) as show:
-        for evaluation in range(1, 101):
-            show(record(evaluation))
+def show_run(every: float, quiet: bool = False) -> None:
+    with terminal.run_progress(SCALES, (100, 100), quiet, every) as show:
+        for evaluation in range(1, 31):
+            record: Any = SimpleNamespace(evaluation=evaluation, loss=1234.5678)
+            show(record)
+
+
+def test_a_run_has_a_line_now_and_then(capsys: pytest.CaptureFixture) -> None:
+    show_run(every=100)
     printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert 2 <= len(lines) <= 7
-    line = r"jaxstyle: \d+/200 evaluations, loss 250(, \d+:\d\d:\d\d left)?"
-    assert all(re.fullmatch(line, each) for each in lines)
-    assert "left" in lines[-1]
+    # Evaluations at half size count a quarter: 15 in all.
+    assert printed.err == (
+        "jaxstyle: 11/30 evaluations, loss 1235, 0:08:10 left\n"
+        "jaxstyle: 21/30 evaluations, loss 1235, 0:05:13 left\n"
+    )
     assert printed.out == ""
 
 
-def test_quiet_writes_no_lines(capsys: pytest.CaptureFixture) -> None:
-    with run_progress(Config(evaluations=200), (32, 48), quiet=True, every=0.0) as show:
-        show(record(1))
+@pytest.mark.parametrize(("every", "quiet"), [(0.0, False), (30.0, True), (500.0, False)])
+def test_lines_can_be_switched_off(every: float, quiet: bool, capsys: Any) -> None:
+    show_run(every, quiet)
     assert capsys.readouterr().err == ""
+
+
+def test_a_grid_has_a_line_now_and_then(capsys: pytest.CaptureFixture) -> None:
+    entries: Any = [
+        SimpleNamespace(cell=SimpleNamespace(config=SCALES), shape=(100, 100), name=name)
+        for name in ("a", "b")
+    ]
+    with terminal.cells_progress(entries, quiet=False, every=100) as (on_cell, on_evaluations):
+        for _ in range(15):
+            on_evaluations(2)
+        on_cell(entries[0], None)
+        for _ in range(15):
+            on_evaluations(2)
+        on_cell(entries[1], "its loss was not finite")
+    assert capsys.readouterr().err == (
+        "jaxstyle: 22/60 evaluations, 0/2 cells, 0:03:10 left\n"
+        "jaxstyle: 42/60 evaluations, 1/2 cells, 0:01:30 left\n"
+        "jaxstyle: b: its loss was not finite\n"
+    )
