@@ -51,29 +51,37 @@ def nearest_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     return (short, size) if shape[0] <= shape[1] else (size, short)
 
 
+def middle_box(own: tuple[int, ...], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest centred part of a picture of shape `own` with the aspect of `shape`.
+
+    As `(left, top, right, bottom)`.
+    """
+    scale = max(shape[0] / own[0], shape[1] / own[1])
+    height, width = min(own[0], round(shape[0] / scale)), min(own[1], round(shape[1] / scale))
+    top, left = (own[0] - height) // 2, (own[1] - width) // 2
+    return left, top, left + width, top + height
+
+
 def crop_middle(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the largest centred part of `array` with the aspect ratio of `shape`."""
-    has_height, has_width = array.shape[:2]
-    scale = max(shape[0] / has_height, shape[1] / has_width)
-    height, width = (
-        min(has_height, round(shape[0] / scale)),
-        min(has_width, round(shape[1] / scale)),
-    )
-    top, left = (has_height - height) // 2, (has_width - width) // 2
-    return array[top : top + height, left : left + width]
+    left, top, right, bottom = middle_box(array.shape, shape)
+    return array[top:bottom, left:right]
 
 
-def resize_image(image: AnyArray, shape: tuple[int, ...]) -> Float[np.ndarray, "h2 w2 c"]:
+def resize_image(
+    image: AnyArray, shape: tuple[int, ...], box: tuple[float, float, float, float] | None = None
+) -> Float[np.ndarray, "h2 w2 c"]:
     """Resample to `shape` = `(height, width, …)`: bicubic with antialiasing, in sRGB values.
 
-    The result is clipped to the input's range, so that ringing does not exceed it.
+    The result is clipped to the input's range, so that ringing does not exceed it. Only the
+    part in `box` = `(left, top, right, bottom)` is resampled, in pixels or fractions, if given.
     """
     image = np.asarray(image, np.float32)
     height, width = shape[:2]
-    if image.shape[:2] == (height, width):
+    if box is None and image.shape[:2] == (height, width):
         return image
     channels = [
-        np.asarray(Pil.fromarray(channel).resize((width, height), Pil.Resampling.BICUBIC))
+        np.asarray(Pil.fromarray(channel).resize((width, height), Pil.Resampling.BICUBIC, box))
         for channel in np.ascontiguousarray(np.moveaxis(image, 2, 0))
     ]
     return np.clip(np.stack(channels, axis=2), image.min(), image.max())

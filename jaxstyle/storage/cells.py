@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args, get_origin
@@ -13,8 +14,15 @@ from etils import epath
 from jaxstyle.config import SETTINGS, Config, ConfigError, preset
 from jaxstyle.imaging import read_bytes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".tga"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpf", ".jpx"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
 """File name suffixes of the pictures in a folder."""
+
+_MOST_NAMED = 5
+"""Number of other suffixes that a warning names."""
 
 
 class GridCell(NamedTuple):
@@ -53,6 +61,8 @@ class Base(NamedTuple):
 def list_pictures(paths: Sequence[str]) -> list[str]:
     """Replace each folder in `paths` by the pictures in it, sorted by name.
 
+    A warning tells what else is there. Hidden files and folders do not count.
+
     Raises:
         ConfigError: a folder cannot be read or has no picture.
     """
@@ -63,16 +73,20 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
             if not folder.is_dir():
                 pictures.append(path)  # a bad file is reported by its cells
                 continue
-            in_folder = sorted(
-                str(file)
-                for file in folder.iterdir()
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            )
+            entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+            files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+            others = [entry for entry in entries if entry not in files and not entry.is_dir()]
         except Exception as error:  # whatever a storage client raises
             raise ConfigError(f"{path}: cannot be read ({error})") from None
-        if not in_folder:
+        if others:
+            kinds = ", ".join(
+                sorted({other.suffix or other.name for other in others})[:_MOST_NAMED]
+            )
+            number = "1 file" if len(others) == 1 else f"{len(others)} files"
+            warnings.warn(f"{path}: skipped {number}, no pictures by name ({kinds})", stacklevel=2)
+        if not files:
             raise ConfigError(f"{path}: no pictures in this folder")
-        pictures.extend(in_folder)
+        pictures.extend(map(str, files))
     return pictures
 
 

@@ -144,7 +144,7 @@ def test_tiffs_that_would_be_misread_are_refused_or_read(tmp_path: Path) -> None
     with pytest.raises(ImageError, match="32-bit integer TIFF is not supported"):
         load_image(path)
     tifffile.imwrite(path, values[..., 0].astype(np.float32))
-    with pytest.raises(ImageError, match="float TIFF must hold values in 0–1"):
+    with pytest.raises(ImageError, match="a file of floats must hold values in 0–1"):
         load_image(path)
     tifffile.imwrite(path, values[..., 0], photometric="miniswhite")
     inverted = 1 - values[..., 0] / 65535
@@ -174,7 +174,8 @@ def test_a_size_that_makes_too_many_pixels_is_refused(tmp_path: Path, rgb: np.nd
 def test_first_frame_of_an_animation(tmp_path: Path, rgb: np.ndarray) -> None:
     frames = [Pil.fromarray(rgb), Pil.fromarray(255 - rgb)]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    image = np.asarray(load_image(tmp_path / "a.webp"))
+    with pytest.warns(UserWarning, match=r"a\.webp: only the first frame is used"):
+        image = np.asarray(load_image(tmp_path / "a.webp"))
     np.testing.assert_allclose(image * 255, rgb, atol=1.01)
 
 
@@ -423,7 +424,7 @@ def test_a_glance_refuses_what_cannot_be_read(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ImageError, match=message):
             glance(path)
-    Pil.new("1", (12000, 12000)).save(path)
+    Pil.new("1", (17000, 17000)).save(path)
     with pytest.raises(ImageError, match="megapixels"):
         glance(path)
 

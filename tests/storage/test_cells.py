@@ -14,7 +14,9 @@ START = preset("default").replace(size=64, evaluations=5)
 def test_a_folder_stands_for_its_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt", "c.webp"):
         (tmp_path / name).touch()
-    found = list_pictures([str(tmp_path), "else.png"])
+    (tmp_path / "folder").mkdir()
+    with pytest.warns(UserWarning, match=r"skipped 1 file, no pictures by name \(\.txt\)"):
+        found = list_pictures([str(tmp_path), "else.png"])
     assert found == [*(str(tmp_path / name) for name in ("a.png", "b.JPG", "c.webp")), "else.png"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no pictures"):
