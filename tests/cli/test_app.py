@@ -213,7 +213,7 @@ def test_help_that_nobody_reads_is_no_failure(arguments: str, code: int) -> None
 
 def test_an_interrupt_is_told_by_the_exit_code_even_if_nobody_reads() -> None:
     code = """
-from jaxstyle.cli import app, terminal
+from jaxstyle.cli import app, rendering, terminal
 
 def run(argv):
     terminal.say("done")
@@ -429,7 +429,7 @@ def test_other_failures_are_not_taken_for_a_missing_platform(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(transfer, "stylize", fail)
+    monkeypatch.setattr(rendering, "stylize", fail)
     with pytest.raises(RuntimeError, match="something else"):
         stylize(*QUICK, "-o", "out.png")
 
