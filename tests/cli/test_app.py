@@ -222,7 +222,7 @@ def test_help_that_nobody_reads_is_no_failure(arguments: str, code: int) -> None
 
 def test_an_interrupt_is_told_by_the_exit_code_even_if_nobody_reads() -> None:
     code = """
-from jaxstyle.cli import app, rendering, terminal
+from jaxstyle.cli import app, terminal
 
 def run(argv):
     terminal.say("done")

@@ -126,7 +126,7 @@ def test_lanes_are_shared_out_evenly() -> None:
 def test_what_has_rows_is_sharded() -> None:
     """The image and what is like it, a history's flat images, content targets and guides."""
     code = """
-import jax, optax
+import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 from jaxstyle import Guides, build_objective
 from jaxstyle.engine.layout import Layout, _objective_rows
@@ -138,7 +138,9 @@ for config in (SHALLOW, SHALLOW.replace(optimizer="adam", ema=0.9)):
     state = layout.start(make_optimizer(config), content)
     for leaf in jax.tree.leaves(state):
         assert (leaf.addressable_shards[0].data.size < leaf.size) == (leaf.size >= content.size)
-guides = Guides.of(content > 0.5)
+halves = np.zeros_like(content)
+halves[48:] = 1
+guides = Guides.of(halves)
 objective = build_objective(random_params(), content, [style, style], SHALLOW, guides)
 rows = _objective_rows(layout, objective)
 assert [tuple(axes) for axes in jax.tree.leaves(rows.content_targets)] == [("space",)]
