@@ -1,4 +1,4 @@
-"""What an objective compares with, computed from pictures: targets, once for a whole run."""
+"""Targets: features of the content and statistics of the styles, computed once for a run."""
 
 import functools
 import math
@@ -79,41 +79,43 @@ def _statistics(
         return merged(statistics, carry, gathered(features, place))
 
     if tiles is None:
-        found = gathered(vgg.apply(network, params, picture), None)
+        whole = gathered(vgg.apply(network, params, picture), None)
     else:
         features = jax.eval_shape(vgg.apply, network, params, picture)
         shapes = jax.eval_shape(lambda features: gathered(features, None), features)
-        found = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+        whole = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
     targets: StyleTargets = {}
-    for layer, count in zip(layers, positions, strict=True):
-        by = divisor(layer, picture, normalization)
+    for layer, positions_of_layer in zip(layers, positions, strict=True):
+        divided_by = divisor(layer, picture, normalization)
         targets[layer] = {
-            kind: statistics[kind].as_target(statistics[kind].finish(whole, by), count)
-            for kind, whole in found[layer].items()
+            kind: statistics[kind].as_target(
+                statistics[kind].finish(sums, divided_by), positions_of_layer
+            )
+            for kind, sums in whole[layer].items()
         }
     return targets
 
 
 def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
-    """The styles as a tuple, once they and the content are known to be pictures.
+    """Return the styles as a tuple, after checking that they and the content are pictures.
 
     Raises:
         ImageError: no style, or something that is not a finite float `[h, w, 3]`.
     """
     if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
-        several = (styles,)
+        listed = (styles,)
     else:
-        several = tuple(styles)
-    if not several:
+        listed = tuple(styles)
+    if not listed:
         raise ImageError("no style image is given")
     _check_image(content, "content")
-    for style in several:
+    for style in listed:
         _check_image(style, "style")
-    return several
+    return listed
 
 
 def check_settings(config: Config) -> None:
-    """Check what depends on the network and the statistics.
+    """Check settings that depend on the network and the statistics.
 
     Raises:
         ConfigError: an unknown layer, or one named twice; a statistic of whole layers with tiles.
@@ -127,7 +129,7 @@ def check_settings(config: Config) -> None:
 
 
 def style_shares(count: int, config: Config) -> tuple[float, ...]:
-    """What each of `count` styles counts: `config.style_weights` made to sum to 1.
+    """Return the share of each of `count` styles: `config.style_weights`, scaled to sum to 1.
 
     Raises:
         ConfigError: there are more or fewer weights than styles.
@@ -143,7 +145,7 @@ def style_shares(count: int, config: Config) -> tuple[float, ...]:
 def check_shapes(
     content: tuple[int, ...], styles: Sequence[tuple[int, ...]], config: Config
 ) -> None:
-    """Raise what `build_objective` would for pictures of these shapes.
+    """Raise the errors of `build_objective` for pictures of these shapes.
 
     Raises:
         ConfigError: an unknown layer, or one named twice.
@@ -167,12 +169,18 @@ def _check_image(image: object, name: str) -> None:
 
 
 def prepare_params(params: Params, config: Config) -> Params:
-    """`params` with the kernels as `config.convolution` wants them; nothing to do twice."""
+    """Transform the kernels of `params` for `config.convolution`, unless that is done already."""
     return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
 
 
 def content_targets(params: Params, content: Image, config: Config) -> Features:
-    """What the content is at `config.content_layers`; `params` from `prepare_params`."""
+    """Compute the content's features at `config.content_layers`.
+
+    Args:
+        params: from `prepare_params`.
+        content: sRGB 0–1.
+        config: names the layers.
+    """
     if not config.content_layers:
         return {}
     network = _network(params, tuple(config.content_layers), config)
@@ -183,7 +191,7 @@ def content_targets(params: Params, content: Image, config: Config) -> Features:
 def tiling_of(
     shape: tuple[int, ...], layers: tuple[str, ...], config: Config
 ) -> tiling.Tiling | None:
-    """The tiles that `config` has pictures of `shape` looked at in, if it does."""
+    """Return the tiles in which pictures of `shape` are evaluated, or None for whole pictures."""
     if config.activations != "tiled" and config.tile is None:
         return None
     return tiling.tile(shape, config.tile or tiling.SIDE, layers)
@@ -196,7 +204,15 @@ def style_targets(
     like: tuple[int, ...],
     guides: dict[str, np.ndarray] | None = None,
 ) -> StyleTargets:
-    """The statistics of `style`, or of the region in it of `guides`, for images of shape `like`."""
+    """Compute the statistics of `style` for images of shape `like`.
+
+    Args:
+        params: from `prepare_params`.
+        style: sRGB 0–1.
+        config: names the layers and statistics.
+        like: shape of the images.
+        guides: from `layer_guides`, for the statistics of one region of the style.
+    """
     if not config.style_layers:
         return {}
     if config.style_shape == "content":
@@ -220,14 +236,14 @@ def style_targets(
 
 
 def depends_on_shape(config: Config) -> bool:
-    """Whether what a style is compared by depends on the shape of the image."""
+    """Return whether the style's targets depend on the shape of the image."""
     return config.style_shape == "content" or any(
         statistic.depends_on_positions for statistic in statistics_of(config).values()
     )
 
 
 def needs_directions(config: Config) -> bool:
-    """Whether a statistic projects features on random directions."""
+    """Return whether a statistic projects features on random directions."""
     return _directions(config) > 0
 
 
@@ -239,12 +255,12 @@ def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]
     number = _directions(config)
     if not number:
         return {}
-    found: dict[str, Float[Array, "_c d"]] = {}
+    axes: dict[str, Float[Array, "_c d"]] = {}
     for layer in config.style_layers:
         name = vgg.canonical_layer(layer)
         channels = network.channels[vgg.block(name) - 1]
-        found[layer] = sliced.directions(vgg.LAYERS.index(name), channels, number, config.seed)
-    return found
+        axes[layer] = sliced.directions(vgg.LAYERS.index(name), channels, number, config.seed)
+    return axes
 
 
 def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG19:
@@ -253,24 +269,25 @@ def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG
 
 
 class Guided(NamedTuple):
-    """What was made for a region of a picture: its `layer_guides`, or a style's targets there."""
+    """Data of one region of a picture: its `layer_guides`, or a style's targets in it."""
 
     value: Any
     there: dict[str, bool]
-    """Layers at which the region has not vanished."""
+    """Whether the region is present, by layer; true for layers left out."""
 
 
 def blend(
     targets: Sequence[StyleTargets], shares: Sequence[float], config: Config
 ) -> tuple[StyleTargets, ...]:
-    """What an objective has of styles: one average of their statistics, or each for itself.
+    """Blend styles into one target, the mean of their statistics, or keep one target each.
 
-    Prepared for `StyleStatistic.distance`, which takes the host a second or two: once for a style.
+    Targets are prepared for `StyleStatistic.distance`, which takes the host a second or two for
+    each of them.
 
     Args:
-        targets: of each style, from `style_targets`.
-        shares: of each style, which sum to 1.
-        config: says which, as `style_blend`.
+        targets: targets of each style, from `style_targets`.
+        shares: share of each style; they sum to 1.
+        config: whether to blend, as `style_blend`.
     """
     statistics = statistics_of(config)
     if config.style_blend == "statistics":
@@ -295,14 +312,14 @@ def style_part(
     config: Config,
     dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
 ) -> StylePart:
-    """What is matched in a region, and how much it counts there.
+    """Assemble the targets of one region, weighted by its area and by the shares of its styles.
 
     Args:
-        region: with the shares of its styles.
-        guides: of the content.
-        styles: from `blend`.
+        region: the region, with the shares of its styles.
+        guides: guides of the content.
+        styles: targets, from `blend`.
         config: names the layers.
-        dtype: of what is counted.
+        dtype: type of the weights.
     """
     blended = config.style_blend == "statistics"
     shares = [1.0] if blended else [share for _, share in region.styles]
@@ -314,13 +331,13 @@ def style_part(
 
 
 def everywhere_there(guided: Sequence[Guided]) -> dict[str, bool]:
-    """Layers at which no one of several regions has vanished."""
+    """Return, by layer, whether all of these regions are present."""
     layers = {layer for each in guided for layer in each.there}
     return {layer: all(each.there.get(layer, True) for each in guided) for layer in layers}
 
 
 EVERYWHERE = Guided(None, {})
-"""A region without bounds."""
+"""The region that is the whole picture."""
 
 
 def assemble_objective(
@@ -331,7 +348,7 @@ def assemble_objective(
     config: Config,
     dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
 ) -> Objective:
-    """The objective of targets that are already computed, for images of `shape`."""
+    """Assemble an objective for images of `shape` from targets computed before."""
     network = _network(params, config.layers, config)
     # seed and gatys average over layers, the others add them up.
     layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
@@ -354,14 +371,6 @@ def assemble_objective(
     )
 
 
-def hold(objective: Objective, shape: tuple[int, ...], config: Config) -> Objective:
-    """`objective` with its activations held, for images of `shape`, as `config` says."""
-    return objective.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        tiles=tiling_of(shape, config.layers, config),
-        network=objective.network.clone(recompute=config.activations == "recomputed"),
-    )
-
-
 def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> dict[str, Scalar]:
     return {str(name): jnp.asarray(weight * each, dtype) for name, each in weights.items()}
 
@@ -375,35 +384,33 @@ def build_objective(
 ) -> Objective:
     """Compute the targets of `content` and `styles` for images of the content's shape.
 
-    The pictures are used at the size and with the colours they have: `config.size`,
-    `style_scale` and `style_size` are `stylize`'s to apply, and so are the colours that
-    `preserve_color` gives the pictures; with `luminance` images are looked at in gray. A style is
-    stretched to the content's shape only where `config.style_shape` says so. Several styles are
-    blended as `config.style_weights` and `config.style_blend` say. `activations` auto are kept.
+    Pictures are used as they are: resizing (`config.size`, `style_scale`, `style_size`) and
+    recolouring (`preserve_color`) are left to `stylize`, except that `luminance` compares images
+    in gray. A style is stretched to the content's shape if `config.style_shape` is `content`.
+    Several styles are blended by `config.style_weights` and `config.style_blend`. Automatic
+    `activations` are kept.
 
     Args:
         params: from `load_weights`.
         content: sRGB 0–1.
         styles: one sRGB 0–1 image, or several.
         config: weights, layers, statistics, normalisations, pooling, padding, precision.
-        guides: which style goes where; all of them everywhere if not given.
+        guides: regions and their styles; by default all styles apply everywhere.
 
     Raises:
         ConfigError: an unknown layer, or one named twice; style weights that do not match.
         ImageError: a picture is of the wrong form, or too small for its deepest layer; guides
-            that do not go with the pictures.
+            that do not match the pictures.
     """
-    several = as_styles(content, styles)
-    check_shapes(content.shape, [style.shape for style in several], config)
+    listed = as_styles(content, styles)
+    check_shapes(content.shape, [style.shape for style in listed], config)
     params = prepare_params(params, config)
-    # Of NumPy's float64, what JAX makes of it.
+    # JAX may reduce NumPy's float64.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
     parts: list[StylePart] = []
-    for region in regions.assign(guides, style_shares(len(several), config)):
+    for region in regions.assign(guides, style_shares(len(listed), config)):
         targets = [
-            guided_targets(
-                params, several[i], config, content.shape, style_guide(guides, i), region
-            )
+            guided_targets(params, listed[i], config, content.shape, style_guide(guides, i), region)
             for i, _ in region.styles
         ]
         shares = [share for _, share in region.styles]
@@ -418,19 +425,19 @@ def build_objective(
                 dtype,
             )
         )
-    found = content_targets(params, content, config)
-    return assemble_objective(params, content.shape, found, jax.device_put(parts), config, dtype)
+    features = content_targets(params, content, config)
+    return assemble_objective(params, content.shape, features, jax.device_put(parts), config, dtype)
 
 
 def style_guide(guides: Guides | None, position: int) -> Guide | None:
-    """The guide of the style at `position`, if there is one."""
+    """Return the guide of the style at `position`, or None."""
     return guides.styles[position] if guides is not None and guides.styles else None
 
 
 def guided_content(
     guides: Guides | None, region: Region, shape: tuple[int, ...], config: Config
 ) -> Guided:
-    """Where `region` is in a content of `shape`."""
+    """Compute the guides of `region` for a content of `shape`."""
     if guides is None or region.color is None:
         return EVERYWHERE
     layers = config.style_layers
@@ -445,9 +452,9 @@ def guided_targets(
     guide: Guide | None,
     region: Region,
 ) -> Guided:
-    """`style_targets` of what of `style` belongs to `region`."""
-    where = _guided_style(style.shape, config, like, guide, region)
-    return where._replace(value=style_targets(params, style, config, like, where.value))
+    """Compute the `style_targets` of the part of `style` that belongs to `region`."""
+    guided = _guided_style(style.shape, config, like, guide, region)
+    return guided._replace(value=style_targets(params, style, config, like, guided.value))
 
 
 def _guided_style(
@@ -469,10 +476,10 @@ def check_guides(
     config: Config,
     guides: Guides,
 ) -> None:
-    """Raise what `build_objective` would because of the guides, for pictures of these shapes.
+    """Raise the errors of `build_objective` about guides, for pictures of these shapes.
 
     Raises:
-        ImageError: guides and pictures do not go together, or a region is too small.
+        ImageError: guides do not match the pictures, or a region is too small.
     """
     regions.check_shape(guides.content, content, "content")
     for guide, style in zip(guides.styles, styles, strict=False):
