@@ -215,12 +215,12 @@ class Convert:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type to store the weights in."""
     preprocessing: Literal["caffe", "torch"] | None = None
-    """What the network expects, if not what its tensors' names suggest."""
+    """Preprocessing the network expects; by default, that of its tensors' names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Check a weights file and say what it is."""
+    """Check a weights file and print its provenance."""
 
     path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
     """The file; if not given, the one that would be used."""
@@ -245,14 +245,14 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Show versions, devices, and where weights and caches are: what a report of a bug needs."""
+    """Show versions, devices, and the paths of weights and caches, for bug reports."""
 
 
 Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights | Info
 
 
 def base_settings(command: Stylize | RenderGrid) -> Base:
-    """Return the preset of `command`, and what it changes in a file and by flags.
+    """Return the settings of `command`: its preset, changed by a file and by flags.
 
     Raises:
         ConfigError: the file cannot be read.

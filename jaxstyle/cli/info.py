@@ -1,4 +1,4 @@
-"""Implementation of `jaxstyle info`: what a report of a bug needs, and nothing private."""
+"""Implementation of `jaxstyle info`: facts for bug reports, nothing private."""
 
 import contextlib
 import importlib.metadata

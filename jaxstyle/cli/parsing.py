@@ -1,4 +1,4 @@
-"""Parsing of the command line, where a mistake is a line that names what was meant."""
+"""Parsing of the command line; mistakes are reported in one line with the closest flag."""
 
 import contextlib
 import difflib
@@ -70,7 +70,7 @@ _ELSEWHERE = {
     "init-image": "--init",
     "out": "--output",
 }
-"""Flags of other programs, and what they are called here."""
+"""Flags of other programs and their names here."""
 
 _FLAG = re.compile(r"--?[A-Za-z][^=]*")
 
@@ -166,7 +166,7 @@ def _places(command: type) -> set[str]:
 
 
 def _sentence(box: str) -> str:
-    """Return on one line what a box of tyro's says between its title and its first rule."""
+    """Return the text of one of tyro's error boxes, up to its first rule, as one line."""
     _, _, body = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")
     sections = (section.replace("│", " ").split() for section in re.split("[─-]{9,}", body))
     text = " ".join(next(filter(None, sections), ["usage"]))

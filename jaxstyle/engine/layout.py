@@ -194,7 +194,7 @@ def _objective_rows(layout: Layout, objective: Any) -> Any:
 
 
 class Executable(NamedTuple):
-    """One update of all lanes, compiled, and what puts a lane into its slot."""
+    """Compiled functions on a batch of lanes."""
 
     update: jax.stages.Compiled
     empty: Callable[[], Any]
@@ -266,12 +266,12 @@ def _compiled(
 
 
 def bound(objective: Any, shared: Any) -> Any:
-    """Return the objective with the parameters that all lanes share, if it has such."""
+    """Return the objective with the parameters that all lanes share, if there are any."""
     return objective if shared is None else dataclasses.replace(objective, params=shared)
 
 
 def _over_lanes(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `function` of an objective, what is shared, and a state take those of all lanes."""
+    """Map `function(objective, shared, state)` over the lanes of objectives and states."""
     if layout.slots == 1:
         return function
     lanes = jax.vmap(function, in_axes=(0, None, 0))
@@ -280,8 +280,8 @@ def _over_lanes(layout: Layout, function: Callable[..., Any]) -> Callable[..., A
 
     def alone(objective: Any, shared: Any, state: State) -> Any:
         squeezed = jax.tree.map(lambda leaf: leaf[0], (objective, state))
-        found = function(squeezed[0], shared, squeezed[1])
-        return jax.tree.map(lambda leaf: leaf[None], found)
+        results = function(squeezed[0], shared, squeezed[1])
+        return jax.tree.map(lambda leaf: leaf[None], results)
 
     # The compiler partitions the rows of each lane.
     return jax.shard_map(

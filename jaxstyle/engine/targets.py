@@ -1,4 +1,4 @@
-"""Cells and their objectives: what cells of one program have in common is computed once."""
+"""The objectives of cells; parameters, contents and styles they share are computed once."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ class GuideSource:
 
 
 class Cell(NamedTuple):
-    """One content, its styles and one config: what one image is made from."""
+    """The inputs of one image: a content, its styles and a config."""
 
     content: Source
     styles: tuple[Source, ...]
@@ -102,7 +102,7 @@ class _StyleTarget(NamedTuple):
 
 
 class Targets:
-    """What the cells of one program share: parameters, contents and styles, each computed once."""
+    """Cache of the parameters, content targets and style targets that cells share."""
 
     def __init__(
         self, params: Params, program: Config, devices: Sequence[Device], space: int, lanes: int

@@ -1,4 +1,4 @@
-"""One update: what happens between two evaluations, for any pytree and any optax optimizer."""
+"""One update of the optimizer loop, for any pytree and any optax optimizer."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxstyle.optim import NOT_FINITE, RUNNING, AverageState, StepInfo, find
 
 
 class State(NamedTuple):
-    """What one update passes to the next."""
+    """The optimizer loop's state between two updates."""
 
     image: PyTree[Array]
     """The trial, which the next update evaluates."""
@@ -91,7 +91,7 @@ def update(
 
 
 def _unjudged(loss: Scalar) -> StepInfo:
-    """Return what can be said of the step of an optimizer that says nothing itself."""
+    """Return the step information of an optimizer that reports none."""
     finite = jnp.isfinite(loss)
     unknown = jnp.full((), jnp.nan, loss.dtype)
     return StepInfo(unknown, finite, jnp.where(finite, RUNNING, NOT_FINITE))

@@ -48,7 +48,7 @@ def read_floats(path: epath.PathLike, data: bytes) -> Floats | None:
 
 
 def check_values(path: epath.PathLike, values: np.ndarray) -> None:
-    """Raise `ImageError` if floats are outside 0–1: what is white would be a guess."""
+    """Raise `ImageError` if floats are outside 0–1, where the value of white is unknown."""
     if not (values.min() >= 0 and values.max() <= 1):
         raise ImageError(f"{path}: a file of floats must hold values in 0–1")
 

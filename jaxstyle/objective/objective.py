@@ -93,7 +93,7 @@ class Objective:
         """
         if self.gray:
             image = jnp.broadcast_to(jnp.mean(image, axis=2, keepdims=True), image.shape)
-        contents, measures = self._look_at(image)
+        contents, measures = self._measure(image)
         content = jnp.zeros((), jnp.promote_types(image.dtype, jnp.float32))
         for layer, loss in contents.items():
             content += self.content_weights[layer] * loss
@@ -103,14 +103,14 @@ class Objective:
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
-    def _look_at(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
+    def _measure(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
         """Compute the loss of each content layer, and the gathered statistics of each part."""
         if self.tiles is None:
             features = vgg.apply(self.network, self.params, image)
-            return self._seen(features, None, whole=True)
+            return self._measure_features(features, None, whole=True)
 
         def visit(carry: Any, features: Features, place: tiling.Place) -> Any:
-            contents, measures = self._seen(features, place, whole=False)
+            contents, measures = self._measure_features(features, place, whole=False)
             return (
                 jax.tree.map(operator.add, carry[0], contents),
                 [merged(self.statistics, *pair) for pair in zip(carry[1], measures, strict=True)],
@@ -121,12 +121,12 @@ class Objective:
         )
 
     def _nothing(self, image: Float[Array, "h w 3"]) -> Any:
-        """Return zeros in place of each result of `_seen`, to start a sum over tiles."""
+        """Return zeros like the result of `_measure_features`, to start a sum over tiles."""
         features = jax.eval_shape(vgg.apply, self.network, self.params, image)
-        seen = functools.partial(self._seen, place=None, whole=False)
-        return zeros(jax.eval_shape(seen, features))
+        measure = functools.partial(self._measure_features, place=None, whole=False)
+        return zeros(jax.eval_shape(measure, features))
 
-    def _seen(
+    def _measure_features(
         self, features: Features, place: tiling.Place | None, *, whole: bool
     ) -> tuple[dict[str, Scalar], list[Gathered]]:
         contents = {

@@ -1,8 +1,8 @@
-"""Style statistics: what is matched of a style's features, and how far an image is from it.
+"""Style statistics: summaries of features and the distance between two summaries.
 
 Each statistic is a class; `STATISTICS` has an instance of each. Positions of a layer may count
-differently: `guide` holds the square root of each one's weight, with mean square 1 (Gatys et al.
-2017, eq. 2). All values and gradients are finite, on constant features too.
+differently: `guide` is the square root of each one's weight, with mean square 1 (Gatys et al.
+2017, eq. 2). Values and gradients are finite everywhere, including at constant features.
 """
 
 import abc
@@ -22,64 +22,70 @@ from jaxstyle.objective.losses import Scalar, gram_matrix, style_loss
 
 Normalization = Literal["seed", "gatys", "mean"]
 Gathered = Any
-"""What positions contribute: a pytree of arrays."""
+"""A partial result over some positions of a layer: a pytree of arrays."""
 Measure = Any
-"""A statistic of a whole layer: a pytree of arrays."""
+"""The statistic of a whole layer: a pytree of arrays."""
 Target = Any
-"""A style's measure, in the form that an image's is compared with."""
+"""A style's measure in the form that `StyleStatistic.distance` expects."""
 
 _TINY = 1e-6
 
 
 class Layer(NamedTuple):
-    """A layer's features, or those of a tile of it."""
+    """The features of a layer or of one of its tiles."""
 
     features: Float[Array, "h w c"]
     guide: Float[Array, "h w"] | None
-    """Square root of each position's weight; None: all weigh the same."""
+    """Square root of each position's weight; None for equal weights."""
     precision: jax.lax.Precision
-    """Of matrix products."""
+    """Precision of matrix products."""
     axes: Float[Array, "c d"] | None
-    """Unit vectors to project on, where a statistic has `directions`."""
+    """Unit vectors to project on; None unless a statistic has `directions`."""
     whole: bool
-    """Whether these are all positions. What is gathered from tiles can be merged."""
+    """Whether these are all positions of the layer rather than a tile."""
 
 
 class StyleStatistic(abc.ABC):
-    """A statistic of a layer's features, and its distance.
+    """A statistic of a layer's features, and the distance between two of them.
 
     An evaluation calls `gather` on a layer or on each of its tiles, `merge` on the tiles' results,
-    `finish` on the total, and `distance` on the outcome. A style goes the same way up to `finish`;
-    then `as_target`, an average over several styles, and `prepare`.
+    `finish` on the total, and `distance` on the outcome. A style goes through the same calls up to
+    `finish`, then through `as_target`, an average over several styles, and `prepare`.
 
-    An instance of a subclass of your own goes into `Config.style_statistics` like a name. It has to
-    be hashable: a frozen dataclass if it has options, so that equal ones share compiled programs.
+    An instance of your own subclass can be given in `Config.style_statistics` like a name. It must
+    be hashable; make it a frozen dataclass if it has options, so that equal instances share
+    compiled programs.
     """
 
     directions: int = 0
-    """Number of random unit vectors to project on that `Layer.axes` has at least."""
+    """Least number of random unit vectors in `Layer.axes`."""
     depends_on_positions: ClassVar[bool] = False
-    """Whether `as_target` uses the number of positions; targets are then made for each shape."""
+    """Whether `as_target` uses the number of positions: targets are then made for each shape."""
 
     @property
     def mergeable(self) -> bool:
-        """Whether layers may be gathered tile by tile: whether `merge` is defined."""
+        """Whether `merge` is defined, so that a layer can be gathered tile by tile."""
         return type(self).merge is not StyleStatistic.merge
 
     @abc.abstractmethod
     def gather(self, layer: Layer) -> Gathered:
-        """Reduce a layer's positions, or a tile's."""
+        """Reduce the positions of a layer or a tile."""
 
     def merge(self, some: Gathered, others: Gathered) -> Gathered:
-        """Combine what two tiles of a layer gathered."""
-        raise NotImplementedError(f"{type(self).__name__} is of a whole layer")
+        """Combine the results of `gather` on two tiles."""
+        raise NotImplementedError(f"{type(self).__name__} needs whole layers")
 
     @abc.abstractmethod
     def finish(self, gathered: Gathered, divisor: float) -> Measure:
-        """Compute the measure of a whole layer; sums that sources divide are over `divisor`."""
+        """Compute the measure of a whole layer from the total of `gather`.
+
+        Args:
+            gathered: result of `gather`, merged over all tiles.
+            divisor: number to divide Gram matrices by, as the objective's source does.
+        """
 
     def as_target(self, measure: Measure, positions: int) -> Target:
-        """Convert a style's measure to what images of that many `positions` are compared with.
+        """Convert a style's measure to a target for images of that many `positions`.
 
         Targets of several styles may be averaged.
         """
@@ -87,7 +93,7 @@ class StyleStatistic(abc.ABC):
         return measure
 
     def prepare(self, target: Target) -> Any:
-        """Compute on the host what all distances from a target share; not to be traced."""
+        """Precompute on the host what all distances from a target share; never traced."""
         return target
 
     @abc.abstractmethod
@@ -112,7 +118,7 @@ class Gram(StyleStatistic):
 
 
 class Spread(NamedTuple):
-    """Mean and scatter of positions, each counting its guide squared."""
+    """Weighted mean and scatter of positions; the weights are the squared guide."""
 
     mass: Scalar
     """Sum of the weights."""
@@ -122,7 +128,7 @@ class Spread(NamedTuple):
 
 
 class Covariance(StyleStatistic):
-    """The same as `Gram` of the deviations from the mean."""
+    """Gram matrices of the deviations from the mean, as in `Gram`."""
 
     def gather(self, layer: Layer) -> Spread:
         return _products(layer)
@@ -168,10 +174,10 @@ class Moments(StyleStatistic):
 
 
 class Wasserstein(StyleStatistic):
-    """Mean and covariance as those of a Gaussian; see `wasserstein.distance`.
+    """Mean and covariance, compared as those of Gaussians; see `wasserstein.distance`.
 
-    A whole layer of fewer positions than channels is represented by the positions themselves, which
-    is less to compute with.
+    A whole layer with fewer positions than channels is represented by its positions, which takes
+    less computation.
     """
 
     def gather(self, layer: Layer) -> Spread | wasserstein.Sample:
@@ -260,11 +266,11 @@ STATISTICS: dict[str, StyleStatistic] = {
     "sliced": SlicedWasserstein(),
     "moments": Moments(),
 }
-"""By the names that settings give them."""
+"""The built-in statistics by their names in the settings."""
 
 
 def statistics_of(config: Config) -> Mapping[str, StyleStatistic]:
-    """Return the statistics that `config` matches, by name; a user's own is named by its `str`."""
+    """Return the statistics of `config` by name; a user's own is named by its `str`."""
     return immutabledict(
         {
             str(each): STATISTICS[each] if isinstance(each, str) else each
@@ -274,7 +280,7 @@ def statistics_of(config: Config) -> Mapping[str, StyleStatistic]:
 
 
 def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h w c"]]:
-    """Sum of the weights, weighted mean, and deviations from it."""
+    """Return the sum of the weights, the weighted mean, and the deviations from it."""
     features, guide = layer.features, layer.guide
     wide = _wide(features)
     if guide is None:
@@ -295,17 +301,17 @@ def _products(layer: Layer) -> Spread:
 
 
 def _merged(some: Spread, others: Spread) -> Spread:
-    """Of two sets of positions together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+    """Combine two disjoint sets of positions (Chan, Golub and LeVeque 1983, eq. 2.1)."""
     mass = some.mass + others.mass
     share = others.mass / _at_least_tiny(mass)
-    apart = others.mean - some.mean
-    products = jnp.outer(apart, apart) if some.scatter.ndim == 2 else jnp.square(apart)
+    shift = others.mean - some.mean
+    products = jnp.outer(shift, shift) if some.scatter.ndim == 2 else jnp.square(shift)
     scatter = some.scatter + others.scatter + some.mass * share * products
-    return Spread(mass, some.mean + share * apart, scatter)
+    return Spread(mass, some.mean + share * shift, scatter)
 
 
 def _at_least_tiny(mass: Scalar) -> Scalar:
-    # A region that vanishes at a layer has no mass.
+    # A small region can have no positions at a deep layer.
     return jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
 
 

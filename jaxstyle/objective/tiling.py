@@ -1,9 +1,10 @@
-"""A picture's features tile by tile, exactly: each tile is seen with all that its layers look at.
+"""Exact evaluation of a network tile by tile, in the memory of one tile.
 
-What a layer computes at a position depends on pixels within a radius of it. A window that
-reaches that far beyond a tile gives the tile's own features as the whole picture would, the
-network's padding included where the window ends at the picture's border. Sums over positions are
-then sums over tiles, and a gradient that recomputes each tile in turn needs the memory of one.
+A layer's value at a position depends on the pixels within its receptive field. Each tile is
+therefore evaluated in a larger window that includes the receptive fields of all its positions.
+The features inside the tile equal those of the whole picture, including the network's padding
+where the window ends at the picture's border. Sums over positions become sums over tiles, and a
+gradient that recomputes one tile after the other needs the memory of one.
 """
 
 import functools
@@ -22,21 +23,20 @@ from jaxstyle.network import Features, Params, vgg
 T = TypeVar("T")
 
 SIDE = 512
-"""Of a tile where neither settings nor what fits say: two fifths of what is computed are
-surroundings then."""
+"""Default side of a tile in pixels; about two fifths of the computation is overlap."""
 
 
 class Tiling(NamedTuple):
-    """Tiles of pictures of one shape; static, as it shapes the program."""
+    """The tiles of pictures of one shape. Hashable, as a static part of the program."""
 
     shape: tuple[int, int]
-    """Of the picture, `(height, width)`."""
+    """Height and width of the picture."""
     window: tuple[int, int]
-    """What each tile is seen in, `(height, width)`."""
+    """Height and width of the window in which each tile is evaluated."""
     starts: tuple[tuple[int, int], ...]
-    """Row and column where each tile's window starts."""
+    """First row and column of each tile's window."""
     tiles: tuple[tuple[int, int, int, int], ...]
-    """First row, end of rows, first column, end of columns of each tile."""
+    """`(top, bottom, left, right)` of each tile; bottom and right are exclusive."""
 
 
 def tile(shape: tuple[int, ...], side: int, layers: Iterable[str]) -> Tiling:
@@ -44,8 +44,9 @@ def tile(shape: tuple[int, ...], side: int, layers: Iterable[str]) -> Tiling:
 
     Args:
         shape: `(height, width, …)`.
-        side: of a tile, its surroundings not counted; rounded up to what pooling halves.
-        layers: what is read of the network.
+        side: side of a tile without its overlap, in pixels; rounded up to a multiple of the
+            deepest layer's stride.
+        layers: the layers whose features are used; the deepest decides the overlap.
     """
     align, reach = 1, 0
     for conv in vgg.CONVOLUTIONS[: vgg.depth(layers)]:
@@ -82,32 +83,31 @@ def _rounded_up(value: int, multiple: int) -> int:
 
 
 class Place(NamedTuple):
-    """Where in a picture the features of a window are."""
+    """The position of a tile and its window in a picture."""
 
     shape: tuple[int, int]
     start: Int[Array, " 2"]
     tile: Int[Array, " 4"]
 
     def own(self, layer: str, features: Float[Array, "h w c"]) -> Float[Array, "h w"]:
-        """1 at the positions of the window that are the tile's own, 0 in its surroundings."""
+        """Return a mask of the window's features: 1 inside the tile, 0 in the overlap."""
         halvings = vgg.block(layer) - 1
         inside = []
         for axis in range(2):
             first, end = self.tile[2 * axis] >> halvings, self.tile[2 * axis + 1] >> halvings
-            here = (self.start[axis] >> halvings) + jnp.arange(features.shape[axis])
-            inside.append((here >= first) & (here < end))
+            position = (self.start[axis] >> halvings) + jnp.arange(features.shape[axis])
+            inside.append((position >= first) & (position < end))
         return (inside[0][:, None] & inside[1]).astype(jnp.float32)
 
     def cut(self, layer: str, whole: Array, features: Float[Array, "h w c"]) -> Array:
-        """The window's part of an array `[h', w', …]` of the whole layer."""
+        """Slice the window out of an array `[h', w', …]` of the whole layer."""
         sizes = (*features.shape[:2], *whole.shape[2:])
         return jax.lax.dynamic_slice(whole, self._corner(layer, whole), sizes)
 
     def put(self, layer: str, whole: Array, features: Float[Array, "h w c"]) -> Array:
-        """`whole` with the tile's own features written where they belong."""
+        """Return `whole` with the features inside the tile written to their positions."""
         own = self.own(layer, features)[:, :, None]
-        there = self.cut(layer, whole, features)
-        written = jnp.where(own > 0, features, there)
+        written = jnp.where(own > 0, features, self.cut(layer, whole, features))
         return jax.lax.dynamic_update_slice(whole, written, self._corner(layer, whole))
 
     def _corner(self, layer: str, whole: Array) -> list[Array]:
@@ -122,9 +122,9 @@ def fold(
     visit: Callable[[T, Features, Place], T],
     start: T,
 ) -> T:
-    """`visit` each tile's window of features in turn, carrying what it returns from `start` on.
+    """Reduce the features of all tiles: `carry = visit(carry, features, place)`, from `start`.
 
-    Differentiated, each tile's features are computed again, so that only one tile's are there.
+    The gradient recomputes each tile's features, so that only one tile's are in memory.
     """
     starts = jnp.asarray(tiling.starts, jnp.int32)
     cut = functools.partial(jax.lax.dynamic_slice, slice_sizes=(*tiling.window, 3))

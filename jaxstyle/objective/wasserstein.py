@@ -29,7 +29,7 @@ EPSILON = 2e-3
 """Root of the least eigenvalue of A + δ² I over the sum of A's."""
 
 _ABSENT = 1e-5
-"""Of a style's largest variance: directions with less are rounding errors of float32."""
+"""Variances below this share of a style's largest are rounding errors of float32."""
 
 _TINY = 1e-12
 """Floor of tr A, for styles of constant features."""
@@ -46,7 +46,7 @@ class Gaussian(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The same of fewer positions than channels: `rows.T @ rows` is the covariance."""
+    """Mean and centred positions, fewer than channels; the covariance is `rows.T @ rows`."""
 
     mean: Float[Array, " c"]
     rows: Float[Array, "m c"]
@@ -59,7 +59,7 @@ class Target(NamedTuple):
     root: Float[np.ndarray, "c c"]
     """R."""
     trace: Float[np.ndarray, ""]
-    """Of Σ', such that the distance of the style from itself is 0."""
+    """Trace of Σ', adjusted so that the distance of the style from itself is 0."""
     floor: Float[np.ndarray, ""]
     """Added to tr A, so that the distance is differentiable at constant features."""
     idle: Float[np.ndarray, ""]
@@ -68,7 +68,7 @@ class Target(NamedTuple):
 
 
 def gaussian(measure: Gaussian | Sample) -> Gaussian:
-    """Mean and covariance of either form."""
+    """Return the mean and covariance of either representation."""
     if isinstance(measure, Gaussian):
         return measure
     return Gaussian(measure.mean, _product(measure.rows.T, measure.rows))
@@ -100,7 +100,7 @@ def prepare(style: Gaussian) -> Target:
 
 
 def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
-    """Squared 2-Wasserstein distance of an image's features from a style's, over the channels.
+    """Return the squared 2-Wasserstein distance from a style, divided by the channels.
 
     A has C×C entries; of a `Sample` of M positions, the M×M matrix with the same eigenvalues
     other than 0 takes its place.
@@ -125,7 +125,7 @@ def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
 def trace_of_root(matrix: Float[Array, "n n"]) -> Scalar:
     """Trace of the square root of a symmetric matrix, of condition number at most 1/ε².
 
-    The gradient is half the inverse root (of nothing else than what the value is made of).
+    The gradient is half the inverse root, from the same iteration as the value.
     """
     return _roots(matrix)[0]
 
@@ -164,20 +164,20 @@ def _roots(matrix: Float[Array, "n n"]) -> tuple[Scalar, Float[Array, "n n"]]:
 
 @functools.cache
 def _quintics(itemsize: int) -> tuple[tuple[float, float, float], ...]:
-    """Coefficients of x, x³ and x⁵ that, one after the other, take [ε, 1] to about 1."""
+    """Return coefficients of x, x³, x⁵ of polynomials whose composition maps [ε, 1] to about 1."""
     low, high, wanted = 0.95 * EPSILON, 1.0, 2e-3 if itemsize <= 4 else 1e-9
-    found: list[tuple[float, float, float]] = []
+    polynomials: list[tuple[float, float, float]] = []
     while high - low > wanted:
         first, third, fifth = _nearest_to_one(low, high)
-        found.append((first, third, fifth))
+        polynomials.append((first, third, fifth))
         x = np.geomspace(low, high, 10_001)
         reached = x * (first + x**2 * (third + x**2 * fifth))
         low, high = float(reached.min()), float(reached.max())
-    return tuple(found)
+    return tuple(polynomials)
 
 
 def _nearest_to_one(low: float, high: float) -> tuple[float, float, float]:
-    """The odd quintic nearest to 1 on an interval, by Remez' exchange."""
+    """Return the odd quintic nearest to 1 on an interval, by the Remez exchange algorithm."""
     inner = np.asarray([3 * low + high, low + 3 * high]) / 4
     first = third = fifth = 0.0
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""What an optimizer tells of its steps, wherever in its state it is kept."""
+"""Per-step information of an optimizer, and how to find it in a nested state."""
 
 from typing import NamedTuple, TypeVar
 
@@ -13,13 +13,13 @@ RUNNING, CONVERGED, STALLED, NOT_FINITE = range(4)
 
 
 class StepInfo(NamedTuple):
-    """What became of the trial that an update judged."""
+    """The outcome of the trial that an update judged."""
 
     step_size: Float[Array, ""]
-    """Size of the step that led to the trial; 0 for the start."""
+    """Size of the step that led to the trial; 0 for the starting point."""
     accepted: Bool[Array, ""]
     status: Int[Array, ""]
-    """`RUNNING`, or why the optimizer does not go on."""
+    """`RUNNING`, or the reason why the optimizer stopped."""
 
 
 def find(state: object, kind: type[T]) -> T | None:

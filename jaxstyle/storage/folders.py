@@ -1,4 +1,4 @@
-"""Readers of what is in a run's folder; a file that is missing or damaged is a `FileError`."""
+"""Readers of the files in a run's folder; missing or damaged ones raise `FileError`."""
 
 import tomllib
 from typing import Any

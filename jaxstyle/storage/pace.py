@@ -1,37 +1,37 @@
-"""How often to save what takes time to save."""
+"""Time-based schedule for saving checkpoints."""
 
 import time
 from collections.abc import Callable
 
 _SHARE = 0.02
-"""Largest part of the time that is spent on saving."""
+"""Largest share of the time spent on saving."""
 
 
 class Pace:
-    """The times at which to save: a process that is killed often still makes progress."""
+    """Intervals between saves: short at first, so that a process often killed makes progress."""
 
     def __init__(
         self, first: float, most: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start the clock when it is first asked.
+        """Create a schedule that starts with the first call of `due`.
 
         Args:
-            first: seconds to the first time; the following intervals are twice as long each.
-            most: seconds of the longest interval, longer only if saving takes long.
-            clock: counts seconds.
+            first: seconds until the first save; each following interval is twice as long.
+            most: longest interval in seconds, exceeded only if saving is slow.
+            clock: returns the time in seconds.
         """
         self._interval, self._most, self._clock = first, most, clock
         self._last: float | None = None
 
     def due(self) -> bool:
-        """Return whether it is time to save."""
+        """Return whether a save is due."""
         now = self._clock()
         if self._last is None:
             self._last = now
         return now - self._last >= self._interval
 
     def call(self, save: Callable[[], None]) -> None:
-        """Call `save` and set the next time."""
+        """Call `save` and schedule the next one."""
         began = self._clock()
         save()
         self._last = self._clock()
