@@ -22,15 +22,15 @@ QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct")
 QUICK += ("--scales=1", "--style-statistics=gram", "--tv-weight=0.001")
 QUICK += ("--content-layers=relu2_1", "--style-layers", "relu1_1", "relu2_1")
 
-# The command line, which sends itself a signal once an evaluation is recorded. Signals have their
-# defaults first: under nohup, this process ignores SIGHUP, and a child inherits that.
+# The command line, which sends itself a signal once an evaluation is recorded. A child of a process
+# under nohup ignores SIGHUP until that is reset.
 SIGNALLED = """
 import os, signal, sys
 from jaxstyle.cli import main
 from jaxstyle.storage.runs import Run
 
 signum, evaluation = map(int, sys.argv[1:3])
-signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 record = Run.record
 
 def signalled(self, each):
