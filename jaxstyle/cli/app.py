@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from jaxstyle.cli.backend import missing_platform, start_jax
 from jaxstyle.cli.commands import (
     Animate,
     Command,
@@ -33,7 +34,6 @@ from jaxstyle.cli.process import (
     EXIT_SIGNAL,
     Interrupt,
     interruptible,
-    is_missing_platform,
 )
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
@@ -67,10 +67,10 @@ def run(argv: Sequence[str]) -> int:
         complain(str(error))
         return EXIT_MISTAKE
     except (RuntimeError, AssertionError) as error:
-        if not is_missing_platform(error):
+        message = missing_platform(error)
+        if message is None:
             raise
-        platforms = os.environ.get("JAX_PLATFORMS")
-        complain(f"JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any")
+        complain(message)
         return EXIT_MISTAKE
     except MemoryError:
         complain("out of memory; try a smaller --size or --history-size")
@@ -111,6 +111,7 @@ def _perform(command: Command, interrupted: Interrupt) -> int:
             plot_runs(command.runs, command.output)
             say(command.output)
         case Info():
+            start_jax()
             from jaxstyle.cli.info import describe
 
             for line in describe():

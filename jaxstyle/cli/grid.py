@@ -2,8 +2,9 @@
 
 import re
 
+from jaxstyle.cli.backend import share_out_cpu, start_jax
 from jaxstyle.cli.commands import RenderGrid, base_settings
-from jaxstyle.cli.process import EXIT_CELLS_FAILED, keep_compiled_programs, share_out_cpu
+from jaxstyle.cli.process import EXIT_CELLS_FAILED
 from jaxstyle.cli.terminal import cells_progress, say
 from jaxstyle.config import ConfigError
 from jaxstyle.imaging import files
@@ -30,6 +31,7 @@ def render_grid(command: RenderGrid) -> int:
         if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     wanted = grid_cells(command)
+    start_jax()
     from jaxstyle.engine import check_cell, spreadable
     from jaxstyle.network import weights
     from jaxstyle.storage import grid, hosts
@@ -40,7 +42,6 @@ def render_grid(command: RenderGrid) -> int:
         check_cell(cell.config, len(cell.styles))
         if command.space > 1:
             spreadable(cell.config)
-    keep_compiled_programs()
     share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()

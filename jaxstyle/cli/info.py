@@ -5,11 +5,9 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
-from jaxstyle.cli.process import keep_compiled_programs
 from jaxstyle.engine import device_memory
 from jaxstyle.network import weights
 
@@ -26,7 +24,6 @@ def describe() -> Iterator[str]:
     yield from (f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
     path = weights.chosen_path()
     yield f"weights: {_short(path)}{'' if path.exists() else ' (missing)'}"
-    keep_compiled_programs()
     yield f"compiled programs: {_short(jax.config.values['jax_compilation_cache_dir'])}"
     # Last, since it may fail.
     for device in jax.local_devices():
@@ -41,5 +38,5 @@ def _versions() -> Iterator[str]:
 
 def _short(path: object) -> str:
     """Write `path` without the name of the user's folder."""
-    text, home = str(path), str(Path.home())
+    text, home = str(path), os.path.expanduser("~")  # noqa: PTH111 - need not be there
     return f"~{text.removeprefix(home)}" if text.startswith(f"{home}/") else text

@@ -1,4 +1,4 @@
-"""Process-level setup: exit codes, signals, the compilation cache, CPU devices."""
+"""Exit codes and signals."""
 
 import contextlib
 import os
@@ -84,44 +84,3 @@ def interruptible(state: Interrupt) -> Iterator[None]:
     finally:
         for number, action in previous.items():
             signal.signal(number, action)
-
-
-def keep_compiled_programs() -> None:
-    """Enable JAX's persistent compilation cache, by default in the user's cache folder."""
-    import jax
-    import platformdirs
-
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    path = platformdirs.user_cache_path("jaxstyle") / "compiled"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError:  # no writable home: every start compiles
-        return
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    # Cache even fast compilations: a start compiles many small programs beside the large one.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def is_missing_platform(error: Exception) -> bool:
-    """Return whether JAX raised `error` because a platform that was asked for is not there."""
-    import jax
-
-    if "Unable to initialize backend" in str(error):
-        return True
-    try:
-        jax.devices()
-    except AssertionError:  # for cuda without a plugin
-        return True
-    return False
-
-
-def share_out_cpu() -> None:
-    """Split a CPU into two devices, whose lanes keep its cores busy while one waits."""
-    import jax
-
-    asked = jax.config.values["jax_num_cpu_devices"] != -1
-    asked |= "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not asked and (os.cpu_count() or 1) > 1:
-        with contextlib.suppress(RuntimeError):  # JAX is in use already
-            jax.config.update("jax_num_cpu_devices", 2)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from jaxstyle.cli.commands import Stylize
-from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt, keep_compiled_programs
+from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import INITS, Config, ConfigError, flat
 from jaxstyle.engine import (
@@ -44,7 +44,6 @@ _CHECKPOINTS = 50
 def render(command: Stylize, interrupted: Interrupt) -> int:
     """Run the command, whose options go together, and return the exit code."""
     config, output = command.settings, command.output
-    keep_compiled_programs()
     if command.distributed:
         hosts.join_cluster()
     everyone = jax.device_count() if command.distributed else 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import Interrupt
 from jaxstyle.cli.terminal import say
@@ -28,6 +29,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     if command.distributed and command.workdir is not None:
         raise ConfigError("--distributed has no checkpoints yet: it goes without --workdir RUN")
     # Only now, so that mistakes need not wait for JAX.
+    start_jax()
     from jaxstyle.cli.rendering import render
 
     return render(command, interrupted)

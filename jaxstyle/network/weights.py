@@ -49,11 +49,18 @@ LOCATION = "JAXSTYLE_WEIGHTS"
 
 
 def default_path() -> Path:
-    """Return the path of fetched weights: a source checkout's `weights/`, else the user's cache."""
+    """Return the path of fetched weights: a source checkout's `weights/`, else the user's cache.
+
+    Raises:
+        WeightsError: there is no home folder, and so no cache.
+    """
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
         return checkout / "weights" / FILE_NAME
-    return Path(platformdirs.user_cache_dir("jaxstyle")) / FILE_NAME
+    cache = platformdirs.user_cache_path("jaxstyle")
+    if not cache.is_absolute():
+        raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
+    return cache / FILE_NAME
 
 
 def chosen_path(path: epath.PathLike | None = None) -> epath.Path:

@@ -15,6 +15,7 @@ import errno
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -30,6 +31,9 @@ from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_config, read_metrics
 from jaxstyle.storage.pace import Pace
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, as some network mounts are."""
 
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
@@ -117,8 +121,14 @@ class Run:
                 self._closing.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
                 raise FileError(f"{folder}: another process is working on this run") from None
-            except OSError as error:
-                raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
+            except (OSError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
+                warnings.warn(
+                    f"{folder}: this file system has no locks; a second process on the same run "
+                    "would not be noticed",
+                    stacklevel=2,
+                )
         self._checkpoints = Checkpoints(self.folder / "checkpoint")
         self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []

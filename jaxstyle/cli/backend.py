@@ -1,0 +1,108 @@
+"""Start of JAX: environment variables, the compilation cache, CPU devices."""
+
+import contextlib
+import errno
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from jaxstyle.cli.terminal import complain
+from jaxstyle.config import ConfigError
+
+_FATAL = re.compile(r"^[EF]\d+ .*?\] (.*)$", re.MULTILINE)
+"""A line of XLA's log that tells of an error."""
+
+
+def start_jax() -> None:
+    """Import JAX and set up its compilation cache.
+
+    Raises:
+        ConfigError: JAX or XLA refuses an environment variable.
+    """
+    _check_xla_flags()
+    try:
+        import jax
+    except ValueError as error:
+        raise ConfigError(f"JAX cannot start: {error}") from None
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None:
+        default = _default_cache()
+        if default is not None:
+            jax.config.update("jax_compilation_cache_dir", str(default))
+            # Also what compiles quickly: a start compiles many small programs beside the large one.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    elif "://" not in folder:
+        try:
+            _check_folder(Path(folder))
+        except OSError as error:
+            complain(f"{folder}: compiled programs cannot be kept there ({error.strerror})")
+            jax.config.update("jax_compilation_cache_dir", None)
+
+
+def missing_platform(error: Exception) -> str | None:
+    """Return a message if JAX raised `error` because it finds no device of a platform."""
+    import jax
+
+    if "Unable to initialize backend" not in str(error):
+        try:
+            jax.devices()
+        except AssertionError:  # for cuda without a plugin
+            pass
+        except RuntimeError as other:
+            error = other
+        else:
+            return None
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms:
+        return f"JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any"
+    return f"JAX finds no devices: {str(error).strip().splitlines()[0]}"
+
+
+def share_out_cpu() -> None:
+    """Split a CPU into two devices, whose lanes keep its cores busy while one waits."""
+    import jax
+
+    asked = jax.config.values["jax_num_cpu_devices"] != -1
+    asked |= "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked and (os.cpu_count() or 1) > 1:
+        with contextlib.suppress(RuntimeError):  # JAX is in use already
+            jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _check_xla_flags() -> None:
+    """Let a process of its own read `XLA_FLAGS`, since XLA aborts at a flag it does not know."""
+    if not os.environ.get("XLA_FLAGS") or "jax" in sys.modules:
+        return
+    code = "import jaxlib.xla_client as xla; xla.CompileOptions()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    reason = _FATAL.search(process.stderr)
+    if process.returncode and reason:
+        raise ConfigError(f"XLA cannot start: {reason[1]}")
+
+
+def _default_cache() -> Path | None:
+    """Return the folder for compiled programs; None if there is no writable home."""
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("jaxstyle") / "compiled"
+    # A user without a home has a relative one.
+    if not folder.is_absolute():
+        return None
+    try:
+        _check_folder(folder)
+    except OSError:
+        return None
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Permissions do not tell of file systems that are read-only or full.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileNotFoundError:  # raised by TemporaryFile for any folder it cannot write to
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
