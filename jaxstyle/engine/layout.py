@@ -23,14 +23,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from jaxstyle.engine.memory import USABLE, Device, device_memory, thrifty_options
+from jaxstyle.engine.compiling import (
+    PROGRAMS_KEPT,
+    Signature,
+    cached,
+    dtype_of,
+    quick_options,
+    thrifty_options,
+)
+from jaxstyle.engine.memory import USABLE, Device, device_memory
 from jaxstyle.engine.update import Info, State, init, outcome, update
 from jaxstyle.objective import Objective
 
 LANES, SPACE = "lanes", "space"
 """Names of the mesh axes over which lanes, and the rows of each lane's image, are sharded."""
-
-_PROGRAMS_KEPT = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,16 +128,13 @@ def _parameters(image: PyTree) -> PyTree:
     """Return the leaves in at least float32."""
 
     def wide(leaf: Any) -> Any:
+        dtype = jnp.promote_types(dtype_of(leaf), np.float32)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype)
         leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        return leaf.astype(jnp.promote_types(_dtype(leaf), np.float32))
+        return leaf.astype(dtype)
 
     return jax.tree.map(wide, image)
-
-
-def _dtype(leaf: Any) -> Any:
-    """Return the type that an array or a number has on a device."""
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
 
 
 def _placed(tree: Any, where: Any) -> Any:
@@ -144,24 +147,6 @@ def _placed(tree: Any, where: Any) -> Any:
         return jax.device_put(np.asarray(leaf), sharding)
 
     return jax.tree.map(placed, tree, where)
-
-
-class Signature(NamedTuple):
-    """Structure, shapes and dtypes of a pytree: the key by which programs are cached."""
-
-    structure: Any
-    leaves: tuple[tuple[tuple[int, ...], Any], ...]
-
-    @classmethod
-    def of(cls, tree: Any) -> "Signature":
-        """Return the signature of a pytree of arrays."""
-        leaves, structure = jax.tree.flatten(tree)
-        return cls(structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves))
-
-    @property
-    def shapes(self) -> Any:
-        """The pytree, with shapes in place of arrays."""
-        return self.structure.unflatten(jax.ShapeDtypeStruct(*leaf) for leaf in self.leaves)
 
 
 def _state_rows(layout: Layout, optimizer: optax.GradientTransformation, state: State) -> State:
@@ -203,7 +188,7 @@ class Executable(NamedTuple):
     """Shardings of one lane's objective and state."""
 
 
-@functools.lru_cache(_PROGRAMS_KEPT)
+@cached(PROGRAMS_KEPT)
 def _starting(
     layout: Layout, optimizer: optax.GradientTransformation, image: Signature
 ) -> Callable[[PyTree], State]:
@@ -213,13 +198,14 @@ def _starting(
     return jax.jit(start, out_shardings=where)
 
 
-@functools.lru_cache(_PROGRAMS_KEPT)
+@cached(PROGRAMS_KEPT)
 def _compiled(
     layout: Layout,
     optimizer: optax.GradientTransformation,
     objective: Signature,
     image: Signature,
     shared: Signature,
+    quick: bool,
 ) -> Executable:
     def update_lane(objective: Any, shared: Any, state: State) -> tuple[State, Info]:
         return update(optimizer, bound(objective, shared), state)
@@ -247,7 +233,7 @@ def _compiled(
         out_shardings=(where[1], layout.sharding(*lead)),
     )
     held = objective.shapes.activations if isinstance(objective.shapes, Objective) else "kept"
-    options = thrifty_options() if held != "kept" else None
+    options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
     return Executable(
         step.lower(batch[0], everywhere, batch[1]).compile(options),
         jax.jit(
@@ -294,6 +280,39 @@ def _over_lanes(layout: Layout, function: Callable[..., Any]) -> Callable[..., A
     )
 
 
+def compile_update(
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    objective: Any,
+    image: PyTree,
+    shared: Any = None,
+    *,
+    quick: bool = False,
+    shrink: bool = False,
+    keep: bool = True,
+) -> tuple[Layout, Executable]:
+    """Compile one update of all lanes; return it with the layout that it is for.
+
+    Args:
+        layout: how many lanes there are, and where.
+        optimizer: any optax transformation.
+        objective: the objective of a lane; those of the others differ only in data.
+        image: the image of a lane, or its shapes.
+        shared: parameters that the objectives lack, since all lanes share them.
+        quick: whether compiling matters more than running; see `quick_options`.
+        shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
+        keep: whether to keep the compiled program for the next run of such objectives.
+    """
+    compiled = _compiled if keep else _compiled.__wrapped__
+    lane, start = Signature.of(objective), Signature.of(_parameters(image))
+    while True:
+        executable = compiled(layout, optimizer, lane, start, Signature.of(shared), quick)
+        fewer = _fitting_lanes(layout, executable, shared) if shrink else layout.lanes
+        if fewer == layout.lanes:
+            return layout, executable
+        layout = dataclasses.replace(layout, lanes=fewer)
+
+
 class Program:
     """One update of all lanes, and the lanes themselves, on the devices of a layout."""
 
@@ -304,35 +323,15 @@ class Program:
         objective: Any,
         image: PyTree,
         shared: Any = None,
-        *,
-        shrink: bool = False,
-        keep: bool = True,
+        **options: bool,
     ) -> None:
-        """Compile.
-
-        Args:
-            layout: how many lanes there are, and where.
-            optimizer: any optax transformation.
-            objective: the objective of a lane; those of the others differ only in data.
-            image: the image of a lane.
-            shared: parameters that the objectives lack, since all lanes share them.
-            shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
-            keep: whether to keep the compiled program for the next run of such objectives.
-        """
+        """Compile; see `compile_update` for the arguments."""
         started = time.perf_counter()
         self.optimizer = optimizer
         self.shared = layout.place(shared)
-        signatures = [Signature.of(tree) for tree in (objective, _parameters(image), shared)]
-        compiled = _compiled if keep else _compiled.__wrapped__
-        while True:
-            self._executable = compiled(layout, optimizer, *signatures)
-            fewer = (
-                _fitting_lanes(layout, self._executable, self.shared) if shrink else layout.lanes
-            )
-            if fewer == layout.lanes:
-                break
-            layout = dataclasses.replace(layout, lanes=fewer)
-        self.layout = layout
+        self.layout, self._executable = compile_update(
+            layout, optimizer, objective, image, self.shared, **options
+        )
         self.compile_seconds = time.perf_counter() - started
         self._lanes: Any = None
 

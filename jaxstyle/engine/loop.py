@@ -95,6 +95,7 @@ def run(
     lanes: int = 1,
     shared: Any = None,
     *,
+    quick: bool = False,
     shrink: bool = False,
     keep: bool = True,
     on_evaluations: Callable[[int], None] | None = None,
@@ -110,8 +111,9 @@ def run(
         layout_of: the layout for a largest number of lanes.
         lanes: that number at first. If memory runs out nevertheless, it is halved, down to one.
         shared: parameters that objectives lack because all share them.
+        quick: see `compile_update`.
         shrink: whether to take fewer lanes at once if they would not fit in memory.
-        keep: see `Program`.
+        keep: see `compile_update`.
         on_evaluations: called with the number of evaluations read since the last call.
     """
     work = _Work(jobs)
@@ -124,7 +126,14 @@ def run(
                 break
             trying = layout.lanes
             program = Program(
-                layout, optimizer, first.objective, first.image, shared, shrink=shrink, keep=keep
+                layout,
+                optimizer,
+                first.objective,
+                first.image,
+                shared,
+                quick=quick,
+                shrink=shrink,
+                keep=keep,
             )
             layout, trying = program.layout, program.layout.lanes
             try:

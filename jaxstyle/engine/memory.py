@@ -1,4 +1,4 @@
-"""Memory of devices, and compiler options for programs that need little of it."""
+"""Memory of devices."""
 
 import os
 from pathlib import Path
@@ -27,11 +27,3 @@ def device_memory(device: Device) -> int:
         except (OSError, ValueError):
             continue
     return min(limits) // jax.local_device_count(device.platform)
-
-
-def thrifty_options() -> dict[str, str | bool]:
-    """Return compiler options for programs that must need little memory."""
-    if jax.default_backend() != "cpu":
-        return {}
-    # The default keeps all threads busy, but holds a third more arrays at a time.
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,12 @@ from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError, OneS
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
 from jaxstyle.engine.layout import Layout, sharing
-from jaxstyle.engine.loop import Job, run
 from jaxstyle.engine.memory import Device
-from jaxstyle.engine.optimizers import make_optimizer
-from jaxstyle.engine.pictures import check_scales, finished_image, fitted_shape, join_scales
-from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Record, Result
+from jaxstyle.engine.pictures import check_scales, fitted_shape
+from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
+from jaxstyle.engine.scales import Outcomes, Passage, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
-from jaxstyle.imaging import Image, resize_image
+from jaxstyle.imaging import Image
 from jaxstyle.network import Params, load_weights
 from jaxstyle.objective import (
     Guides,
@@ -28,9 +27,6 @@ from jaxstyle.objective import (
     prepare_params,
     style_shares,
 )
-
-Outcomes = Iterator[tuple[int, Result | JaxstyleError]]
-"""Positions of cells with their results or errors, in the order in which they end."""
 
 _PIXELS = {"cpu": 2**17}
 _PIXELS_ELSEWHERE = 2**23
@@ -314,10 +310,12 @@ def stylize_cells(
     targets: Targets | None = None
     for (program, shape, _), members in groups.items():
         most = lanes or _paying_lanes(shape, devices, sharing(shape[0], space))
+        levels = [pyramid.levels(cells[index].config, shape) for index in members]
+        longest = [max(level.evaluations for level in same) for same in zip(*levels, strict=True)]
         # With one scale, all cells wait for one program. With several, each wave of cells goes
         # through all scales before the next one starts, so that cells are finished steadily.
         step = len(members)
-        if len(pyramid.levels(program, shape)) > 1:
+        if len(longest) > 1:
             step = Layout.of(devices, shape[0], lanes=most, space=space, jobs=step).slots
         for first in range(0, len(members), step):
             wave = members[first : first + step]
@@ -328,7 +326,7 @@ def stylize_cells(
             passages = [
                 None
                 if index in skip
-                else _Passage(
+                else Passage(
                     index,
                     cells[index],
                     functools.partial(callback, index) if callback is not None else None,
@@ -337,105 +335,15 @@ def stylize_cells(
                 )
                 for index in wave
             ]
-            yield from _through_scales(
-                passages, targets, shape, most, shrink=lanes is None, on_evaluations=on_evaluations
+            yield from through_scales(
+                passages,
+                targets,
+                shape,
+                longest,
+                most,
+                shrink=lanes is None,
+                on_evaluations=on_evaluations,
             )
-
-
-@dataclasses.dataclass
-class _Passage:
-    """A cell on its way through the scales."""
-
-    index: int
-    cell: Cell
-    callback: Callback | None
-    keeper: Keeper | None
-    resumed: Progress | None
-    before: Result | None = None
-    """Joint result of the scales done."""
-
-    def job(self, targets: Targets, level: int, shape: tuple[int, int], layout: Layout) -> Job:
-        """Make the job of a scale of a result of `shape`."""
-        levels = pyramid.levels(self.cell.config, shape)
-        ratio, budget = levels[level]
-        resumed, self.resumed = self.resumed, None
-        if resumed is not None:
-            self.before, image = resumed.earlier, resumed.state.image
-        elif self.before is not None:
-            image = resize_image(self.before.image, pyramid.level_shape(shape, ratio))
-            if self.keeper is not None:
-                optimizer = make_optimizer(self.cell.config, budget)
-                self.keeper.save(Progress(layout.start(optimizer, image), earlier=self.before))
-        else:
-            image = targets.start(self.cell, ratio)
-        return Job(
-            targets.objective(self.cell, ratio),
-            image,
-            budget,
-            self.before,
-            resumed,
-            level == len(levels) - 1,
-            self.callback,
-            self.keeper,
-        )
-
-    def finished(self, shape: tuple[int, int]) -> Result | JaxstyleError:
-        """Return the joint result at its final size and with its final colours."""
-        assert self.before is not None
-        image = resize_image(self.before.image, shape)
-        if self.cell.config.preserve_color == "luminance":
-            try:
-                image = finished_image(image, self.cell.content.load(), self.cell.config)
-            except JaxstyleError as error:
-                return error
-        return dataclasses.replace(self.before, image=image)
-
-
-def _through_scales(
-    wave: Sequence[_Passage | None],
-    targets: Targets,
-    shape: tuple[int, int],
-    lanes: int,
-    *,
-    shrink: bool,
-    on_evaluations: Callable[[int], None] | None,
-) -> Outcomes:
-    """Take cells through all scales of a result of `shape`; None stands for one that is done."""
-    alive = list(wave)
-    levels = pyramid.levels(targets.program, shape)
-    for number, (ratio, budget) in enumerate(levels):
-        here = pyramid.level_shape(shape, ratio)
-
-        def layout_of(lanes: int, rows: int = here[0]) -> Layout:
-            return targets.layout(rows, lanes, len(wave))
-
-        jobs = [
-            None
-            if each is None or (each.resumed is not None and each.resumed.scale > number)
-            else functools.partial(each.job, targets, number, shape, layout_of(lanes))
-            for each in alive
-        ]
-        outcomes = run(
-            jobs,
-            make_optimizer(targets.program, budget),
-            layout_of,
-            lanes,
-            targets.params,
-            shrink=shrink,
-            on_evaluations=on_evaluations,
-        )
-        for position, outcome in outcomes:
-            passage = alive[position]
-            assert passage is not None
-            if isinstance(outcome, JaxstyleError):
-                alive[position] = None
-                yield passage.index, outcome
-                continue
-            done = [outcome] if passage.before is None else [passage.before, outcome]
-            passage.before = join_scales(done, here)
-            if number == len(levels) - 1 or outcome.reason in ENDS:
-                alive[position] = None
-                yield passage.index, passage.finished(shape)
 
 
 def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:

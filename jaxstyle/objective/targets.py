@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,10 @@ from jaxstyle.objective.objective import (
 )
 from jaxstyle.objective.regions import Guide, Guides, Region
 from jaxstyle.objective.style_statistics import StyleStatistic, statistics_of
+
+Bind = Callable[..., Callable[..., Any]]
+"""`functools.partial`, or a function that compiles the jitted function for the static arguments
+that it is given, in a way of its own."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -173,19 +177,22 @@ def prepare_params(params: Params, config: Config) -> Params:
     return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
 
 
-def content_targets(params: Params, content: Image, config: Config) -> Features:
+def content_targets(
+    params: Params, content: Image, config: Config, bind: Bind = functools.partial
+) -> Features:
     """Compute the content's features at `config.content_layers`.
 
     Args:
-        params: from `prepare_params`.
+        params: from `load_weights` or `prepare_params`.
         content: sRGB 0–1.
         config: names the layers.
+        bind: see `Bind`.
     """
     if not config.content_layers:
         return {}
     network = _network(params, tuple(config.content_layers), config)
     tiles = tiling_of(content.shape, tuple(config.content_layers), config)
-    return _features(network, tiles, params, jnp.asarray(content))
+    return bind(_features, network, tiles)(params, jnp.asarray(content))
 
 
 def tiling_of(
@@ -203,15 +210,17 @@ def style_targets(
     config: Config,
     like: tuple[int, ...],
     guides: dict[str, np.ndarray] | None = None,
+    bind: Bind = functools.partial,
 ) -> StyleTargets:
     """Compute the statistics of `style` for images of shape `like`.
 
     Args:
-        params: from `prepare_params`.
+        params: from `load_weights` or `prepare_params`.
         style: sRGB 0–1.
         config: names the layers and statistics.
         like: shape of the images.
         guides: from `layer_guides`, for the statistics of one region of the style.
+        bind: see `Bind`.
     """
     if not config.style_layers:
         return {}
@@ -222,17 +231,15 @@ def style_targets(
         math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
         for layer in config.style_layers
     ]
-    return _statistics(
+    compute = bind(
+        _statistics,
         network,
         statistics_of(config),
         config.style_normalization,
         tuple(positions),
         tiling_of(style.shape, tuple(config.style_layers), config),
-        params,
-        jnp.asarray(style),
-        guides,
-        _axes(network, config),
     )
+    return compute(params, jnp.asarray(style), guides, _axes(network, config))
 
 
 def depends_on_shape(config: Config) -> bool:
@@ -404,7 +411,6 @@ def build_objective(
     """
     listed = as_styles(content, styles)
     check_shapes(content.shape, [style.shape for style in listed], config)
-    params = prepare_params(params, config)
     # JAX may reduce NumPy's float64.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
     parts: list[StylePart] = []
@@ -426,7 +432,8 @@ def build_objective(
             )
         )
     features = content_targets(params, content, config)
-    return assemble_objective(params, content.shape, features, jax.device_put(parts), config, dtype)
+    prepared, parts = prepare_params(params, config), jax.device_put(parts)
+    return assemble_objective(prepared, content.shape, features, parts, config, dtype)
 
 
 def style_guide(guides: Guides | None, position: int) -> Guide | None:
@@ -451,10 +458,11 @@ def guided_targets(
     like: tuple[int, ...],
     guide: Guide | None,
     region: Region,
+    bind: Bind = functools.partial,
 ) -> Guided:
     """Compute the `style_targets` of the part of `style` that belongs to `region`."""
     guided = _guided_style(style.shape, config, like, guide, region)
-    return guided._replace(value=style_targets(params, style, config, like, guided.value))
+    return guided._replace(value=style_targets(params, style, config, like, guided.value, bind))
 
 
 def _guided_style(

@@ -9,8 +9,8 @@ import pytest
 
 from jaxstyle import Config, ConfigError, build_objective, preset, stylize, stylize_batch
 from jaxstyle.engine import fitting
+from jaxstyle.engine.compiling import thrifty_options
 from jaxstyle.engine.fitting import fit, fit_targets
-from jaxstyle.engine.memory import thrifty_options
 from jaxstyle.engine.optimizers import make_optimizer, state_like
 from jaxstyle.engine.update import update
 from jaxstyle.network.arrays import Params

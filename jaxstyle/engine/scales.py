@@ -1,0 +1,209 @@
+"""Cells on their way through the scales, coarsest first."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import optax
+
+from jaxstyle.config import JaxstyleError
+from jaxstyle.engine import pyramid
+from jaxstyle.engine.ahead import Ahead
+from jaxstyle.engine.layout import Layout, compile_update
+from jaxstyle.engine.loop import Job, run
+from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.pictures import finished_image, join_scales
+from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Result
+from jaxstyle.engine.targets import Cell, Targets
+from jaxstyle.imaging import resize_image
+from jaxstyle.objective import Objective
+
+Outcomes = Iterator[tuple[int, Result | JaxstyleError]]
+"""Positions of cells with their results or errors, in the order in which they end."""
+
+_QUICK = 2**24
+"""Product of an image's pixels and evaluations up to which compiling quickly saves time."""
+
+
+class _Scale(NamedTuple):
+    """One scale of all cells."""
+
+    number: int
+    ratio: float
+    shape: tuple[int, int]
+    """Height and width of the images."""
+    optimizer: optax.GradientTransformation
+    quick: bool
+    """Whether to compile quickly; see `quick_options`."""
+    final: bool
+
+
+@dataclasses.dataclass
+class Passage:
+    """A cell on its way."""
+
+    index: int
+    cell: Cell
+    callback: Callback | None
+    keeper: Keeper | None
+    resumed: Progress | None
+    before: Result | None = None
+    """Joint result of the scales done."""
+
+    @property
+    def begins(self) -> int:
+        """Number of the first scale to run."""
+        return 0 if self.resumed is None else self.resumed.scale
+
+    def job(
+        self,
+        targets: Targets,
+        scale: _Scale,
+        budget: int,
+        layout: Layout,
+        prepared: Callable[[], Objective | None],
+    ) -> Job:
+        """Make the job of a scale, with the objective that was prepared for it, if any."""
+        objective = prepared()
+        resumed, self.resumed = self.resumed, None
+        if resumed is not None:
+            self.before, image = resumed.earlier, resumed.state.image
+        elif self.before is not None:
+            image = resize_image(self.before.image, scale.shape)
+            if self.keeper is not None:
+                optimizer = make_optimizer(self.cell.config, budget)
+                self.keeper.save(Progress(layout.start(optimizer, image), earlier=self.before))
+        else:
+            image = targets.start(self.cell, scale.ratio)
+        return Job(
+            targets.objective(self.cell, scale.ratio) if objective is None else objective,
+            image,
+            budget,
+            self.before,
+            resumed,
+            scale.final,
+            self.callback,
+            self.keeper,
+        )
+
+    def finished(self, shape: tuple[int, int]) -> Result | JaxstyleError:
+        """Return the joint result at its final size and with its final colours."""
+        assert self.before is not None
+        image = resize_image(self.before.image, shape)
+        if self.cell.config.preserve_color == "luminance":
+            try:
+                image = finished_image(image, self.cell.content.load(), self.cell.config)
+            except JaxstyleError as error:
+                return error
+        return dataclasses.replace(self.before, image=image)
+
+
+def through_scales(
+    wave: Sequence[Passage | None],
+    targets: Targets,
+    shape: tuple[int, int],
+    budgets: Sequence[int],
+    lanes: int,
+    *,
+    shrink: bool,
+    on_evaluations: Callable[[int], None] | None,
+) -> Outcomes:
+    """Take cells through all scales of a result of `shape`.
+
+    While one scale runs, the next ones are prepared: their programs, and the objective of the
+    first cell.
+
+    Args:
+        wave: the cells; None stands for one that is done.
+        targets: the cells' targets, which also know the settings that they share.
+        shape: `(height, width)` of the last scale.
+        budgets: largest number of evaluations at each scale.
+        lanes: largest number of images at a time in each group of devices.
+        shrink: whether to take fewer if they would not fit in memory.
+        on_evaluations: see `run`.
+    """
+    alive = list(wave)
+    leader = min((each for each in wave if each is not None), key=lambda each: each.begins)
+    scales = _scales(targets, shape, budgets)[leader.begins :]
+
+    def layout_of(scale: _Scale, lanes: int) -> Layout:
+        return targets.layout(scale.shape[0], lanes, len(wave))
+
+    def prepare(scale: _Scale) -> Objective:
+        objective = targets.objective(leader.cell, scale.ratio)
+        compile_update(
+            layout_of(scale, lanes),
+            scale.optimizer,
+            objective,
+            jax.ShapeDtypeStruct((*scale.shape, 3), objective.tv_weight.dtype),
+            targets.params,
+            quick=scale.quick,
+            shrink=shrink,
+        )
+        return objective
+
+    # Processes that share an image must do the same in the same order.
+    ahead = Ahead(prepare, scales[1:] if jax.process_count() == 1 else ())
+    try:
+        for scale in scales:
+            layout = layout_of(scale, lanes)
+            jobs = [
+                None
+                if each is None or each.begins > scale.number
+                else functools.partial(
+                    each.job,
+                    targets,
+                    scale,
+                    pyramid.levels(each.cell.config, shape)[scale.number].evaluations,
+                    layout,
+                    functools.partial(ahead.take, scale if each is leader else None),
+                )
+                for each in alive
+            ]
+            outcomes = run(
+                jobs,
+                scale.optimizer,
+                functools.partial(layout_of, scale),
+                lanes,
+                targets.params,
+                quick=scale.quick,
+                shrink=shrink,
+                on_evaluations=on_evaluations,
+            )
+            for position, outcome in outcomes:
+                passage = alive[position]
+                assert passage is not None
+                if isinstance(outcome, JaxstyleError):
+                    alive[position] = None
+                    yield passage.index, outcome
+                    continue
+                done = [outcome] if passage.before is None else [passage.before, outcome]
+                passage.before = join_scales(done, scale.shape)
+                if scale.final or outcome.reason in ENDS:
+                    alive[position] = None
+                    yield passage.index, passage.finished(shape)
+            if not any(alive):
+                return
+    finally:
+        ahead.close()
+
+
+def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:
+    levels = pyramid.levels(targets.program, shape)
+    scales: list[_Scale] = []
+    for number, ((ratio, evaluations), budget) in enumerate(zip(levels, budgets, strict=True)):
+        reduced = pyramid.level_shape(shape, ratio)
+        scales.append(
+            _Scale(
+                number,
+                ratio,
+                reduced,
+                make_optimizer(targets.program, evaluations),
+                budget * math.prod(reduced) <= _QUICK,
+                number == len(levels) - 1,
+            )
+        )
+    return scales
