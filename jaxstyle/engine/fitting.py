@@ -45,7 +45,7 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
     Args:
         config: names the optimizer, whose state counts too.
         shape: `(height, width, …)` of the image.
-        params: from `prepare_params`.
+        params: from `prepare_params`, or their shapes.
         devices: number of devices that share the image's rows evenly; only one can use tiles.
 
     Raises:
@@ -86,7 +86,8 @@ def estimate(config: Config, shape: tuple[int, ...], params: Params) -> int:
 
 
 def _size(params: Params) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def spreadable(config: Config) -> Config:

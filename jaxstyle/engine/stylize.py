@@ -73,16 +73,15 @@ def stylize(
     cell = _Sources().cell(content, as_styles(content, styles), config, guides)
     program = spreadable(config) if len(devices) > 1 else config
     params = load_weights() if params is None else params
-    prepared = prepare_params(params, program)
     shape = fitted_shape(content.shape, config)
     # The last scale first: if it does not fit in memory, that is reported now.
     for level in reversed(pyramid.levels(config, shape)):
         here = pyramid.level_shape(shape, level.ratio)
         shared = Layout.of(devices, here[0], space=len(devices)).space
-        fit(program, here, prepared, shared)
+        fit(program, here, _prepared_shapes(params, program), shared)
     ((_, outcome),) = stylize_cells(
         [cell],
-        prepared,
+        params,
         callback=lambda _, record: callback is not None and callback(record),
         keepers=lambda _: keeper,
         progress=lambda _: progress,
@@ -161,7 +160,7 @@ def stylize_batch(
         for cell in cells.values()
     }:
         chosen = program if space == 1 else spreadable(program)
-        fit(chosen, shape, prepare_params(params, chosen), sharing(shape[0], space))
+        fit(chosen, shape, _prepared_shapes(params, chosen), sharing(shape[0], space))
     positions = list(cells)
     for index, outcome in stylize_cells(
         list(cells.values()),
@@ -173,6 +172,10 @@ def stylize_batch(
     ):
         outcomes[positions[index]] = outcome
     return [outcomes[i] for i in range(count)]
+
+
+def _prepared_shapes(params: Params, config: Config) -> Params:
+    return jax.eval_shape(functools.partial(prepare_params, config=config), params)
 
 
 class _Sources:

@@ -250,6 +250,8 @@ def transform_kernels(
         for conv, kernel in kernels.items()
         if not isinstance(kernel, WinogradKernel) and kernel.shape[2] >= narrowest
     }
+    if not chosen:
+        return params
     transformed = _transform(chosen)
     changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
     return {**params, **changes}

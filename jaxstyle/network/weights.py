@@ -4,6 +4,7 @@ Functions that read a file raise `FileError` if they cannot, and `WeightsError` 
 damaged, tampered with, or not VGG19.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import platformdirs
@@ -119,11 +121,12 @@ def to_params(checkpoint: Checkpoint) -> Params:
     if order == "bgr":
         kernel, shift = kernel[:, :, ::-1], shift[::-1]
     tensors = checkpoint.tensors | {"conv1_1.kernel": kernel}
-    params: dict[str, Any] = {"mean": jnp.asarray(shift, jnp.float32)}
+    params: dict[str, Any] = {"mean": shift}
     for name, array in tensors.items():
         conv, kind = name.split(".")
-        params.setdefault(conv, {})[kind] = jnp.asarray(array, jnp.float32)
-    return params
+        params.setdefault(conv, {})[kind] = array
+    # Converted here, since JAX would compile a program for it.
+    return jax.device_put(jax.tree.map(functools.partial(np.asarray, dtype=np.float32), params))
 
 
 def digest(checkpoint: Checkpoint) -> str:

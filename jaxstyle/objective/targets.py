@@ -192,7 +192,7 @@ def content_targets(
         return {}
     network = _network(params, tuple(config.content_layers), config)
     tiles = tiling_of(content.shape, tuple(config.content_layers), config)
-    return bind(_features, network, tiles)(params, jnp.asarray(content))
+    return bind(_features, network, tiles)(params, content)
 
 
 def tiling_of(
@@ -239,7 +239,7 @@ def style_targets(
         tuple(positions),
         tiling_of(style.shape, tuple(config.style_layers), config),
     )
-    return compute(params, jnp.asarray(style), guides, _axes(network, config))
+    return compute(params, style, guides, _axes(network, config))
 
 
 def depends_on_shape(config: Config) -> bool:
@@ -333,7 +333,7 @@ def style_part(
     counts: dict[str, Array] = {}
     for layer in config.style_layers:
         there = guides.there.get(layer, True) and styles.there.get(layer, True)
-        counts[layer] = jnp.asarray([share * region.area * there for share in shares], dtype)
+        counts[layer] = _placed([share * region.area * there for share in shares], dtype)
     return StylePart(guides.value, styles.value, counts)
 
 
@@ -367,7 +367,7 @@ def assemble_objective(
         content_weights=_weights(config.content_layers, config.content_weight, dtype),
         style_weights=_weights(config.style_layers, config.style_weight / layers, dtype),
         statistics_weights=_weights(config.style_statistics, 1.0, dtype),
-        tv_weight=jnp.asarray(config.tv_weight, dtype),
+        tv_weight=_placed(config.tv_weight, dtype),
         statistics=statistics_of(config),
         network=network,
         content_normalization=config.content_normalization,
@@ -379,7 +379,12 @@ def assemble_objective(
 
 
 def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> dict[str, Scalar]:
-    return {str(name): jnp.asarray(weight * each, dtype) for name, each in weights.items()}
+    return {str(name): _placed(weight * each, dtype) for name, each in weights.items()}
+
+
+def _placed(value: Any, dtype: jnp.dtype) -> Array:
+    """Do as `jnp.asarray` does, without a program to convert the type."""
+    return jax.device_put(np.asarray(value, dtype))
 
 
 def build_objective(
