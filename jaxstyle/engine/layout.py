@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
+from jaxstyle.engine import stored
 from jaxstyle.engine.compiling import (
     PROGRAMS_KEPT,
     Signature,
@@ -34,6 +35,7 @@ from jaxstyle.engine.compiling import (
 from jaxstyle.engine.memory import USABLE, Device, device_memory
 from jaxstyle.engine.update import Info, State, init, outcome, update
 from jaxstyle.objective import Objective
+from jaxstyle.optim import StepInfo
 
 LANES, SPACE = "lanes", "space"
 """Names of the mesh axes over which lanes, and the rows of each lane's image, are sharded."""
@@ -181,7 +183,9 @@ def _objective_rows(layout: Layout, objective: Any) -> Any:
 class Executable(NamedTuple):
     """Compiled functions on a batch of lanes."""
 
-    update: jax.stages.Compiled
+    program: jax.stages.Compiled
+    update: Callable[[Any, Any, State], tuple[State, Info]]
+    """The program as a function of objectives, shared parameters and states."""
     empty: Callable[[], Any]
     put: Callable[..., Any]
     lane: Any
@@ -206,9 +210,12 @@ def _compiled(
     image: Signature,
     shared: Signature,
     quick: bool,
+    identity: str | None,
 ) -> Executable:
-    def update_lane(objective: Any, shared: Any, state: State) -> tuple[State, Info]:
-        return update(optimizer, bound(objective, shared), state)
+    def update_lane(objective: Any, shared: Any, state: State) -> tuple[Any, ...]:
+        state, info = update(optimizer, bound(objective, shared), state)
+        # Containers of Python's own, which programs can be stored with.
+        return jax.tree.leaves(state), {**info._asdict(), "step": info.step._asdict()}
 
     state = jax.eval_shape(functools.partial(init, optimizer), image.shapes)
     one = objective.shapes, state
@@ -227,15 +234,25 @@ def _compiled(
     everywhere = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding()), shared.shapes
     )
-    step = jax.jit(
-        _over_lanes(layout, update_lane),
-        donate_argnums=2,
-        out_shardings=(where[1], layout.sharding(*lead)),
-    )
     held = objective.shapes.activations if isinstance(objective.shapes, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
+    program = stored.compiled(
+        _over_lanes(layout, update_lane),
+        (batch[0], everywhere, batch[1]),
+        identity,
+        options,
+        donate_argnums=2,
+        out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead)),
+    )
+    structure = jax.tree.structure(state)
+
+    def update_all(objectives: Any, shared: Any, states: State) -> tuple[State, Info]:
+        leaves, info = program(objectives, shared, states)
+        return structure.unflatten(leaves), Info(**info | {"step": StepInfo(**info["step"])})
+
     return Executable(
-        step.lower(batch[0], everywhere, batch[1]).compile(options),
+        program,
+        update_all,
         jax.jit(
             lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch),
             out_shardings=where,
@@ -290,6 +307,7 @@ def compile_update(
     quick: bool = False,
     shrink: bool = False,
     keep: bool = True,
+    identity: str | None = None,
 ) -> tuple[Layout, Executable]:
     """Compile one update of all lanes; return it with the layout that it is for.
 
@@ -302,11 +320,13 @@ def compile_update(
         quick: whether compiling matters more than running; see `quick_options`.
         shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
         keep: whether to keep the compiled program for the next run of such objectives.
+        identity: what tells this optimizer and this kind of objective from any other, for a program
+            to be stored; see `stored.compiled`.
     """
     compiled = _compiled if keep else _compiled.__wrapped__
     lane, start = Signature.of(objective), Signature.of(_parameters(image))
     while True:
-        executable = compiled(layout, optimizer, lane, start, Signature.of(shared), quick)
+        executable = compiled(layout, optimizer, lane, start, Signature.of(shared), quick, identity)
         fewer = _fitting_lanes(layout, executable, shared) if shrink else layout.lanes
         if fewer == layout.lanes:
             return layout, executable
@@ -323,7 +343,7 @@ class Program:
         objective: Any,
         image: PyTree,
         shared: Any = None,
-        **options: bool,
+        **options: Any,
     ) -> None:
         """Compile; see `compile_update` for the arguments."""
         started = time.perf_counter()
@@ -386,7 +406,7 @@ class Program:
 
 def _fitting_lanes(layout: Layout, executable: Executable, shared: Any) -> int:
     """Return the number of lanes, at most the layout's, that its first device's memory holds."""
-    usage = executable.update.memory_analysis()
+    usage = executable.program.memory_analysis()
     assert usage is not None
     # Donated inputs also count as outputs.
     need = usage.argument_size_in_bytes + usage.output_size_in_bytes

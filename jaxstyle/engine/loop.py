@@ -98,6 +98,7 @@ def run(
     quick: bool = False,
     shrink: bool = False,
     keep: bool = True,
+    identity: str | None = None,
     on_evaluations: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Result | JaxstyleError]]:
     """Run every job, yielding its position and its result when it ends.
@@ -114,6 +115,7 @@ def run(
         quick: see `compile_update`.
         shrink: whether to take fewer lanes at once if they would not fit in memory.
         keep: see `compile_update`.
+        identity: see `compile_update`.
         on_evaluations: called with the number of evaluations read since the last call.
     """
     work = _Work(jobs)
@@ -134,6 +136,7 @@ def run(
                 quick=quick,
                 shrink=shrink,
                 keep=keep,
+                identity=identity,
             )
             layout, trying = program.layout, program.layout.lanes
             try:

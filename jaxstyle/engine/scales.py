@@ -36,6 +36,8 @@ class _Scale(NamedTuple):
     shape: tuple[int, int]
     """Height and width of the images."""
     optimizer: optax.GradientTransformation
+    identity: str | None
+    """What tells the program from those of other settings; see `compile_update`."""
     quick: bool
     """Whether to compile quickly; see `quick_options`."""
     final: bool
@@ -142,6 +144,7 @@ def through_scales(
             targets.params,
             quick=scale.quick,
             shrink=shrink,
+            identity=scale.identity,
         )
         return objective
 
@@ -171,6 +174,7 @@ def through_scales(
                 targets.params,
                 quick=scale.quick,
                 shrink=shrink,
+                identity=scale.identity,
                 on_evaluations=on_evaluations,
             )
             for position, outcome in outcomes:
@@ -192,7 +196,8 @@ def through_scales(
 
 
 def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:
-    levels = pyramid.levels(targets.program, shape)
+    program = targets.program
+    levels = pyramid.levels(program, shape)
     scales: list[_Scale] = []
     for number, ((ratio, evaluations), budget) in enumerate(zip(levels, budgets, strict=True)):
         reduced = pyramid.level_shape(shape, ratio)
@@ -201,7 +206,9 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
                 number,
                 ratio,
                 reduced,
-                make_optimizer(targets.program, evaluations),
+                make_optimizer(program, evaluations),
+                # The objective's own settings are part of its structure.
+                targets.identity(program.optimizer, program.precision, evaluations),
                 budget * math.prod(reduced) <= _QUICK,
                 number == len(levels) - 1,
             )

@@ -1,6 +1,7 @@
 """The objectives of cells; parameters, contents and styles they share are computed once."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxstyle.config import Config, ImageError
+from jaxstyle.engine import stored
 from jaxstyle.engine.compiling import PROGRAMS_KEPT, Signature, cached, quick_options
 from jaxstyle.engine.fitting import fit, fit_targets
 from jaxstyle.engine.layout import Layout
@@ -34,6 +36,7 @@ from jaxstyle.objective import (
     needs_directions,
     prepare_params,
     regions,
+    statistics_of,
     style_part,
     style_shares,
 )
@@ -88,14 +91,10 @@ class Cell(NamedTuple):
 
 @cached(PROGRAMS_KEPT)
 def _compiled(
-    function: Any, static: tuple[Hashable, ...], arguments: Signature
+    function: Any, static: tuple[Hashable, ...], arguments: Signature, identity: str | None
 ) -> jax.stages.Compiled:
-    return function.lower(*static, *arguments.shapes).compile(quick_options())
-
-
-def _bind(function: Any, *static: Hashable) -> Callable[..., Any]:
-    """Bind a jitted function's static arguments, and compile it for a single call."""
-    return lambda *arguments: _compiled(function, static, Signature.of(arguments))(*arguments)
+    bound = functools.partial(function, *static)
+    return stored.compiled(bound, arguments.shapes, identity, quick_options())
 
 
 class _StyleTarget(NamedTuple):
@@ -144,6 +143,24 @@ class Targets:
     def layout(self, rows: int, lanes: int = 1, jobs: int = 1) -> Layout:
         """Return the layout of images with so many rows; see `Layout.of`."""
         return Layout.of(self._devices, rows, lanes=lanes, space=self._space, jobs=jobs)
+
+    def identity(self, *depends: Hashable) -> str | None:
+        """Return an identity for a program that depends on this; see `stored.compiled`.
+
+        None if a statistic is one of the user's, whose code may change.
+        """
+        statistics = statistics_of(self.program).values()
+        ours = all(type(each).__module__.startswith("jaxstyle.") for each in statistics)
+        return repr(depends) if ours else None
+
+    def _bind(self, function: Any, *static: Hashable) -> Callable[..., Any]:
+        """Bind a jitted function's static arguments, and compile it for a single call."""
+        identity = self.identity(function.__name__, static)
+
+        def call(*arguments: Any) -> Any:
+            return _compiled(function, static, Signature.of(arguments), identity)(*arguments)
+
+        return call
 
     def start(self, cell: Cell, ratio: float) -> Image:
         """Return the image that a cell starts from, at a first scale of `ratio`."""
@@ -194,7 +211,7 @@ class Targets:
         content = self._content(source, ratio)
         # With the kernels as they are: what is computed once is compiled in a fifth of the time.
         fitted = fit_targets(self.program, content.shape, self._weights)
-        targets = content_targets(self._weights, content, fitted, _bind)
+        targets = content_targets(self._weights, content, fitted, self._bind)
         # Waited for, so that running out of memory is known to be due to this cell.
         return content, jax.block_until_ready(targets)
 
@@ -219,7 +236,7 @@ class Targets:
         shape = like or style.shape
         evaluated = shape if self.program.style_shape == "content" else style.shape
         fitted = fit_targets(self.program, evaluated, self._weights)
-        guided = guided_targets(self._weights, style, fitted, shape, loaded, region, _bind)
+        guided = guided_targets(self._weights, style, fitted, shape, loaded, region, self._bind)
         return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
 
 

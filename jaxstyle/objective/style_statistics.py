@@ -101,6 +101,7 @@ class StyleStatistic(abc.ABC):
         """Compare an image's measure with a prepared target."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Gram(StyleStatistic):
     """FᵀF over the divisor (Gatys et al. 2016, eq. 3), compared by `losses.style_loss`."""
 
@@ -127,6 +128,7 @@ class Spread(NamedTuple):
     """Sum of outer products, or of squares, of deviations from the mean."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Covariance(StyleStatistic):
     """Gram matrices of the deviations from the mean, as in `Gram`."""
 
@@ -143,6 +145,7 @@ class Covariance(StyleStatistic):
         return style_loss(measure, target, normalization)
 
 
+@dataclasses.dataclass(frozen=True)
 class Moments(StyleStatistic):
     """Mean μ and standard deviation σ of each channel.
 
@@ -173,6 +176,7 @@ class Moments(StyleStatistic):
         return means + jnp.mean(jnp.square(deviation - target_deviation))
 
 
+@dataclasses.dataclass(frozen=True)
 class Wasserstein(StyleStatistic):
     """Mean and covariance, compared as those of Gaussians; see `wasserstein.distance`.
 

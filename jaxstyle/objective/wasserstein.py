@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, export
 from jaxtyping import Float
 
 from jaxstyle.objective.losses import Scalar
@@ -43,6 +43,10 @@ class Gaussian(NamedTuple):
 
     mean: Float[Array, " c"]
     covariance: Float[Array, "c c"]
+
+
+# For programs that return one to be stored.
+export.register_namedtuple_serialization(Gaussian, serialized_name="jaxstyle.Gaussian")
 
 
 class Sample(NamedTuple):

@@ -45,7 +45,7 @@ def test_no_program_of_the_loop_blocks(name: str, small_params: Params) -> None:
     layout = Layout(tuple(jax.local_devices()[:1]), lanes=2)
     lane = dataclasses.replace(objective, params=None)
     program = Program(layout, optimizer, lane, CONTENT, params)
-    assert not blocking_calls(program._executable.update)
+    assert not blocking_calls(program._executable.program)
 
 
 @pytest.mark.parametrize("name", STATISTICS)
