@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
+from jax.experimental import layout as memory_layout, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
@@ -151,6 +151,12 @@ def _placed(tree: Any, where: Any) -> Any:
     return jax.tree.map(placed, tree, where)
 
 
+def _ordered(leaf: Any, wanted: memory_layout.Format) -> Any:
+    """Copy an array into the order of dimensions that a program wants, if it wants another."""
+    same = wanted.layout is None or wanted.layout == leaf.format.layout
+    return leaf if same else jax.device_put(leaf, wanted)
+
+
 def _state_rows(layout: Layout, optimizer: optax.GradientTransformation, state: State) -> State:
     """Return the mesh axes of the state's arrays: those of the image's size are sharded by rows."""
     nowhere = jax.tree.map(lambda _: PartitionSpec(), state)
@@ -186,6 +192,8 @@ class Executable(NamedTuple):
     program: jax.stages.Compiled
     update: Callable[[Any, Any, State], tuple[State, Info]]
     """The program as a function of objectives, shared parameters and states."""
+    shared: Any
+    """Formats of the parameters that all lanes share."""
     empty: Callable[[], Any]
     put: Callable[..., Any]
     lane: Any
@@ -231,17 +239,18 @@ def _compiled(
         one,
         where,
     )
-    everywhere = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding()), shared.shapes
-    )
+    # The compiler chooses the order of dimensions in memory: convolutions on GPUs want outputs of a
+    # kernel first, and would transpose each kernel in every evaluation.
+    chosen = memory_layout.Format(memory_layout.Layout.AUTO, layout.sharding())
     held = objective.shapes.activations if isinstance(objective.shapes, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
     program = stored.compiled(
         _over_lanes(layout, update_lane),
-        (batch[0], everywhere, batch[1]),
+        (batch[0], shared.shapes, batch[1]),
         identity,
         options,
         donate_argnums=2,
+        in_shardings=(where[0], jax.tree.map(lambda _: chosen, shared.shapes), where[1]),
         out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead)),
     )
     structure = jax.tree.structure(state)
@@ -253,6 +262,7 @@ def _compiled(
     return Executable(
         program,
         update_all,
+        program.input_formats[0][1],
         jax.jit(
             lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch),
             out_shardings=where,
@@ -352,6 +362,7 @@ class Program:
         self.layout, self._executable = compile_update(
             layout, optimizer, objective, image, self.shared, **options
         )
+        self.shared = jax.tree.map(_ordered, self.shared, self._executable.shared)
         self.compile_seconds = time.perf_counter() - started
         self._lanes: Any = None
 

@@ -285,18 +285,22 @@ def _remember(
 
     def put(rows: Array, row: Array) -> Array:
         flat = row.ravel() * scale
-        return rows.at[slot].set(jnp.where(jnp.isfinite(flat), flat, 0.0).astype(rows.dtype))
+        flat = jnp.where(jnp.isfinite(flat), flat, 0.0).astype(rows.dtype)
+        return jax.lax.dynamic_update_index_in_dim(rows, flat, slot, 0)
 
     all_s, all_ky = jax.tree.map(put, history.s, s), jax.tree.map(put, history.ky, ky)
     older = history.valid
     sy = jnp.where(older, _products(all_s, y) * scale, 0.0)
     column = -_apply(_among(older, history.inverse), sy)
     yky = _products(all_ky, y) * scale
+    # Selected rather than set at an index, which is a scatter where lanes have slots of their own.
+    own = jnp.arange(len(yky)) == slot
+    row, diagonal = own[:, None], jnp.eye(len(yky), dtype=yky.dtype)
     return History(
         s=all_s,
         ky=all_ky,
-        inverse=history.inverse.at[:, slot].set(column).at[slot].set(0.0).at[slot, slot].set(1.0),
-        yky=history.yky.at[:, slot].set(yky).at[slot, :].set(yky),
+        inverse=jnp.where(row, diagonal, jnp.where(own, column[:, None], history.inverse)),
+        yky=jnp.where(row, yky, jnp.where(own, yky[:, None], history.yky)),
         pairs=history.pairs + keep,
     )
 
@@ -320,7 +324,7 @@ def _direction(
     """Compute −H·grad by the compact form, or −K·grad if the history is empty."""
     valid = history.valid
     inverse, yky = (_among(valid, matrix) for matrix in (history.inverse, history.yky))
-    newest = jnp.sum(jnp.where(history.ages == 0, jnp.diagonal(yky), 0.0))
+    newest = jnp.sum(jnp.where(history.ages == 0, yky, 0.0) * jnp.eye(len(yky), dtype=yky.dtype))
     gamma = jnp.where(newest > 0, 1.0 / jnp.where(newest > 0, newest, 1.0), 1.0)
     s_grad = jnp.where(valid, _products(history.s, grad), 0.0)
     ky_grad = jnp.where(valid, _products(history.ky, grad), 0.0)

@@ -59,6 +59,18 @@ def test_no_targets_block(name: str, small_params: Params) -> None:
     assert not blocking_calls(jax.jit(jax.vmap(targets)).lower(styles).compile())
 
 
+@pytest.mark.parametrize("shape", [(24, 32, 3), (25, 31, 3)])
+def test_the_optimizer_needs_no_indexed_memory(shape: tuple[int, ...]) -> None:
+    """Accelerators wait longer for Fourier transforms, scatters and gathers than for products."""
+    optimizer = make_optimizer(SHALLOW)
+    image, loss = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    state = state_like(shape, SHALLOW).optimizer
+    lowered = jax.jit(lambda *of: optimizer.update(of[0], of[1], of[2], value=of[3]))
+    text = lowered.lower(image, state, image, loss).as_text()
+    assert "dot_general" in text
+    assert not re.findall(r"stablehlo\.(?:fft|scatter|gather|while|sort)", text)
+
+
 def test_a_blocking_call_would_be_seen() -> None:
     matrices = jnp.ones((2, 4, 4))
     assert blocking_calls(jax.jit(jax.vmap(jnp.linalg.eigh)).lower(matrices).compile())

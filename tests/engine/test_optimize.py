@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.layout import Format, Layout
 from numpy.testing import assert_allclose
 from PIL import Image as Pil
 
 from jaxstyle import Record, build_objective, lbfgs, optimize, stylize
+from jaxstyle.engine.layout import _ordered
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, picture
 
@@ -129,3 +131,11 @@ def test_a_result_shows_itself(small_params: Params) -> None:
     with Pil.open(io.BytesIO(shown)) as opened:
         assert opened.size == (32, 24)
         assert_allclose(np.asarray(opened) / 255, np.clip(result.image, 0, 1), atol=0.5 / 255)
+
+
+def test_shared_parameters_are_copied_only_into_another_order() -> None:
+    matrix = jnp.arange(15.0).reshape(3, 5)
+    assert _ordered(matrix, matrix.format) is matrix
+    ordered = _ordered(matrix, Format(Layout((1, 0)), matrix.sharding))
+    assert ordered.format.layout.major_to_minor == (1, 0)
+    np.testing.assert_array_equal(ordered, matrix)
