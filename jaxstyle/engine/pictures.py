@@ -11,7 +11,14 @@ from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Result
 from jaxstyle.imaging import Image, color, fit_shape, load_image, resize_image
-from jaxstyle.objective import Guides, as_styles, check_guides, check_shapes, style_shares
+from jaxstyle.objective import (
+    Guides,
+    as_styles,
+    check_aspects,
+    check_guides,
+    check_shapes,
+    style_shares,
+)
 
 
 class Scale(NamedTuple):
@@ -59,6 +66,8 @@ def check_scales(
         ConfigError, ImageError: see `build_objective`.
     """
     style_shares(len(styles), config)
+    if guides is not None:
+        check_aspects(guides, content, styles)
     fitted = fitted_shape(content, config)
     for ratio, _ in pyramid.levels(config, fitted):
         content_shape = pyramid.level_shape(fitted, ratio)

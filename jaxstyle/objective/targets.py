@@ -17,6 +17,7 @@ from jaxstyle.config import Config, ConfigError, ImageError
 from jaxstyle.imaging import Image, resize_image
 from jaxstyle.network import Features, Params, vgg
 from jaxstyle.objective import regions, sliced, tiling
+from jaxstyle.objective.guides import Guide, Guides
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import (
     Gathered,
@@ -28,7 +29,7 @@ from jaxstyle.objective.objective import (
     merged,
     zeros,
 )
-from jaxstyle.objective.regions import Guide, Guides, Region
+from jaxstyle.objective.regions import Region
 from jaxstyle.objective.style_statistics import StyleStatistic, statistics_of
 
 
@@ -403,7 +404,10 @@ def build_objective(
             that do not match the pictures.
     """
     listed = as_styles(content, styles)
-    check_shapes(content.shape, [style.shape for style in listed], config)
+    shapes = [style.shape for style in listed]
+    check_shapes(content.shape, shapes, config)
+    if guides is not None:
+        regions.check_aspects(guides, content.shape, shapes)
     params = prepare_params(params, config)
     # JAX may reduce NumPy's float64.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
@@ -476,14 +480,11 @@ def check_guides(
     config: Config,
     guides: Guides,
 ) -> None:
-    """Raise the errors of `build_objective` about guides, for pictures of these shapes.
+    """Raise the errors of `build_objective` about regions, for pictures of these shapes.
 
     Raises:
-        ImageError: guides do not match the pictures, or a region is too small.
+        ImageError: guides and styles do not match, or a region is too small.
     """
-    regions.check_shape(guides.content, content, "content")
-    for guide, style in zip(guides.styles, styles, strict=False):
-        regions.check_shape(guide, style, "style")
     for region in regions.assign(guides, style_shares(len(styles), config)):
         guided_content(guides, region, content, config)
         for i, _ in region.styles:
