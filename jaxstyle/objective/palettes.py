@@ -21,6 +21,8 @@ _COVERED = 0.8
 """Share of a picture that its flat colours must cover; the rest are edges."""
 _BETWEEN = 0.95
 """Share of a picture that must lie between two colours."""
+_FEW = 0.02
+"""Share of a picture that a number has beside a bright colour."""
 _SOLID = 0.25
 """Share of a colour's pixels that lie inside of it; edges and ramps have hardly any."""
 _LUMA = np.array([0.2126, 0.7152, 0.0722])
@@ -109,10 +111,11 @@ def find_palette(
         for value, flat in zip(values[chosen], solid[chosen], strict=True)
     }
     colors = [list(candidates)[i] for i in np.argsort(-counts[chosen], kind="stable")]
+    numbers = _numbers(values, counts) if exact else set()
     palette: list[Color] = []
     for color in colors:
         near = any(apart(color, known) <= SAME for known in palette)
-        if candidates[color] and (exact or not near):  # labels differ by a level
+        if candidates[color] and (not near or color in numbers):
             palette.append(color)
     palette = palette or colors[:1]
     # Edges are between other colours, thin lines are not.
@@ -128,6 +131,20 @@ def find_palette(
         palette = []
     ordered = sorted(palette, key=lambda color: (float(np.dot(color, _LUMA)), color))
     return tuple(ordered), values
+
+
+def _numbers(values: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> set[Color]:
+    """Return the colours that number regions 0, 1, 2 …, if a picture looks like that.
+
+    One of them may be bright: 255 often marks what has no label. If compression made dark grays
+    beside it, they are few.
+    """
+    levels = values & 255
+    bright = levels > 2 * MOST_COLORS
+    if (values != levels * 0x010101).any() or bright.sum() > 1:
+        return set()
+    counted = counts >= (_FEW * counts.sum() if bright.any() else 0)
+    return {(level / 255,) * 3 for level in levels[counted & ~bright].tolist()}
 
 
 def _counted(

@@ -206,6 +206,20 @@ def test_noise_of_compression_is_no_colour() -> None:
     assert not guide.is_soft
 
 
+@pytest.mark.parametrize("grays", [(0, 1, 253, 254, 255), (0, 1, 255)])
+def test_grays_that_compression_made_are_no_labels(grays: tuple[int, ...]) -> None:
+    compressed = np.where(DISC, 255, 0).astype(np.uint8)
+    for gray, (row, column) in zip(grays[1:-1], [(0, 0), (30, 40), (36, 40)], strict=False):
+        compressed[row : row + 6, column : column + 6] = gray
+    assert Guide.of(compressed).palette == (BLACK, WHITE)
+
+
+def test_labels_have_a_void() -> None:
+    guide = Guide.of(np.choose(THREE, [0, 1, 255]).astype(np.uint8))
+    assert guide.palette == (BLACK, (1 / 255,) * 3, WHITE)
+    assert_array_equal(guide.levels, THREE)
+
+
 def test_thin_lines_are_a_region() -> None:
     scribble = Pil.new("L", (WIDTH * 4, HEIGHT * 4), 0)
     ImageDraw.Draw(scribble).line([(10, 10), (300, 200), (40, 250)], fill=255, width=6)
