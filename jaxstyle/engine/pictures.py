@@ -10,7 +10,7 @@ import numpy as np
 from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Result
-from jaxstyle.imaging import Image, color, fit_shape, load_image, resize_image
+from jaxstyle.imaging import Image, PictureLike, color, fit_shape, load_image, resize_image
 from jaxstyle.objective import (
     Guides,
     as_styles,
@@ -30,8 +30,8 @@ class Scale(NamedTuple):
 
 
 def plan(
-    content: Image,
-    styles: Image | Sequence[Image],
+    content: PictureLike,
+    styles: PictureLike | Sequence[PictureLike],
     config: Config,
     guides: Guides | None = None,
 ) -> tuple[Scale, ...]:
@@ -40,7 +40,8 @@ def plan(
     Raises:
         ConfigError, ImageError: see `build_objective`.
     """
-    originals = as_styles(content, styles)
+    content = load_image(content, name="content")
+    originals = [load_image(style, name="style") for style in as_styles(styles)]
     check_scales(content.shape, [style.shape for style in originals], config, guides)
     scales: list[Scale] = []
     for level in pyramid.levels(config, fitted_shape(content.shape, config)):

@@ -19,13 +19,14 @@ from jaxstyle.imaging.resampling import (
     to_uint8,
 )
 from jaxstyle.imaging.sheet import contact_sheet
-from jaxstyle.imaging.sources import Mask, load_image, load_mask
+from jaxstyle.imaging.sources import Mask, as_several, load_image, load_mask
 
 __all__ = [
     "Image",
     "Mask",
     "Picture",
     "PictureLike",
+    "as_several",
     "color",
     "colored_content",
     "colored_style",

@@ -141,7 +141,7 @@ def save_image(
     Args:
         path: `.png` (8 or 16 bits), `.jpg` (quality 95, no chroma subsampling), `.webp`
             (quality 95) or `.tif` (always 16 bits).
-        image: float `[h, w, 3]`.
+        image: float or uint8 `[h, w, 3]`.
         alpha: written as the file's alpha channel; JPEG has none and shows white instead.
         bits: bits per channel.
         metadata: ASCII text stored in the file: PNG's `jaxstyle` text chunk, or the description,
@@ -149,11 +149,24 @@ def save_image(
 
     Raises:
         FileError: the format is unknown, or the file cannot be written.
-        ImageError: the format cannot hold 16 bits or the size, or a value is not finite.
+        ImageError: the format cannot hold 16 bits or the size, the array is no image, or a value
+            is not finite.
     """
-    check_output(path, bits, image.shape)
+    given = np.asarray(image)
+    if (
+        given.ndim != 3
+        or given.shape[2] != 3
+        or (given.dtype.kind in "biu" and given.dtype != "u1")
+    ):
+        raise ImageError(
+            f"cannot write {path}: an image is float or uint8 [height, width, 3], "
+            f"not {given.dtype} {list(given.shape)}"
+        )
+    check_output(path, bits, given.shape)
     suffix = PurePath(path).suffix.lower()
-    pixels = np.asarray(image, np.float32)
+    pixels = given.astype(np.float32)
+    if given.dtype == np.uint8:
+        pixels /= np.float32(255)
     if not np.isfinite(pixels).all():
         raise ImageError(f"cannot write {path}: the image has values that are not finite")
     if alpha is not None:

@@ -1,6 +1,7 @@
 """Pictures and masks as callers have them: files, Pillow's images and arrays."""
 
 import os
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
@@ -16,6 +17,13 @@ from jaxstyle.imaging.resampling import fit_shape, resize_image
 _FAR = 0.9
 """How far outside 0–1 floats may lie. Images that were optimized leave it by up to 0.65; pictures
 in −1–1, which some networks take, by 1."""
+
+
+def as_several(given: Any) -> tuple[Any, ...]:
+    """Return one picture, several, or an array of several, as a tuple."""
+    if isinstance(given, (str, os.PathLike, Pil.Image)) or not isinstance(given, Iterable):
+        return (given,)
+    return (given,) if getattr(given, "ndim", None) in (2, 3) else tuple(given)
 
 
 class Mask(NamedTuple):
