@@ -49,8 +49,9 @@ class Stylize:
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """Where to write the result: .png, .jpg, .webp or .tif."""
     content_guide: Annotated[str | None, arg(metavar="FILE")] = None
-    """A picture of flat colours, a region each, of the content's shape. The regions get the styles
-    in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
+    """A mask with the content's aspect ratio: a region for each flat colour or label; grays are
+    weights between black and white, a transparent ground is the darkest region. The regions get the
+    styles in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
     style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
     """For each style a picture that says by its colours which part of it goes to which region;
     regions whose colour no style has are kept as they are."""

@@ -48,6 +48,8 @@ def render_grid(command: RenderGrid) -> int:
     path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
     checkpoint = weights.read(path)
     whole = grid.Grid(wanted, output, weights_sha256=checkpoint.sha256, aspect=command.aspect)
+    for guide, understood in whole.guides.items():
+        say(f"{guide}: {understood}", command.quiet)
     if command.distributed:
         hosts.agree([entry.name for entry in whole.entries])
     if not command.collect:

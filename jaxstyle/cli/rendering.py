@@ -31,9 +31,9 @@ from jaxstyle.engine import (
     state_like,
     stylize,
 )
-from jaxstyle.imaging import Image, Picture, files, images
+from jaxstyle.imaging import Image, Mask, Picture, files, images
 from jaxstyle.network import weights
-from jaxstyle.objective import Guides, regions
+from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
 from jaxstyle.storage import Schedule, hosts, read_result, runs
 
@@ -139,11 +139,16 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     guides = None
     if command.content_guide is not None:
         first, *rest = (
-            regions.Guide.of(picture.pixels, path)
+            parse_guide(Mask(picture.pixels, picture.alpha), path)
             for role in ("content_guide", "style_guide")
             for picture, path in zip(pictures[role], others[role], strict=True)
         )
-        guides = regions.Guides(first, tuple(rest))
+        guides = Guides(first, tuple(rest))
+        # Of the files' own sizes, which their owner knows.
+        content_shape, *style_shapes = (
+            images.glance(path).shape for path in (command.content, *command.style)
+        )
+        regions.check_aspects(guides, content_shape, style_shapes)
     sha256 = {role: [picture.sha256 for picture in read] for role, read in pictures.items()}
     if output is not None:
         paths = (command.content, *command.style, *itertools.chain(*others.values()))
@@ -153,6 +158,12 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
     scales = plan(content.pixels, pixels, config, guides)
+    if guides is not None and jax.process_index() == 0:
+        shares = style_shares(len(pixels), config)
+        content_line = regions.explain(guides, shares, command.style)
+        lines = [content_line, *map(str, guides.styles)]
+        for path, line in zip((*others["content_guide"], *command.style_guide), lines, strict=True):
+            say(f"{path}: {line}", command.quiet)
     return _Inputs(content, pixels, guides, scales, sha256)
 
 

@@ -10,8 +10,15 @@ import numpy as np
 from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Result
-from jaxstyle.imaging import Image, color, fit_shape, load_image, resize_image
-from jaxstyle.objective import Guides, as_styles, check_guides, check_shapes, style_shares
+from jaxstyle.imaging import Image, PictureLike, color, fit_shape, load_image, resize_image
+from jaxstyle.objective import (
+    Guides,
+    as_styles,
+    check_aspects,
+    check_guides,
+    check_shapes,
+    style_shares,
+)
 
 
 class Scale(NamedTuple):
@@ -23,8 +30,8 @@ class Scale(NamedTuple):
 
 
 def plan(
-    content: Image,
-    styles: Image | Sequence[Image],
+    content: PictureLike,
+    styles: PictureLike | Sequence[PictureLike],
     config: Config,
     guides: Guides | None = None,
 ) -> tuple[Scale, ...]:
@@ -33,7 +40,8 @@ def plan(
     Raises:
         ConfigError, ImageError: see `build_objective`.
     """
-    originals = as_styles(content, styles)
+    content = load_image(content, name="content")
+    originals = [load_image(style, name="style") for style in as_styles(styles)]
     check_scales(content.shape, [style.shape for style in originals], config, guides)
     scales: list[Scale] = []
     for level in pyramid.levels(config, fitted_shape(content.shape, config)):
@@ -59,6 +67,8 @@ def check_scales(
         ConfigError, ImageError: see `build_objective`.
     """
     style_shares(len(styles), config)
+    if guides is not None:
+        check_aspects(guides, content, styles)
     fitted = fitted_shape(content, config)
     for ratio, _ in pyramid.levels(config, fitted):
         content_shape = pyramid.level_shape(fitted, ratio)

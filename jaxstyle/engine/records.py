@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt8
 from PIL import Image as Pil
 
 from jaxstyle.engine.update import Info, State
-from jaxstyle.imaging import Image
+from jaxstyle.imaging import Image, to_uint8
 from jaxstyle.objective import Objective
 from jaxstyle.optim import CONVERGED, NOT_FINITE, RUNNING, STALLED
 
@@ -47,10 +47,10 @@ class Result:
     """The best image of the last scale run, and the history that led to it."""
 
     image: Image | PyTree[np.ndarray]
-    """sRGB `[h, w, 3]`, not clipped (`save_image` clips), so that its loss is `loss`. Exceptions:
-    a run that stopped at a coarse scale, whose image is enlarged; `ema`, whose mean is not
-    evaluated; and `preserve_color` where it restores the content's colours. Of `optimize`, whatever
-    it was given to start from."""
+    """sRGB `[h, w, 3]`, not clipped (`to_uint8` and `save_image` clip), so that its loss is `loss`.
+    Exceptions: a run that stopped at a coarse scale, whose image is enlarged; `ema`, whose mean is
+    not evaluated; and `preserve_color` where it restores the content's colours. Of `optimize`,
+    whatever it was given to start from."""
     loss: float
     terms: dict[str, float]
     history: tuple[Record, ...]
@@ -72,6 +72,13 @@ class Result:
         """Evaluations whose trial the line search did not accept."""
         return sum(not record.accepted for record in self.history)
 
+    def to_uint8(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the image as grey levels, clipped and rounded.
+
+        A cast alone would truncate, and wrap values outside 0–1 around.
+        """
+        return to_uint8(self.image)
+
     def __repr__(self) -> str:
         """Summarize the result in one line."""
         terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
@@ -92,8 +99,7 @@ class Result:
         if np.ndim(self.image) != 3 or self.image.shape[2] != 3:
             return None
         buffer = io.BytesIO()
-        levels = np.rint(np.clip(self.image, 0, 1) * 255)
-        Pil.fromarray(levels.astype(np.uint8)).save(buffer, "PNG")
+        Pil.fromarray(self.to_uint8()).save(buffer, "PNG")
         return buffer.getvalue()
 
 

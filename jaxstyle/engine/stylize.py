@@ -2,13 +2,22 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import numpy as np
 
-from jaxstyle.config import Config, ConfigError, ImageError, JaxstyleError, OneScale, equal, preset
+from jaxstyle.config import (
+    Config,
+    ConfigError,
+    FileError,
+    ImageError,
+    JaxstyleError,
+    OneScale,
+    equal,
+    preset,
+)
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
 from jaxstyle.engine.layout import Layout, sharing
@@ -17,7 +26,7 @@ from jaxstyle.engine.pictures import check_scales, fitted_shape
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.scales import Outcomes, Passage, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
-from jaxstyle.imaging import Image
+from jaxstyle.imaging import PictureLike, as_several, load_image
 from jaxstyle.network import Params, load_weights
 from jaxstyle.objective import (
     Guides,
@@ -34,8 +43,8 @@ _PIXELS_ELSEWHERE = 2**23
 
 
 def stylize(
-    content: Image,
-    styles: Image | Sequence[Image],
+    content: PictureLike,
+    styles: PictureLike | Sequence[PictureLike],
     config: Config | str = "default",
     params: Params | None = None,
     callback: Callback | None = None,
@@ -48,8 +57,9 @@ def stylize(
     """Render `content` in the style of `styles`.
 
     Args:
-        content: sRGB 0–1, float `[h, w, 3]`; resized to `config.size`.
-        styles: one such image, or several, blended as `config` says.
+        content: a path, an image of Pillow's, or an array `[h, w, 3]` of floats in 0–1 or of uint8
+            (see `load_image`); resized to `config.size`.
+        styles: one such picture, or several, blended as `config` says.
         config: the settings, or the name of a preset.
         params: from `load_weights`; by default loaded, and downloaded on first use.
         callback: called with each `Record`; a true result ends the run early.
@@ -65,15 +75,15 @@ def stylize(
         same wherever the run was interrupted and resumed.
 
     Raises:
-        ConfigError, ImageError, WeightsError: before anything is computed.
+        ConfigError, FileError, ImageError, WeightsError: before anything is computed.
         OutOfMemoryError: memory ran out.
     """
     config = preset(config) if isinstance(config, str) else config
     devices = tuple(devices) or (jax.local_devices()[0],)
-    cell = _Sources().cell(content, as_styles(content, styles), config, guides)
+    cell = _Sources().cell(content, as_styles(styles), config, guides)
     program = spreadable(config) if len(devices) > 1 else config
     params = load_weights() if params is None else params
-    shape = fitted_shape(content.shape, config)
+    shape = fitted_shape(cell.content.shape, config)
     # The last scale first: if it does not fit in memory, that is reported now.
     for level in reversed(pyramid.levels(config, shape)):
         here = pyramid.level_shape(shape, level.ratio)
@@ -95,8 +105,8 @@ def stylize(
 
 
 def stylize_batch(
-    contents: Image | Sequence[Image],
-    styles: Image | Sequence[Image | Sequence[Image]],
+    contents: PictureLike | Sequence[PictureLike],
+    styles: PictureLike | Sequence[PictureLike | Sequence[PictureLike]],
     config: Config | str | Sequence[Config] = "default",
     params: Params | None = None,
     callback: Callable[[int, Record], bool | None] | None = None,
@@ -113,8 +123,8 @@ def stylize_batch(
     structure (size, layers, pooling, optimizer …) are grouped.
 
     Args:
-        contents: sRGB 0–1 `[h, w, 3]` each, of any shapes; each shape has its own program.
-        styles: for each content, one image, or several to blend.
+        contents: as for `stylize`, of any shapes; each shape has its own program.
+        styles: for each content, one picture, or several to blend.
         config: as for `stylize`, one per content.
         params: from `load_weights`; by default loaded, and downloaded on first use.
         callback: called with the position of an image and each of its records; a true result ends
@@ -135,8 +145,8 @@ def stylize_batch(
     config = preset(config) if isinstance(config, str) else config
     devices = _checked(devices, lanes, space)
     given = {
-        "contents": _several(contents),
-        "styles": _several(styles),
+        "contents": as_several(contents),
+        "styles": as_several(styles),
         "configs": [config] if isinstance(config, Config) else list(config),
         "guides": [guides] if guides is None or isinstance(guides, Guides) else list(guides),
     }
@@ -151,8 +161,8 @@ def stylize_batch(
     for i in range(count):
         content, several, setting, guide = (items[i % len(items)] for items in given.values())
         try:
-            cells[i] = sources.cell(content, as_styles(content, several), setting, guide)
-        except ImageError as error:
+            cells[i] = sources.cell(content, as_styles(several), setting, guide)
+        except (FileError, ImageError) as error:
             outcomes[i] = error
     params = load_weights() if params is None else params
     for program, shape in {
@@ -179,36 +189,38 @@ def _prepared_shapes(params: Params, config: Config) -> Params:
 
 
 class _Sources:
-    """Cells of pictures in memory: the same array is the same source."""
+    """Cells of pictures as they were given: the same one is loaded once and is the same source."""
 
     def __init__(self) -> None:
-        self._sources: dict[int, Any] = {}
+        self._sources: dict[Any, Any] = {}
+        self._given: list[PictureLike] = []
+        """What keys are made of, kept so that no other object gets its identity."""
 
     def cell(
-        self, content: Image, styles: Sequence[Image], config: Config, guides: Guides | None
+        self,
+        content: PictureLike,
+        styles: Sequence[PictureLike],
+        config: Config,
+        guides: Guides | None,
     ) -> Cell:
         """Return a cell, once it is known that its pictures and settings go together."""
-        check_scales(content.shape, [style.shape for style in styles], config, guides)
+        source = self._picture(content, "content", config.size)
+        style_sources = tuple(self._picture(style, "style", "original") for style in styles)
+        check_scales(source.shape, [style.shape for style in style_sources], config, guides)
         sourced = [
             self._sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
             for guide in (() if guides is None else (guides.content, *guides.styles))
         ]
-        return Cell(
-            self._picture(content),
-            tuple(map(self._picture, styles)),
-            config,
-            sourced[0] if sourced else None,
-            tuple(sourced[1:]),
-        )
+        content_guide, *style_guides = sourced or (None,)
+        return Cell(source, style_sources, config, content_guide, tuple(style_guides))
 
-    def _picture(self, picture: Image) -> Source:
-        return self._sources.setdefault(id(picture), Source(picture.shape, lambda: picture))
-
-
-def _several(given: Any) -> Sequence[Any]:
-    if isinstance(given, (jax.Array, np.ndarray)) and given.ndim == 3:
-        return (given,)
-    return tuple(given)
+    def _picture(self, given: PictureLike, name: str, size: int | Literal["original"]) -> Source:
+        key = (given if isinstance(given, (str, os.PathLike)) else id(given), size)
+        if key not in self._sources:
+            self._given.append(given)
+            picture = load_image(given, size, name=name)
+            self._sources[key] = Source(picture.shape, lambda: picture)
+        return self._sources[key]
 
 
 def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:

@@ -6,10 +6,10 @@ does not import JAX.
 """
 
 from jaxstyle.imaging import color, files, images
-from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.arrays import Image, PictureLike
 from jaxstyle.imaging.color import colored_content, colored_style
 from jaxstyle.imaging.files import read_bytes
-from jaxstyle.imaging.images import Picture, load_image, save_image
+from jaxstyle.imaging.images import Picture, save_image
 from jaxstyle.imaging.jsonl import parse, plain, read_rows, to_json
 from jaxstyle.imaging.resampling import (
     crop_middle,
@@ -19,10 +19,14 @@ from jaxstyle.imaging.resampling import (
     to_uint8,
 )
 from jaxstyle.imaging.sheet import contact_sheet
+from jaxstyle.imaging.sources import Mask, as_several, load_image, load_mask
 
 __all__ = [
     "Image",
+    "Mask",
     "Picture",
+    "PictureLike",
+    "as_several",
     "color",
     "colored_content",
     "colored_style",
@@ -32,6 +36,7 @@ __all__ = [
     "fit_shape",
     "images",
     "load_image",
+    "load_mask",
     "nearest_shape",
     "parse",
     "plain",

@@ -116,19 +116,39 @@ def _decode(path: epath.PathLike, data: bytes, shrink: float, *, cut: bool = Fal
         if cut:
             notes = (*notes, _missing_rows(path, source))
         picture = _upright(source)
-        if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit gray, or float gray
-            gray = np.asarray(picture, np.float32)
-            if picture.mode == "F":
-                check_values(path, gray)
-            else:
-                gray = (levels - gray if inverted else gray) / np.float32(levels)
-            return Decoded(np.repeat(np.clip(gray, 0, 1)[..., None], 3, axis=2), notes=notes)
+        if _is_deep_gray(picture):
+            return Decoded(_deep_gray(path, picture, levels, inverted), notes=notes)
         picture = _colored(picture)
         factor = int(shrink / scale / _SPARE)
         if factor > 1:
             picture, scale = picture.reduce(factor), scale * factor
             corner = corner[0] / factor, corner[1] / factor
         return Decoded(_values(picture), scale, corner, notes)
+
+
+def convert(name: str, picture: Pil.Image) -> Float[np.ndarray, "h w c"]:
+    """Return the pixels of an image of Pillow's, called `name` in errors, as `Decoded` has them."""
+    with contextlib.suppress(Exception):  # the picture is usable without its metadata
+        picture = ImageOps.exif_transpose(picture)
+    if _is_deep_gray(picture):
+        return _deep_gray(name, picture)
+    return _values(_colored(picture))
+
+
+def _is_deep_gray(picture: Pil.Image) -> bool:
+    """Return whether a picture is gray of 16 bits or of floats."""
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _deep_gray(
+    name: epath.PathLike, picture: Pil.Image, levels: int = 65535, inverted: bool = False
+) -> Float[np.ndarray, "h w 3"]:
+    gray = np.asarray(picture, np.float32)
+    if picture.mode == "F":
+        check_values(name, gray)
+    else:
+        gray = (levels - gray if inverted else gray) / np.float32(levels)
+    return np.repeat(np.clip(gray, 0, 1)[..., None], 3, axis=2)
 
 
 def _frames(path: epath.PathLike, source: ImageFile.ImageFile) -> tuple[str, ...]:

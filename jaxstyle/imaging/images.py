@@ -75,11 +75,25 @@ def read_picture(
     rgba, scale, corner, notes = decoding.decode(path, data, shrink)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
+    box = None
     if shape != own:
         box = middle_box(own, shape) if isinstance(size, tuple) else (0, 0, own[1], own[0])
         left, top, right, bottom = (side / scale for side in box)
         box = left + corner[0], top + corner[1], right + corner[0], bottom + corner[1]
+    return Picture(*resampled(rgba, shape, box), hashlib.sha256(data).hexdigest())
+
+
+def resampled(
+    rgba: Float[np.ndarray, "h w c"],
+    shape: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> tuple[Image, Float[np.ndarray, "h w"] | None]:
+    """Return the colour and the alpha, if any, of decoded pixels, resampled to `shape`.
+
+    Only the part in `box`, if given, is used; see `resize_image`.
+    """
+    color, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[2] == 4 else None
+    if box is not None or rgba.shape[:2] != shape:
         if alpha is None:
             color = resize_image(color, shape, box)
         else:  # weight colour by alpha, or hidden pixels would bleed over the edges
@@ -88,7 +102,7 @@ def read_picture(
             color = np.clip(color / np.maximum(alpha, 1 / 510)[..., None], 0, 1)
     if alpha is not None:
         color = np.where(alpha[..., None] > 0, color, np.float32(_WHITE))
-    return Picture(np.ascontiguousarray(color), alpha, hashlib.sha256(data).hexdigest())
+    return np.ascontiguousarray(color), alpha
 
 
 def read_metadata(path: epath.PathLike) -> str | None:
@@ -102,11 +116,6 @@ def png_bits(data: bytes, path: epath.PathLike) -> int:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ImageError(f"{path}: not a PNG")
     return data[24]
-
-
-def load_image(path: epath.PathLike, size: int | Literal["original"] | None = None) -> Image:
-    """Read the picture at `path` as float32 sRGB `[h, w, 3]` in 0–1; see `read_picture`."""
-    return read_picture(path, size).pixels
 
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
@@ -132,7 +141,7 @@ def save_image(
     Args:
         path: `.png` (8 or 16 bits), `.jpg` (quality 95, no chroma subsampling), `.webp`
             (quality 95) or `.tif` (always 16 bits).
-        image: float `[h, w, 3]`.
+        image: float or uint8 `[h, w, 3]`.
         alpha: written as the file's alpha channel; JPEG has none and shows white instead.
         bits: bits per channel.
         metadata: ASCII text stored in the file: PNG's `jaxstyle` text chunk, or the description,
@@ -140,11 +149,24 @@ def save_image(
 
     Raises:
         FileError: the format is unknown, or the file cannot be written.
-        ImageError: the format cannot hold 16 bits or the size, or a value is not finite.
+        ImageError: the format cannot hold 16 bits or the size, the array is no image, or a value
+            is not finite.
     """
-    check_output(path, bits, image.shape)
+    given = np.asarray(image)
+    if (
+        given.ndim != 3
+        or given.shape[2] != 3
+        or (given.dtype.kind in "biu" and given.dtype != "u1")
+    ):
+        raise ImageError(
+            f"cannot write {path}: an image is float or uint8 [height, width, 3], "
+            f"not {given.dtype} {list(given.shape)}"
+        )
+    check_output(path, bits, given.shape)
     suffix = PurePath(path).suffix.lower()
-    pixels = np.asarray(image, np.float32)
+    pixels = given.astype(np.float32)
+    if given.dtype == np.uint8:
+        pixels /= np.float32(255)
     if not np.isfinite(pixels).all():
         raise ImageError(f"cannot write {path}: the image has values that are not finite")
     if alpha is not None:

@@ -10,9 +10,9 @@ from etils import epath
 from PIL import Image as Pil, ImageDraw, ImageFont
 
 from jaxstyle.config import JaxstyleError
-from jaxstyle.imaging import images
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import to_uint8
+from jaxstyle.imaging.sources import load_image
 
 _SIDE = 256
 """Long side of a thumbnail, in pixels."""
@@ -88,7 +88,7 @@ def _item(entry: Entry | None) -> _Item | None:
         if isinstance(shown, str):
             picture = _remark(shown)
         else:
-            picture = Pil.fromarray(to_uint8(images.load_image(shown, _SIDE)))
+            picture = Pil.fromarray(to_uint8(load_image(shown, _SIDE)))
     except JaxstyleError as error:  # not a picture, or deleted since
         picture = _remark(str(error))
     return _Item(picture, label)

@@ -5,9 +5,10 @@ that is called with an image.
 """
 
 from jaxstyle.objective import regions, tiling
+from jaxstyle.objective.guides import Guide, Guides, parse_guide
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import GREY_LEVELS, Objective
-from jaxstyle.objective.regions import Guide, Guides, Region, assign, check_shape
+from jaxstyle.objective.regions import Region, assign, check_aspects
 from jaxstyle.objective.style_statistics import (
     Covariance,
     Gram,
@@ -60,9 +61,9 @@ __all__ = [
     "assign",
     "blend",
     "build_objective",
+    "check_aspects",
     "check_guides",
     "check_settings",
-    "check_shape",
     "check_shapes",
     "content_targets",
     "depends_on_shape",
@@ -70,6 +71,7 @@ __all__ = [
     "guided_content",
     "guided_targets",
     "needs_directions",
+    "parse_guide",
     "prepare_params",
     "regions",
     "statistics_of",

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,10 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle.config import Config, ConfigError, ImageError
-from jaxstyle.imaging import Image, resize_image
+from jaxstyle.imaging import Image, PictureLike, as_several, load_image, resize_image
 from jaxstyle.network import Features, Params, vgg
 from jaxstyle.objective import regions, sliced, tiling
+from jaxstyle.objective.guides import Guide, Guides
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import (
     Gathered,
@@ -28,7 +29,7 @@ from jaxstyle.objective.objective import (
     merged,
     zeros,
 )
-from jaxstyle.objective.regions import Guide, Guides, Region
+from jaxstyle.objective.regions import Region
 from jaxstyle.objective.style_statistics import StyleStatistic, statistics_of
 
 Bind = Callable[..., Callable[..., Any]]
@@ -100,21 +101,15 @@ def _statistics(
     return targets
 
 
-def as_styles(content: Image, styles: Image | Sequence[Image]) -> tuple[Image, ...]:
-    """Return the styles as a tuple, after checking that they and the content are pictures.
+def as_styles(styles: PictureLike | Iterable[PictureLike]) -> tuple[PictureLike, ...]:
+    """Return the styles, which may be a single picture, as a tuple.
 
     Raises:
-        ImageError: no style, or something that is not a finite float `[h, w, 3]`.
+        ImageError: there is none.
     """
-    if isinstance(styles, (Array, np.ndarray)) and styles.ndim == 3:
-        listed = (styles,)
-    else:
-        listed = tuple(styles)
+    listed = as_several(styles)
     if not listed:
         raise ImageError("no style image is given")
-    _check_image(content, "content")
-    for style in listed:
-        _check_image(style, "style")
     return listed
 
 
@@ -160,16 +155,6 @@ def check_shapes(
     if config.style_shape == "own":
         for style in styles:
             vgg.check_size(style, config.style_layers, config.padding, "style")
-
-
-def _check_image(image: object, name: str) -> None:
-    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3:
-        raise ImageError(f"{name} must be an array [height, width, 3], not {shape}")
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ImageError(f"{name} must be floating-point in 0–1, not {dtype}")
-    if not np.isfinite(np.asarray(image)).all():
-        raise ImageError(f"{name} has values that are not finite")
 
 
 def prepare_params(params: Params, config: Config) -> Params:
@@ -389,8 +374,8 @@ def _placed(value: Any, dtype: jnp.dtype) -> Array:
 
 def build_objective(
     params: Params,
-    content: Image,
-    styles: Image | Sequence[Image],
+    content: PictureLike,
+    styles: PictureLike | Sequence[PictureLike],
     config: Config,
     guides: Guides | None = None,
 ) -> Objective:
@@ -404,8 +389,8 @@ def build_objective(
 
     Args:
         params: from `load_weights`.
-        content: sRGB 0–1.
-        styles: one sRGB 0–1 image, or several.
+        content: a picture that `load_image` takes.
+        styles: one such picture, or several.
         config: weights, layers, statistics, normalisations, pooling, padding, precision.
         guides: regions and their styles; by default all styles apply everywhere.
 
@@ -414,8 +399,12 @@ def build_objective(
         ImageError: a picture is of the wrong form, or too small for its deepest layer; guides
             that do not match the pictures.
     """
-    listed = as_styles(content, styles)
-    check_shapes(content.shape, [style.shape for style in listed], config)
+    content = load_image(content, name="content")
+    listed = [load_image(style, name="style") for style in as_styles(styles)]
+    shapes = [style.shape for style in listed]
+    check_shapes(content.shape, shapes, config)
+    if guides is not None:
+        regions.check_aspects(guides, content.shape, shapes)
     # JAX may reduce NumPy's float64.
     dtype = jnp.promote_types(jnp.asarray(content).dtype, jnp.float32)
     parts: list[StylePart] = []
@@ -489,14 +478,11 @@ def check_guides(
     config: Config,
     guides: Guides,
 ) -> None:
-    """Raise the errors of `build_objective` about guides, for pictures of these shapes.
+    """Raise the errors of `build_objective` about regions, for pictures of these shapes.
 
     Raises:
-        ImageError: guides do not match the pictures, or a region is too small.
+        ImageError: guides and styles do not match, or a region is too small.
     """
-    regions.check_shape(guides.content, content, "content")
-    for guide, style in zip(guides.styles, styles, strict=False):
-        regions.check_shape(guide, style, "style")
     for region in regions.assign(guides, style_shares(len(styles), config)):
         guided_content(guides, region, content, config)
         for i, _ in region.styles:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image as Pil
 
 from jaxstyle.config import ConfigError, FileError
-from jaxstyle.imaging import files, images, resize_image, to_uint8
+from jaxstyle.imaging import files, images, load_image, resize_image, to_uint8
 
 _HELD = 1.5
 """Duration of the last frame in seconds."""
@@ -57,7 +57,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     if last.exists():
         paths.append(last)
     shape = images.glance(paths[-1]).shape
-    frames = [to_uint8(resize_image(images.load_image(path), shape)) for path in paths]
+    frames = [to_uint8(resize_image(load_image(path), shape)) for path in paths]
     each = seconds / max(1, len(frames) - 1)
     data = _mp4(frames, each) if suffix == ".mp4" else _pillow(frames, each, suffix)
     files.write_atomically(output, data)

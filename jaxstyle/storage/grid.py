@@ -121,6 +121,11 @@ class Grid:
         # The same picture under the same name in two folders is one cell.
         self.entries = list({entry.name: entry for entry in reversed(entries)}.values())[::-1]
 
+    @property
+    def guides(self) -> Mapping[str, str]:
+        """What was understood of each guide, by its path."""
+        return self._pictures.understood
+
     def _entry(self, cell: GridCell, aspect: str) -> Entry:
         sha256: dict[str, list[str]] = {}
         shape, problem = (0, 0), None

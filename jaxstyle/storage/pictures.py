@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxstyle.config import Config, ImageError
 from jaxstyle.engine import GuideSource, Source, fitted_shape
-from jaxstyle.imaging import images, nearest_shape
-from jaxstyle.objective import Guide, Guides, assign, check_shape, style_shares
+from jaxstyle.imaging import Mask, images, nearest_shape
+from jaxstyle.objective import Guide, Guides, assign, check_aspects, parse_guide, style_shares
 from jaxstyle.storage.cells import GridCell
 
 _GUIDES_KEPT = 32
@@ -27,6 +27,8 @@ class Pictures:
         self._guides: dict[tuple[Any, ...], GuideSource] = {}
         self._guide = functools.lru_cache(_GUIDES_KEPT)(self._read_guide)
         self._with_alpha: set[str] = set()
+        self.understood: dict[str, str] = {}
+        """What was understood of the guide at each path."""
 
     def shape(self, path: str, config: Config) -> tuple[int, int]:
         """Return the shape of the content at `path` in the grid."""
@@ -64,13 +66,15 @@ class Pictures:
         if cell.content_guide is None:
             return
         whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
-        check_shape(whole.content, self.look(cell.content).shape, "content")
-        for guide, style in zip(whole.styles, cell.styles, strict=False):
-            check_shape(guide, self.look(style).shape, "style")
+        styles = [self.look(style).shape for style in cell.styles]
+        check_aspects(whole, self.look(cell.content).shape, styles)
         assign(whole, style_shares(len(cell.styles), cell.config))
 
     def _read_guide(self, path: str) -> Guide:
-        return Guide.of(self._read(path).pixels, PurePath(path).name)
+        picture = self._read(path)
+        guide = parse_guide(Mask(picture.pixels, picture.alpha), PurePath(path).name)
+        self.understood[path] = str(guide)
+        return guide
 
     def alpha(self, path: str, config: Config) -> np.ndarray | None:
         """Return the alpha channel of the content at `path`, or None."""

@@ -42,6 +42,8 @@ def guides(folder: Path) -> Path:
     save_guide("thirds.png", 0, 128, 255)
     save_guide("part.png", 255, 0, height=56, width=40)
     save_guide("other.png", 100, 70, height=56, width=40)
+    save_guide("one.png", 90)
+    save_guide("wide.png", 0, 255, width=68)
     Pil.fromarray(pattern(48, 64, 2)).save("photo.png")
     return folder
 
@@ -127,6 +129,8 @@ def test_a_run_knows_its_guides(
         (("--content-guide", "none.png"), "none.png: no such file"),
         (("--content-guide", "photo.png"), "the guide photo.png has"),
         (("--content-guide", "part.png"), "guide is 40×56 and its picture"),
+        (("--content-guide", "wide.png"), "guide is 68×48 and its picture 64×48; any size will"),
+        (("--content-guide", "one.png"), "the content guide is #5a5a5a everywhere; a guide needs"),
         (("--content-guide", "thirds.png"), "has 3 regions, so give that many styles"),
         (("--style-guide", "part.png"), "--style-guide needs --content-guide FILE"),
         (
@@ -161,6 +165,24 @@ def test_a_mistake_is_one_line_and_code_2(
     assert sorted(Path().rglob("*")) == before
 
 
+def test_what_was_understood_is_said(
+    guides: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    alpha = np.zeros((48, 64, 4), np.uint8)
+    alpha[:12] = 255
+    Pil.fromarray(alpha).save("alpha.png")
+    loud = [word for word in (*PAIR, "-o", "o.png", *QUICK) if word != "--quiet"]
+    assert stylize(*loud, "--content-guide", "alpha.png", "--style-guide", "part.png") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [
+        "alpha.png: 2 regions: #000000 75.0% in the style of style.png, "
+        "#ffffff 25.0% in the style of style.png",
+        "part.png: 2 regions: #000000 50.0%, #ffffff 50.0%",
+    ]
+    assert stylize(*PAIR, "-o", "o.png", *QUICK, "--content-guide", "halves.png") == 0
+    assert not capsys.readouterr().out
+
+
 def test_a_region_that_vanishes_is_said(guides: Path, imagenet: Params) -> None:
     small = np.zeros((48, 64), np.uint8)
     small[:6, :6] = 255
@@ -190,11 +212,15 @@ def rows() -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_grid_has_guides_by_name(folders: Path, imagenet: Params) -> None:
+def test_a_grid_has_guides_by_name(
+    folders: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
     arguments = ("--content-guides", "guides", "--style-guides", "style_guides")
-    assert cli.run([*GRID, *arguments]) == 0
+    assert cli.run([word for word in (*GRID, *arguments) if word != "--quiet"]) == 0
     guides = [(Path(row["content"]).stem, row.get("content_guide")) for row in rows()]
     assert guides == [("a", "guides/a.png")] * 2 + [("b", None)] * 2
+    said = capsys.readouterr().out
+    assert said.count(".png: 2 regions: #000000 50.0%, #ffffff 50.0%\n") == 3
     single = ("--content-guide", "guides/a.png", "--style-guide", "style_guides/s.png")
     assert stylize("photos/a.png", "paintings/s.png", "-o", "single.png", *QUICK, *single) == 0
     cell = load_image(Path("out") / rows()[0]["image"])

@@ -1,5 +1,6 @@
 """`optimize` takes any objective, any parameters and any optax transformation."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -139,3 +140,12 @@ def test_shared_parameters_are_copied_only_into_another_order() -> None:
     ordered = _ordered(matrix, Format(Layout((1, 0)), matrix.sharding))
     assert ordered.format.layout.major_to_minor == (1, 0)
     np.testing.assert_array_equal(ordered, matrix)
+
+
+def test_levels_are_clipped_and_rounded(small_params: Params) -> None:
+    result = stylize(picture(24, 32, 0), STYLE, SHALLOW.replace(evaluations=1), small_params)
+    image = np.full((2, 2, 3), 0.5, np.float32)
+    image[0] = [[-0.65, 1.65, 254.9 / 255], [0, 1, 0.4 / 255]]
+    levels = dataclasses.replace(result, image=image).to_uint8()
+    assert levels.dtype == np.uint8
+    assert levels[0].tolist() == [[0, 255, 255], [0, 255, 0]]

@@ -1,4 +1,4 @@
-"""Guides: what is one, which style goes where, and what of it reaches a layer."""
+"""Regions: which style goes where, and what of it reaches a layer."""
 
 import warnings
 
@@ -7,49 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxstyle import Guides, ImageError
-from jaxstyle.objective.regions import Guide, assign, check_shape, layer_guides
-
-BLACK, GRAY, WHITE, RED = (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0)
-
-
-def bands(*colors: tuple[float, ...], height: int = 12, width: int = 24) -> np.ndarray:
-    """Vertical bands of equal width."""
-    columns = np.array(colors, np.float32)[np.arange(width) * len(colors) // width]
-    return np.broadcast_to(columns, (height, width, 3)).copy()
-
-
-def test_colours_are_ordered_from_dark_to_bright() -> None:
-    guide = Guide.of(bands(WHITE, BLACK, RED), "g")
-    assert guide.palette == (BLACK, RED, WHITE)
-    assert guide.labels[0].tolist() == [2] * 8 + [0] * 8 + [1] * 8
-
-
-def test_smoothed_edges_belong_to_a_side() -> None:
-    smooth = bands(BLACK, WHITE, height=100, width=200)
-    smooth[:, 95:105] = np.linspace(0, 1, 10)[:, None]
-    smooth[:50, 95:105] *= 0.97  # so that there are more colours than a guide may have
-    guide = Guide.of(smooth, "g")
-    assert guide.palette == (BLACK, WHITE)
-    assert guide.labels[0].tolist() == [0] * 100 + [1] * 100
-
-
-def test_noise_of_compression_is_no_colour() -> None:
-    noisy = bands(BLACK, WHITE, height=60, width=60)
-    noisy += np.random.default_rng(0).integers(-3, 4, noisy.shape) / 255
-    assert len(Guide.of(np.clip(noisy, 0, 1), "g").palette) == 2
-
-
-@pytest.mark.parametrize(
-    "picture",
-    [
-        np.random.default_rng(0).uniform(size=(40, 40, 3)),
-        np.repeat(np.linspace(0, 1, 256)[None, :, None], 3, axis=2).repeat(8, axis=0),
-    ],
-    ids=["noise", "ramp"],
-)
-def test_a_photograph_is_no_guide(picture: np.ndarray) -> None:
-    with pytest.raises(ImageError, match=r"the guide g\.png has \d+ colours; a guide is"):
-        Guide.of(picture, "g.png")
+from jaxstyle.objective import Guide
+from jaxstyle.objective.regions import assign, check_aspects, explain, layer_guides
+from tests.objective.test_guides import BLACK, GRAY, RED, WHITE, bands
 
 
 def test_styles_go_to_regions_in_order() -> None:
@@ -78,10 +38,33 @@ def test_styles_with_guides_go_where_their_colours_are() -> None:
     assert (white.color, white.styles) == (WHITE, ((0, 0.75), (1, 0.25)))
 
 
-def test_one_region_everywhere_is_no_region() -> None:
-    for styles in ([], [bands(RED)]):
-        (region,) = assign(Guides.of(bands(WHITE), styles), [1.0])
-        assert region.color is None
+def test_one_region_everywhere_is_a_mistake() -> None:
+    for styles in ([], [bands(RED)], [bands(WHITE)]):
+        with pytest.raises(ImageError, match="the content guide is #ffffff everywhere"):
+            assign(Guides.of(bands(WHITE), styles), [1.0])
+    (region,) = assign(Guides.of(bands(WHITE), [bands(WHITE, RED)]), [1.0])
+    assert (region.color, region.area) == (WHITE, 1)
+
+
+def test_labels_that_differ_by_one_are_not_confused() -> None:
+    labels, few = (np.array([each] * 8, np.uint8) for each in ([0, 1, 1, 2], [0, 0, 2, 2]))
+    guides = Guides.of(labels.repeat(8, 1), [few.repeat(8, 1)])
+    assert [(region.area, region.styles) for region in assign(guides, [1.0])] == [
+        (0.25, ((0, 1.0),)),
+        (0.25, ((0, 1.0),)),
+    ]
+
+
+def test_what_happens_is_explained() -> None:
+    guides = Guides.of(bands(BLACK, GRAY, WHITE, WHITE))
+    assert explain(guides, [0.5, 0.5], ["a.png", "b.png"]) == (
+        "3 regions: #000000 25.0% as it is, #808080 25.0% in the style of a.png, "
+        "#ffffff 50.0% in the style of b.png"
+    )
+    guides = Guides.of(bands(BLACK, WHITE), [bands(WHITE), bands(WHITE)])
+    assert explain(guides, [0.5, 0.5], ["a.png", "b.png"]).endswith(
+        "#000000 50.0% as it is, #ffffff 50.0% in the style of a.png and b.png"
+    )
 
 
 def test_what_does_not_go_together_is_refused() -> None:
@@ -93,8 +76,43 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ImageError, match="no colour of the content guide is in a style guide"):
         assign(Guides.of(bands(BLACK, WHITE), [bands(RED)]), [1.0])
     with pytest.raises(ImageError, match="the content guide is 24×12 and its picture 12×24"):
-        check_shape(three.content, (24, 12), "content")
-    check_shape(three.content, (13, 24), "content")
+        check_aspects(three, (24, 12), [])
+
+
+@pytest.mark.parametrize(
+    ("guide", "picture", "fits"),
+    [
+        ((480, 640), (3000, 4000), True),
+        ((481, 640), (3000, 4000), True),
+        ((48, 64), (43, 64), False),
+        ((300, 451), (43, 64), True),
+        ((600, 900), (1200, 1840), False),
+        ((1088, 1920), (1080, 1920), False),
+        ((1000, 1000), (33, 32), True),
+    ],
+)
+def test_a_guide_has_any_size_but_one_aspect_ratio(
+    guide: tuple[int, int], picture: tuple[int, int], fits: bool
+) -> None:
+    half = np.arange(guide[1]) * np.ones((guide[0], 1)) > guide[1] / 2
+    if fits:
+        check_aspects(Guides.of(half, [half]), picture, [picture])
+    else:
+        for guides, content in ((Guides.of(half), picture), (Guides.of(half, [half]), guide)):
+            with pytest.raises(ImageError, match="any size will do, but the aspect ratio"):
+                check_aspects(guides, content, [picture])
+
+
+def test_weights_reach_every_layer() -> None:
+    ramp = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 32, axis=0)
+    guide = Guide.of(ramp)
+    layers = ["relu1_1", "conv3_1"]
+    dark, bright = (layer_guides(guide, c, (32, 64), layers, "content")[0] for c in (BLACK, WHITE))
+    for layer in layers:
+        # Both regions have half of the picture: together they weigh 2 at every position.
+        assert_allclose(dark[layer] ** 2 + bright[layer] ** 2, 2, atol=0.02)
+        assert_allclose(np.mean(bright[layer] ** 2), 1, rtol=1e-5)
+        assert np.all(np.diff(bright[layer], axis=1) >= 0)
 
 
 def test_guides_reach_every_layer() -> None:

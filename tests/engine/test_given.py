@@ -1,0 +1,108 @@
+"""Pictures in every form give the same run; what is no picture is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image as Pil
+
+from jaxstyle import (
+    FileError,
+    Guides,
+    ImageError,
+    Result,
+    build_objective,
+    stylize,
+    stylize_batch,
+)
+from jaxstyle.network.arrays import Params
+from tests.conftest import SHALLOW, evaluate, pattern
+
+CONTENT, STYLE = pattern(48, 64, 0), pattern(40, 36, 1)
+QUICK = SHALLOW.replace(evaluations=2, style_weight=1e6, size=32)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    Pil.fromarray(CONTENT).save(tmp_path / "content.png")
+    Pil.fromarray(STYLE).save(tmp_path / "style.png")
+    return [tmp_path / "content.png", tmp_path / "style.png"]
+
+
+def floats(picture: np.ndarray) -> np.ndarray:
+    return picture.astype(np.float32) / 255
+
+
+def test_pictures_in_every_form_give_the_same_run(paths: list[Path], small_params: Params) -> None:
+    expected = stylize(floats(CONTENT), floats(STYLE), QUICK, small_params).image
+    for content, style in (
+        paths,
+        map(str, paths),
+        (CONTENT, STYLE),
+        (Pil.fromarray(CONTENT), [Pil.fromarray(STYLE)]),
+        (CONTENT, STYLE[None]),
+    ):
+        assert_array_equal(stylize(content, style, QUICK, small_params).image, expected)
+
+
+def test_batches_take_every_form_and_load_each_once(
+    paths: list[Path], small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxstyle.imaging import images
+
+    read: list[object] = []
+    read_picture = images.read_picture
+
+    def spy(path: object, *rest: object) -> object:
+        read.append(path)
+        return read_picture(path, *rest)
+
+    monkeypatch.setattr(images, "read_picture", spy)
+    content, style = paths
+    forms = [content, Pil.fromarray(CONTENT), CONTENT, floats(CONTENT)]
+    found = stylize_batch(forms, str(style), QUICK, small_params)
+    assert read == [content, str(style)]
+    for result in found:
+        assert isinstance(result, Result)
+        np.testing.assert_allclose(result.image, found[0].image, atol=1e-5)
+    # Each of these styles is a temporary array: none may be taken for another.
+    styles = [np.stack([pattern(40, 36, seed)]) for seed in range(4)]
+    found = stylize_batch(content, styles, QUICK, small_params)
+    assert len({each.loss for each in found}) == 4
+    alone = stylize_batch(str(content), STYLE, QUICK, small_params)
+    assert alone[0].loss == pytest.approx(found[1].loss, rel=1e-4)
+
+
+def test_an_objective_takes_every_form(paths: list[Path], small_params: Params) -> None:
+    image = floats(pattern(48, 64, 2))
+    found = [
+        evaluate(build_objective(small_params, *pictures, QUICK), image)[0][0]
+        for pictures in (paths, (CONTENT, STYLE), (floats(CONTENT), floats(STYLE)))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_mistake_is_told_before_anything_runs(paths: list[Path], small_params: Params) -> None:
+    for content, style, error, message in (
+        (CONTENT.astype(np.float32), STYLE, ImageError, "content has values from .* divide by 255"),
+        (CONTENT, floats(STYLE).transpose(2, 0, 1), ImageError, "style .* channels first"),
+        (CONTENT[None], STYLE, ImageError, "content .* a batch.* stylize_batch takes several"),
+        (paths[0], paths[0].with_name("none.png"), FileError, "none.png: no such file"),
+    ):
+        with pytest.raises(error, match=message):
+            stylize(content, style, QUICK, small_params)
+    contents = [CONTENT * 1.0, paths[0].with_name("none.png"), paths[0]]
+    found = stylize_batch(contents, paths[1], QUICK, small_params)
+    assert [type(each) for each in found] == [ImageError, FileError, Result]
+
+
+def test_guides_are_files_too(paths: list[Path], small_params: Params) -> None:
+    mask = np.arange(64) * np.ones((48, 1)) > 20
+    Pil.fromarray(mask).save(paths[0].with_name("mask.png"))
+    images = [
+        stylize(CONTENT, STYLE, QUICK, small_params, guides=Guides.of(given)).image
+        for given in (mask, paths[0].with_name("mask.png"))
+    ]
+    assert_array_equal(*images)
+    assert not np.array_equal(images[0], stylize(CONTENT, STYLE, QUICK, small_params).image)
