@@ -13,7 +13,7 @@ PRESETS: Mapping[str, Config] = {
     # Crowson's objective, adapted to this project's network and optimizer, with about twice the
     # style weight; the weights are in other units. docs/options.md explains the choice.
     "default": Config(
-        evaluations=150,
+        evaluations=200,
         content_weight=1.0,
         style_weight=150.0,
         tv_weight=5.0,
@@ -84,7 +84,7 @@ PRESETS: Mapping[str, Config] = {
         tv="nine-point",
         padding="replicate-first",
         optimizer=Adam(learning_rate=0.02, adam_beta2=0.99, ema=0.99),
-        scales=Pyramid(5, coarse_evaluations=500, first_evaluations=1000),
+        scales=Pyramid(5, scale_factor=2**0.5, coarse_evaluations=500, first_evaluations=1000),
     ),
 }
 

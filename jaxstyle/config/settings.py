@@ -78,7 +78,7 @@ class Pyramid:
     """A number of scales, from coarse to fine; each starts from the result of the one before."""
 
     number: Annotated[int, Field(strict=True, ge=2)]
-    scale_factor: Annotated[float, Field(strict=True, gt=1)] = 2**0.5
+    scale_factor: Annotated[float, Field(strict=True, gt=1)] = 2.0
     """Ratio of one scale's size to that of the scale before."""
     coarse_evaluations: Count | None = None
     """Budget of each scale before the last; `evaluations` if not given."""
@@ -92,13 +92,13 @@ class AutoPyramid:
 
     number: Literal["auto"] = "auto"
     # 1.05 makes 57 scales from 128 to 2048 pixels.
-    scale_factor: Annotated[float, Field(strict=True, ge=1.05)] = 2**0.5
+    scale_factor: Annotated[float, Field(strict=True, ge=1.05)] = 2.0
     """Ratio of one scale's size to that of the scale before."""
     coarse_evaluations: Count | None = None
     """Budget of each scale before the last; `evaluations` if not given."""
     first_evaluations: Count | None = None
     """Budget of the coarsest scale; `coarse_evaluations` if not given."""
-    start_size: Count = 128
+    start_size: Count = 96
     """Smallest long side of an automatic scale, in pixels."""
 
 

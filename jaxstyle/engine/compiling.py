@@ -81,6 +81,7 @@ class Cached(Generic[P, T]):
             lambda *args, **kwargs: _Once(functools.partial(function, *args, **kwargs))
         )
         self.cache_info = self._results.cache_info
+        self.cache_clear = self._results.cache_clear
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the result for these arguments, computing it if no other thread does."""

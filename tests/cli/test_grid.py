@@ -146,13 +146,13 @@ def test_a_folder_is_no_setting() -> None:
 
 
 def test_what_was_asked_for_holds_for_every_preset(folder: Path, imagenet: Params) -> None:
-    # 150 is what the default preset has, and gatys has not.
-    asked = (*INPUTS, "--size", "24", "--evaluations", "150", "--tv-weight=5")
+    # 200 is what the default preset has, and gatys has not.
+    asked = (*INPUTS, "--size", "24", "--evaluations", "200", "--tv-weight=5")
     command = parse(["grid", *asked, "--sweep", "preset=default,gatys"])
     assert isinstance(command, RenderGrid)
     configs = {cell.config for cell in grid_cells(command)}
     assert len(configs) == 2
-    assert {config.evaluations for config in configs} == {150}
+    assert {config.evaluations for config in configs} == {200}
     assert {config.tv_weight for config in configs} == {5.0}
     assert {config.size for config in configs} == {24}
 

@@ -1,0 +1,199 @@
+"""Programs are compiled once, ahead of their use, and found again by later processes."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstyle import stylize
+from jaxstyle.engine import layout, scales, stored, targets
+from jaxstyle.engine.ahead import Ahead
+from jaxstyle.engine.compiling import cached, quick_options
+from jaxstyle.network.arrays import Params
+from tests.conftest import SHALLOW, picture
+from tests.engine.test_own_statistic import Means, of
+
+CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
+TWO_SCALES = SHALLOW.replace(evaluations=3, scales=2, scale_factor=1.5)
+
+
+def test_a_value_is_computed_once_however_many_threads_ask() -> None:
+    begun, release, calls = threading.Event(), threading.Event(), []
+
+    @cached(4)
+    def square(number: int) -> int:
+        calls.append(number)
+        begun.set()
+        assert release.wait(60)
+        return number**2
+
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(square(3))) for _ in range(4)]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    release.set()
+    for thread in threads:
+        thread.join(60)
+    assert results == [9] * 4
+    assert calls == [3]
+    assert square(2) == 4
+
+
+def test_what_failed_is_computed_again() -> None:
+    calls: list[int] = []
+
+    @cached(4)
+    def fails_once(number: int) -> int:
+        calls.append(number)
+        if len(calls) == 1:
+            raise ValueError("not yet")
+        return number
+
+    with pytest.raises(ValueError, match="not yet"):
+        fails_once(3)
+    assert fails_once(3) == fails_once(3) == 3
+    assert calls == [3, 3]
+
+
+def test_values_are_prepared_once_in_the_settings_of_the_thread_that_asks() -> None:
+    def prepare(key: int) -> Any:
+        if key == 2:
+            raise ValueError
+        return jnp.zeros(key).dtype
+
+    with jax.enable_x64(True):
+        ahead = Ahead(prepare, [1, 2])
+        assert ahead.take(1) == np.float64
+        assert ahead.take(1) is None
+        assert ahead.take(2) is None  # for the caller to meet the error
+        assert ahead.take(3) is None
+    ahead.close()
+
+
+def test_later_scales_are_prepared_while_the_first_one_runs(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, threads = scales.compile_update, []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return genuine(*arguments, **options)
+
+    monkeypatch.setattr(scales, "compile_update", noted)
+    before = layout._compiled.cache_info().misses
+    run = stylize(picture(50, 64, 0), STYLE, TWO_SCALES, small_params)
+    assert [record.scale for record in run.history] == [0] * 3 + [1] * 3
+    assert len(threads) == 1
+    assert threads[0].startswith("jaxstyle-ahead")
+    # The one that was compiled ahead is the one that runs.
+    assert layout._compiled.cache_info().misses == before + 2
+
+
+def test_a_failure_ahead_is_no_failure(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(scales, "compile_update", fails)
+    again = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    np.testing.assert_array_equal(again.image, whole.image)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    """A compilation cache of its own, and no program in memory."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def forget() -> None:
+    """Forget compiled programs, as a new process would."""
+    layout._compiled.cache_clear()
+    targets._compiled.cache_clear()
+    jax.clear_caches()
+
+
+def test_stored_programs_need_no_tracing_and_give_the_same_bits(
+    folder: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jax.config.update("jax_compilation_cache_dir", None)
+    forget()
+    plain = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    jax.config.update("jax_compilation_cache_dir", str(folder.parent))
+    forget()
+    first = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    assert len(list(folder.iterdir())) == 6
+    monkeypatch.setattr(stored, "_store", lambda *_: pytest.fail("traced again"))
+    forget()
+    second = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    for run in (first, second):
+        np.testing.assert_array_equal(run.image, plain.image)
+        assert [record.loss for record in run.history] == [record.loss for record in plain.history]
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_damaged_programs_are_stored_again(
+    damage: bytes | None, folder: Path, small_params: Params
+) -> None:
+    forget()
+    first = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    sizes = {path: path.stat().st_size for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-10] if damage is None else damage)
+    forget()
+    second = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    np.testing.assert_array_equal(second.image, first.image)
+    assert {path: path.stat().st_size for path in folder.iterdir()} == sizes
+
+
+def test_programs_of_other_settings_are_others(folder: Path, small_params: Params) -> None:
+    forget()
+    one_scale = SHALLOW.replace(evaluations=2)
+    files: set[Path] = set()
+    for changes in (
+        {},
+        {"tv": "l1"},
+        {"history_size": 5},
+        {"optimizer": "adam"},
+        {"optimizer": "adam", "learning_rate": 0.3},
+        {"pooling": "average"},
+    ):
+        stylize(CONTENT, STYLE, one_scale.replace(**changes), small_params)
+        new = set(folder.iterdir()) - files
+        assert new, changes
+        files |= new
+    stylize(CONTENT, STYLE, one_scale.replace(style_weight=3.0), small_params)
+    assert set(folder.iterdir()) == files
+
+
+def test_a_statistic_of_ones_own_is_not_stored(folder: Path, small_params: Params) -> None:
+    forget()
+    stylize(CONTENT, STYLE, of(Means()), small_params)
+    assert not folder.exists()
+
+
+def test_the_oldest_programs_make_room(
+    folder: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_KEPT", 2)
+    forget()
+    stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_flags_of_the_environment_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert "xla_backend_optimization_level" not in quick_options()
+    monkeypatch.delenv("XLA_FLAGS")
+    assert quick_options()["xla_backend_optimization_level"] == "1"
