@@ -24,6 +24,7 @@ from jaxstyle.cli.commands import (
     Report,
     Stylize,
     Verify,
+    Warm,
     Weights,
 )
 from jaxstyle.cli.grid import render_grid
@@ -37,6 +38,7 @@ from jaxstyle.cli.process import (
 )
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
+from jaxstyle.cli.warm import warm
 from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml, words
 
 
@@ -91,6 +93,8 @@ def _perform(command: Command, interrupted: Interrupt) -> int:
             return stylize(command, interrupted)
         case RenderGrid():
             return render_grid(command)
+        case Warm():
+            warm(command)
         case Weights():
             _weights(command.action)
         case Presets():

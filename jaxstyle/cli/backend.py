@@ -9,11 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import filelock
+
 from jaxstyle.cli.terminal import complain
 from jaxstyle.config import ConfigError
 
 _FATAL = re.compile(r"^[EF]\d+ .*?\] (.*)$", re.MULTILINE)
 """A line of XLA's log that tells of an error."""
+
+_CACHE_BYTES = 2**31
+"""Size of the cache of compiled programs, 1 to 4 MB each; those unused for longest make room."""
 
 
 def start_jax() -> None:
@@ -27,13 +32,16 @@ def start_jax() -> None:
         import jax
     except ValueError as error:
         raise ConfigError(f"JAX cannot start: {error}") from None
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Also what compiles quickly: a start compiles several small programs beside the large ones.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None:
         default = _default_cache()
         if default is not None:
             jax.config.update("jax_compilation_cache_dir", str(default))
-            # Also what compiles quickly: a start compiles many small programs beside the large one.
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            if _has_locks(default):
+                jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
     elif "://" not in folder:
         try:
             _check_folder(Path(folder))
@@ -87,7 +95,7 @@ def _default_cache() -> Path | None:
     """Return the folder for compiled programs; None if there is no writable home."""
     import platformdirs
 
-    folder = platformdirs.user_cache_path("jaxstyle") / "compiled"
+    folder = platformdirs.user_cache_path("jaxstyle") / "xla"
     # A user without a home has a relative one.
     if not folder.is_absolute():
         return None
@@ -96,6 +104,15 @@ def _default_cache() -> Path | None:
     except OSError:
         return None
     return folder
+
+
+def _has_locks(folder: Path) -> bool:
+    """Return whether files can be locked there, as JAX does in a cache of limited size."""
+    try:
+        with filelock.FileLock(folder / ".lock"):
+            return True
+    except OSError:
+        return False
 
 
 def _check_folder(folder: Path) -> None:

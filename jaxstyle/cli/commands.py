@@ -154,6 +154,30 @@ class RenderGrid:
 
 
 @dataclasses.dataclass(frozen=True)
+class Warm:
+    """Compile ahead of time what stylize needs, into JAX's compilation cache.
+
+    For a machine image, or before the first picture of a size. Programs depend on the size of the
+    pictures, the device, and most settings, but not on weights.
+    """
+
+    sizes: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (CLI_SIZE,)
+    """Long sides of the results in pixels, as --size of stylize."""
+    aspects: Annotated[tuple[str, ...], arg(metavar="W:H [W:H ...]")] = ("4:3", "3:4", "3:2", "2:3")
+    """Aspect ratios of the contents."""
+    flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
+    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    config: Annotated[str | None, arg(metavar="FILE")] = None
+    """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
+    weights: Annotated[str | None, arg(metavar="FILE")] = None
+    """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
+    offline: bool = False
+    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Presets:
     """List the presets, with the settings in which each differs from the default."""
 
@@ -249,10 +273,10 @@ class Info:
     """Show versions, devices, and the paths of weights and caches, for bug reports."""
 
 
-Command = Stylize | RenderGrid | Presets | Animate | Report | Plot | Weights | Info
+Command = Stylize | RenderGrid | Warm | Presets | Animate | Report | Plot | Weights | Info
 
 
-def base_settings(command: Stylize | RenderGrid) -> Base:
+def base_settings(command: Stylize | RenderGrid | Warm) -> Base:
     """Return the settings of `command`: its preset, changed by a file and by flags.
 
     Raises:

@@ -20,6 +20,7 @@ from jaxstyle.cli.commands import (
     RenderGrid,
     Report,
     Stylize,
+    Warm,
     Weights,
 )
 from jaxstyle.config import SETTINGS, ConfigError
@@ -27,6 +28,7 @@ from jaxstyle.config import SETTINGS, ConfigError
 COMMANDS: Mapping[str, type] = {
     "stylize": Stylize,
     "grid": RenderGrid,
+    "warm": Warm,
     "presets": Presets,
     "animate": Animate,
     "report": Report,

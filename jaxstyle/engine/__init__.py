@@ -20,6 +20,7 @@ from jaxstyle.engine.pictures import (
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.stylize import (
     check_cell,
+    compile_ahead,
     pick_devices,
     program_of,
     stylize,
@@ -44,6 +45,7 @@ __all__ = [
     "State",
     "begin",
     "check_cell",
+    "compile_ahead",
     "device_memory",
     "finished_image",
     "fitted_shape",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from jaxstyle.config import JaxstyleError
@@ -135,18 +136,7 @@ def through_scales(
         return targets.layout(scale.shape[0], lanes, len(wave))
 
     def prepare(scale: _Scale) -> Objective:
-        objective = targets.objective(leader.cell, scale.ratio)
-        compile_update(
-            layout_of(scale, lanes),
-            scale.optimizer,
-            objective,
-            jax.ShapeDtypeStruct((*scale.shape, 3), objective.tv_weight.dtype),
-            targets.params,
-            quick=scale.quick,
-            shrink=shrink,
-            identity=scale.identity,
-        )
-        return objective
+        return _prepared(scale, leader.cell, targets, layout_of(scale, lanes), shrink=shrink)
 
     # Processes that share an image must do the same in the same order.
     ahead = Ahead(prepare, scales[1:] if jax.process_count() == 1 else ())
@@ -193,6 +183,43 @@ def through_scales(
                 return
     finally:
         ahead.close()
+
+
+def compile_scales(
+    cell: Cell, targets: Targets, shape: tuple[int, int], budgets: Sequence[int]
+) -> None:
+    """Compile all that a cell alone needs; see `through_scales` for the arguments."""
+
+    def prepare(scale: _Scale) -> bool:
+        layout = targets.layout(scale.shape[0])
+        objective = _prepared(scale, cell, targets, layout)
+        layout.start(scale.optimizer, np.zeros((*scale.shape, 3), objective.tv_weight.dtype))
+        return True
+
+    scales = _scales(targets, shape, budgets)
+    ahead = Ahead(prepare, scales)
+    for scale in scales:
+        if not ahead.take(scale):
+            prepare(scale)  # raises the error
+    ahead.close()
+
+
+def _prepared(
+    scale: _Scale, cell: Cell, targets: Targets, layout: Layout, *, shrink: bool = False
+) -> Objective:
+    """Compute the objective of a cell at a scale, and compile its update."""
+    objective = targets.objective(cell, scale.ratio)
+    compile_update(
+        layout,
+        scale.optimizer,
+        objective,
+        jax.ShapeDtypeStruct((*scale.shape, 3), objective.tv_weight.dtype),
+        targets.params,
+        quick=scale.quick,
+        shrink=shrink,
+        identity=scale.identity,
+    )
+    return objective
 
 
 def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:

@@ -62,7 +62,7 @@ def _path(identity: str, arguments: Sequence[Any]) -> str | None:
         str(structure),
         [(leaf.shape, str(leaf.dtype)) for leaf in leaves],
     )
-    return f"{folder}/programs/{hashlib.sha256(repr(depends).encode()).hexdigest()}"
+    return f"{folder}/exported/{hashlib.sha256(repr(depends).encode()).hexdigest()}"
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from jaxstyle.config import (
     Config,
@@ -24,7 +25,7 @@ from jaxstyle.engine.layout import Layout, sharing
 from jaxstyle.engine.memory import Device
 from jaxstyle.engine.pictures import check_scales, fitted_shape
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
-from jaxstyle.engine.scales import Outcomes, Passage, through_scales
+from jaxstyle.engine.scales import Outcomes, Passage, compile_scales, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
 from jaxstyle.imaging import PictureLike, as_several, load_image
 from jaxstyle.network import Params, load_weights
@@ -102,6 +103,20 @@ def stylize(
     if isinstance(outcome, JaxstyleError):
         raise outcome
     return outcome
+
+
+def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> None:
+    """Compile what `stylize` needs for contents of `shape` (height, width) into JAX's cache.
+
+    Raises:
+        ConfigError, ImageError: see `stylize`.
+    """
+    picture = np.random.default_rng(0).random((*shape, 3), np.float32)
+    cell = _Sources().cell(picture, (picture,), config, None)
+    fitted = fitted_shape(shape, config)
+    budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
+    targets = Targets(params, program_of(config), (jax.local_devices()[0],), 1, 1)
+    compile_scales(cell, targets, fitted, budgets)
 
 
 def stylize_batch(

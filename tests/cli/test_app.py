@@ -250,7 +250,7 @@ def test_compiled_programs_are_kept_where_they_can_be(
     environment["XDG_CACHE_HOME"] = str(Path(home).absolute())
     done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-    kept = list(Path(home, "jaxstyle", "compiled").glob("*-cache"))
+    kept = list(Path(home, "jaxstyle", "xla").glob("*-cache"))
     assert bool(kept) == (home == "cache")
 
 

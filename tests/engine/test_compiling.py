@@ -113,7 +113,7 @@ def folder(tmp_path: Path) -> Any:
     """A compilation cache of its own, and no program in memory."""
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    yield tmp_path / "programs"
+    yield tmp_path / "exported"
     jax.config.update("jax_compilation_cache_dir", before)
 
 

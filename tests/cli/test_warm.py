@@ -1,0 +1,55 @@
+"""`jaxstyle warm`: what it compiles is what `stylize` then finds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Pil
+
+from jaxstyle.cli import app
+from tests.conftest import pattern
+
+QUICK = ("--style-layers", "relu1_1", "--content-layers", "relu2_1", "--evaluations", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--aspects", "4x3"), "--aspects are W:H, such as 4:3, not '4x3'"),
+        (("--aspects", "0:3"), "--aspects are W:H, such as 4:3, not '0:3'"),
+        (("--sizes", "0"), "--sizes are whole numbers from 1 on"),
+        (("--size", "64"), "name the sizes to compile for as --sizes N, not as --size"),
+        (("--preset", "sede"), "unknown preset 'sede'"),
+    ],
+)
+def test_mistakes_are_one_line(words: Any, message: str, capsys: pytest.CaptureFixture) -> None:
+    assert app.run(["warm", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"jaxstyle: {message}")
+
+
+@pytest.mark.slow
+def test_stylize_finds_all_programs(tmp_path: Path, imagenet: Any) -> None:
+    Pil.fromarray(pattern(48, 64, 0)).save(tmp_path / "content.png")
+    Pil.fromarray(pattern(48, 64, 1)).save(tmp_path / "style.png")
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-m", "jaxstyle.cli", *words, *QUICK]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=True
+        )
+        return done.stdout.decode()
+
+    def programs() -> set[Path]:
+        return {path for path in (tmp_path / "cache").rglob("*") if "atime" not in path.name}
+
+    said = run("warm", "--sizes", "64", "--aspects", "4:3")
+    assert said.startswith("64×48: compiled in ")
+    warm = programs()
+    assert len(warm) > 6
+    run("stylize", "content.png", "style.png", "-o", "out.png", "--size", "64")
+    assert programs() == warm
