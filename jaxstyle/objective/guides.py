@@ -141,6 +141,11 @@ class Guides(NamedTuple):
             tuple(Guide.of(style, _name(style, "of a style")) for style in styles),
         )
 
+    def __str__(self) -> str:
+        """Return a line for each guide that says what was understood."""
+        styles = [f"style {number}: {guide}" for number, guide in enumerate(self.styles, 1)]
+        return "\n".join([f"content: {self.content}", *styles])
+
 
 def _name(source: PictureLike, role: str) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else role

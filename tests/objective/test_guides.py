@@ -255,6 +255,16 @@ def test_other_things_are_refused(source: object, message: str) -> None:
         Guides.of(source)
 
 
+def test_guides_say_what_was_understood() -> None:
+    guides = Guides.of(DISC, [bands(BLACK, WHITE), bands(WHITE)])
+    share = DISC.mean()
+    assert str(guides) == (
+        f"content: 2 regions: #000000 {1 - share:.1%}, #ffffff {share:.1%}\n"
+        "style 1: 2 regions: #000000 50.0%, #ffffff 50.0%\n"
+        "style 2: 1 region: #ffffff 100.0%"
+    )
+
+
 def test_the_middle_is_cropped() -> None:
     guide = Guide.of(bands(BLACK, WHITE)).cropped((12, 12))
     assert_array_equal(guide.weights(1)[0], [0] * 6 + [1] * 6)
