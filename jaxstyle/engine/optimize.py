@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import PyTree
 
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.loop import Job, run
@@ -18,7 +17,7 @@ _LBFGS = lbfgs()
 
 def optimize(
     objective: Callable[..., Any],
-    image: PyTree,
+    image: Any,  # not PyTree, of which a strict type checker knows nothing
     optimizer: optax.GradientTransformation = _LBFGS,
     steps: int = 300,
     callback: Callback | None = None,

@@ -46,7 +46,7 @@ class Record(NamedTuple):
 class Result:
     """The best image of the last scale run, and the history that led to it."""
 
-    image: Image | PyTree[np.ndarray]
+    image: Image | Any  # not PyTree, of which a strict type checker knows nothing
     """sRGB `[h, w, 3]`, not clipped (`to_uint8` and `save_image` clip), so that its loss is `loss`.
     Exceptions: a run that stopped at a coarse scale, whose image is enlarged; `ema`, whose mean is
     not evaluated; and `preserve_color` where it restores the content's colours. Of `optimize`,

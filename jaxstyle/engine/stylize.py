@@ -50,7 +50,7 @@ def stylize(
     params: Params | None = None,
     callback: Callback | None = None,
     *,
-    guides: Guides | None = None,
+    guides: Guides | PictureLike | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
     devices: Sequence[Device] = (),
@@ -64,7 +64,8 @@ def stylize(
         config: the settings, or the name of a preset.
         params: from `load_weights`; by default loaded, and downloaded on first use.
         callback: called with each `Record`; a true result ends the run early.
-        guides: regions and their styles; by default all styles apply everywhere.
+        guides: regions and their styles, or just the content's guide; by default all styles apply
+            everywhere.
         keeper: is shown the progress, so that an interrupted run can be resumed.
         progress: shown to a keeper by a run of the same inputs and settings, to resume from; arrays
             of it that are on a device are invalid afterwards.
@@ -126,7 +127,7 @@ def stylize_batch(
     params: Params | None = None,
     callback: Callable[[int, Record], bool | None] | None = None,
     *,
-    guides: Guides | Sequence[Guides | None] | None = None,
+    guides: Guides | PictureLike | Sequence[Guides | PictureLike | None] | None = None,
     lanes: int | None = None,
     devices: Sequence[Device] | None = None,
     space: int = 1,
@@ -163,7 +164,7 @@ def stylize_batch(
         "contents": as_several(contents),
         "styles": as_several(styles),
         "configs": [config] if isinstance(config, Config) else list(config),
-        "guides": [guides] if guides is None or isinstance(guides, Guides) else list(guides),
+        "guides": (guides,) if isinstance(guides, Guides) else as_several(guides),
     }
     counts = {len(items) for items in given.values()} - {1}
     if len(counts) > 1:
@@ -207,8 +208,8 @@ class _Sources:
     """Cells of pictures as they were given: the same one is loaded once and is the same source."""
 
     def __init__(self) -> None:
-        self._sources: dict[Any, Any] = {}
-        self._given: list[PictureLike] = []
+        self._made: dict[tuple[int | str, Any], Any] = {}
+        self._given: list[Any] = []
         """What keys are made of, kept so that no other object gets its identity."""
 
     def cell(
@@ -216,26 +217,36 @@ class _Sources:
         content: PictureLike,
         styles: Sequence[PictureLike],
         config: Config,
-        guides: Guides | None,
+        guides: Guides | PictureLike | None,
     ) -> Cell:
         """Return a cell, once it is known that its pictures and settings go together."""
         source = self._picture(content, "content", config.size)
         style_sources = tuple(self._picture(style, "style", "original") for style in styles)
-        check_scales(source.shape, [style.shape for style in style_sources], config, guides)
+        if guides is None or isinstance(guides, Guides):
+            parsed = guides
+        else:
+            parsed: Guides | None = self._once("mask", guides, functools.partial(Guides.of, guides))
+        check_scales(source.shape, [style.shape for style in style_sources], config, parsed)
         sourced = [
-            self._sources.setdefault(id(guide), GuideSource(lambda guide=guide: guide))
-            for guide in (() if guides is None else (guides.content, *guides.styles))
+            self._once("guide", guide, lambda guide=guide: GuideSource(lambda: guide))
+            for guide in (() if parsed is None else (parsed.content, *parsed.styles))
         ]
         content_guide, *style_guides = sourced or (None,)
         return Cell(source, style_sources, config, content_guide, tuple(style_guides))
 
     def _picture(self, given: PictureLike, name: str, size: int | Literal["original"]) -> Source:
-        key = (given if isinstance(given, (str, os.PathLike)) else id(given), size)
-        if key not in self._sources:
-            self._given.append(given)
+        def load() -> Source:
             picture = load_image(given, size, name=name)
-            self._sources[key] = Source(picture.shape, lambda: picture)
-        return self._sources[key]
+            return Source(picture.shape, lambda: picture)
+
+        return self._once(size, given, load)
+
+    def _once(self, kind: int | str, given: Any, make: Callable[[], Any]) -> Any:
+        key = kind, given if isinstance(given, (str, os.PathLike)) else id(given)
+        if key not in self._made:
+            self._given.append(given)
+            self._made[key] = make()
+        return self._made[key]
 
 
 def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:

@@ -141,6 +141,11 @@ class Guides(NamedTuple):
             tuple(Guide.of(style, _name(style, "of a style")) for style in styles),
         )
 
+    def __str__(self) -> str:
+        """Return a line for each guide that says what was understood."""
+        styles = [f"style {number}: {guide}" for number, guide in enumerate(self.styles, 1)]
+        return "\n".join([f"content: {self.content}", *styles])
+
 
 def _name(source: PictureLike, role: str) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else role
@@ -168,7 +173,7 @@ def parse_guide(mask: Mask, name: str) -> Guide:
     palette, _ = find_palette(pixels, painted)
     if not palette or not is_covered(pixels[painted][:, None], palette):
         palette = (WHITE,)  # a picture that was cut out
-    ground = TRANSPARENT if any(apart(BLACK, color) <= SAME for color in palette) else BLACK
+    ground = TRANSPARENT if any(_is_same(BLACK, color) for color in palette) else BLACK
     if len(palette) == 1:
         return Guide(to_uint8(_snapped(alpha)), (ground, *palette))
     labels = np.where(painted, nearest_labels(pixels, palette) + np.uint8(1), np.uint8(0))
@@ -192,10 +197,16 @@ def _parse_opaque(pixels: Float[np.ndarray, "h w 3"], name: str) -> Guide:
         )
     if len(palette) != 2:
         return Guide(nearest_labels(pixels, palette), palette)
+    if len(values) > MOST_COLORS and all(map(_is_same, palette, (BLACK, WHITE))):
+        palette = (BLACK, WHITE)
     weights = _snapped(position_between(pixels, palette))
     if gray and apart(palette[1], BLACK) <= 1 / 255:  # drawn as 0 and 1
         palette = (BLACK, WHITE)
     return Guide(to_uint8(weights), palette)
+
+
+def _is_same(color: Color, other: Color) -> bool:
+    return apart(color, other) <= SAME
 
 
 def _fits(pixels: Float[np.ndarray, "h w 3"], palette: tuple[Color, ...], gray: bool) -> bool:

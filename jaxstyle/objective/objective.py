@@ -16,7 +16,7 @@ from jaxstyle.config import Precision
 from jaxstyle.network import Features, Params, vgg
 from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
-from jaxstyle.objective.style_statistics import Layer, StyleStatistic
+from jaxstyle.objective.style_statistics import Layer, Measure, StyleStatistic, Target
 
 StyleTargets = dict[str, dict[str, Any]]
 """Targets by layer and statistic; see `StyleStatistic.as_target`."""
@@ -98,8 +98,8 @@ class Objective:
         for layer, loss in contents.items():
             content += self.content_weights[layer] * loss
         terms = {"content": content}
-        for layer, weight in self.style_weights.items():
-            terms[f"style/{layer}"] = weight * self._style_loss(layer, measures, image)
+        for layer, loss in self._style_losses(measures, image).items():
+            terms[f"style/{layer}"] = self.style_weights[layer] * loss
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
@@ -144,23 +144,34 @@ class Objective:
         measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
         return contents, measures
 
-    def _style_loss(
-        self, layer: str, measures: Sequence[Gathered], image: Float[Array, "h w 3"]
-    ) -> Scalar:
-        gram_divisor = divisor(layer, image, self.style_normalization)
-        losses: list[Scalar] = []
-        for part, gathered in zip(self.parts, measures, strict=True):
-            measured = {
-                kind: self.statistics[kind].finish(result, gram_divisor)
-                for kind, result in gathered[layer].items()
-            }
-            for share, targets in zip(part.shares[layer], part.targets, strict=True):
-                for kind, weight in self.statistics_weights.items():
-                    distance = self.statistics[kind].distance(
-                        measured[kind], targets[layer][kind], self.style_normalization
-                    )
-                    losses.append(share * weight * distance)
-        return jnp.sum(jnp.stack(losses))
+    def _style_losses(
+        self, gathered: Sequence[Gathered], image: Float[Array, "h w 3"]
+    ) -> dict[str, Scalar]:
+        # Of all layers at once, for statistics that compute their distances together.
+        places: list[tuple[str, Scalar]] = []
+        measures: dict[str, list[Measure]] = {kind: [] for kind in self.statistics}
+        targets: dict[str, list[Target]] = {kind: [] for kind in self.statistics}
+        for layer in self.style_weights:
+            gram_divisor = divisor(layer, image, self.style_normalization)
+            for part, results in zip(self.parts, gathered, strict=True):
+                measured = {
+                    kind: self.statistics[kind].finish(result, gram_divisor)
+                    for kind, result in results[layer].items()
+                }
+                for share, wanted in zip(part.shares[layer], part.targets, strict=True):
+                    places.append((layer, share))
+                    for kind, measure in measured.items():
+                        measures[kind].append(measure)
+                        targets[kind].append(wanted[layer][kind])
+        distances = {
+            kind: statistic.distances(measures[kind], targets[kind], self.style_normalization)
+            for kind, statistic in self.statistics.items()
+        }
+        losses: dict[str, list[Scalar]] = {layer: [] for layer in self.style_weights}
+        for position, (layer, share) in enumerate(places):
+            for kind, weight in self.statistics_weights.items():
+                losses[layer].append(share * weight * distances[kind][position])
+        return {layer: jnp.sum(jnp.stack(each)) for layer, each in losses.items()}
 
 
 def zeros(shapes: Any) -> Any:

@@ -105,7 +105,7 @@ def find_palette(
     values, counts, inner = (each[values < 1 << 24] for each in (values, counts, inner))
     solid = inner >= _SOLID * counts
     exact = len(values) <= MOST_COLORS or bool(solid.all())
-    chosen = np.full(len(values), True) if exact else counts >= SMALLEST * counts.sum()
+    chosen = np.full(len(values), True) if exact else _frequent(values, counts)
     candidates = {
         tuple(channel / 255 for channel in int(value).to_bytes(3, "big")): flat
         for value, flat in zip(values[chosen], solid[chosen], strict=True)
@@ -120,7 +120,7 @@ def find_palette(
     palette = palette or colors[:1]
     # Edges are between other colours, thin lines are not.
     rest = [color for color in colors if color not in palette]
-    while rest:
+    while rest and len(palette) <= MOST_COLORS:
         color = max(rest, key=lambda color: min(apart(color, known) for known in palette))
         rest.remove(color)
         near = min(apart(color, known) for known in palette) <= SAME
@@ -131,6 +131,18 @@ def find_palette(
         palette = []
     ordered = sorted(palette, key=lambda color: (float(np.dot(color, _LUMA)), color))
     return tuple(ordered), values
+
+
+def _frequent(
+    values: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Return which values are the most frequent of those that are nearly the same, if many are."""
+    _, groups = np.unique(values >> 3 & 0x1F1F1F, return_inverse=True)
+    shares = np.bincount(groups, counts) / counts.sum()
+    most = np.zeros(len(shares), int)
+    order = np.argsort(counts, kind="stable")
+    most[groups[order]] = order  # the last assignment of each group stays
+    return (most[groups] == np.arange(len(values))) & (shares[groups] >= SMALLEST)
 
 
 def _numbers(values: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> set[Color]:

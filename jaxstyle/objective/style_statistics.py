@@ -7,7 +7,7 @@ differently: `guide` is the square root of each one's weight, with mean square 1
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -49,8 +49,9 @@ class StyleStatistic(abc.ABC):
     """A statistic of a layer's features, and the distance between two of them.
 
     An evaluation calls `gather` on a layer or on each of its tiles, `merge` on the tiles' results,
-    `finish` on the total, and `distance` on the outcome. A style goes through the same calls up to
-    `finish`, then through `as_target`, an average over several styles, and `prepare`.
+    `finish` on the total, and `distances` on all outcomes, by default `distance` on each. A style
+    goes through the same calls up to `finish`, then through `as_target`, an average over several
+    styles, and `prepare`.
 
     An instance of your own subclass can be given in `Config.style_statistics` like a name. It must
     be hashable; make it a frozen dataclass if it has options, so that equal instances share
@@ -99,6 +100,15 @@ class StyleStatistic(abc.ABC):
     @abc.abstractmethod
     def distance(self, measure: Measure, target: Any, normalization: Normalization) -> Scalar:
         """Compare an image's measure with a prepared target."""
+
+    def distances(
+        self, measures: Sequence[Measure], targets: Sequence[Any], normalization: Normalization
+    ) -> Sequence[Scalar]:
+        """Compare several measures with a target each, of all layers, regions and styles."""
+        return [
+            self.distance(measure, target, normalization)
+            for measure, target in zip(measures, targets, strict=True)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +235,15 @@ class Wasserstein(StyleStatistic):
     ) -> Scalar:
         del normalization
         return wasserstein.distance(measure, target)
+
+    def distances(
+        self,
+        measures: Sequence[wasserstein.Gaussian | wasserstein.Sample],
+        targets: Sequence[wasserstein.Target],
+        normalization: Normalization,
+    ) -> Sequence[Scalar]:
+        del normalization
+        return wasserstein.distances(measures, targets)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ work that may be queued behind it; NumPy's, for what is prepared once per style,
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -104,66 +105,164 @@ def prepare(style: Gaussian) -> Target:
 
 
 def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
-    """Return the squared 2-Wasserstein distance from a style, divided by the channels.
+    """Return the squared 2-Wasserstein distance from a style, divided by the channels."""
+    return distances((measure,), (target,))[0]
+
+
+def distances(
+    measures: Sequence[Gaussian | Sample], targets: Sequence[Target]
+) -> tuple[Scalar, ...]:
+    """Return the distance of each measure from its target; their roots are computed together.
 
     A has C×C entries; of a `Sample` of M positions, the M×M matrix with the same eigenvalues
     other than 0 takes its place.
     """
+    inners = [_inner(*pair) for pair in zip(measures, targets, strict=True)]
+    deltas_squared = [
+        EPSILON**2 * (jnp.trace(inner) + target.floor)
+        for inner, target in zip(inners, targets, strict=True)
+    ]
+    overlaps = traces_of_roots(
+        tuple(
+            inner + delta_squared * jnp.eye(len(inner), dtype=inner.dtype)
+            for inner, delta_squared in zip(inners, deltas_squared, strict=True)
+        )
+    )
+    found: list[Scalar] = []
+    for measure, target, inner, delta_squared, overlap in zip(
+        measures, targets, inners, deltas_squared, overlaps, strict=True
+    ):
+        channels = len(measure.mean)
+        idle = channels - len(inner) - target.idle
+        means = jnp.sum(jnp.square(measure.mean - target.mean))
+        total = means + _trace(measure) + target.trace
+        found.append((total - 2 * (overlap + idle * jnp.sqrt(delta_squared))) / channels)
+    return tuple(found)
+
+
+def _inner(measure: Gaussian | Sample, target: Target) -> Float[Array, "n n"]:
     root = jnp.asarray(target.root)
     if isinstance(measure, Sample):
-        trace = jnp.sum(jnp.square(measure.rows))
         half = _product(measure.rows, root)
-        inner = _product(half, half.T)
-    else:
-        trace = jnp.trace(measure.covariance)
-        inner = _product(_product(root, measure.covariance), root)
-    channels, size = len(measure.mean), len(inner)
-    delta_squared = EPSILON**2 * (jnp.trace(inner) + target.floor)
-    overlap = trace_of_root(inner + delta_squared * jnp.eye(size, dtype=inner.dtype))
-    overlap += (channels - size - target.idle) * jnp.sqrt(delta_squared)
-    means = jnp.sum(jnp.square(measure.mean - target.mean))
-    return (means + trace + target.trace - 2 * overlap) / channels
+        return _product(half, half.T)
+    return _product(_product(root, measure.covariance), root)
+
+
+def _trace(measure: Gaussian | Sample) -> Scalar:
+    if isinstance(measure, Sample):
+        return jnp.sum(jnp.square(measure.rows))
+    return jnp.trace(measure.covariance)
 
 
 @jax.custom_jvp
-def trace_of_root(matrix: Float[Array, "n n"]) -> Scalar:
-    """Trace of the square root of a symmetric matrix, of condition number at most 1/ε².
+def traces_of_roots(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[Scalar, ...]:
+    """Traces of the square roots of symmetric matrices, of condition number at most 1/ε².
 
-    The gradient is half the inverse root, from the same iteration as the value.
+    The gradients are half the inverse roots, from the same iteration as the values.
     """
-    return _roots(matrix)[0]
+    return _roots(matrices)[0]
 
 
-@trace_of_root.defjvp
+@traces_of_roots.defjvp
 def _(
-    primals: tuple[Float[Array, "n n"]], tangents: tuple[Float[Array, "n n"]]
-) -> tuple[Scalar, Scalar]:
-    trace, inverse = _roots(primals[0])
-    return trace, jnp.sum(inverse * tangents[0]) / 2
+    primals: tuple[tuple[Float[Array, "_n _n"], ...]],
+    tangents: tuple[tuple[Float[Array, "_n _n"], ...]],
+) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
+    traces, inverses = _roots(primals[0])
+    slopes = [
+        jnp.sum(inverse * tangent) / 2
+        for inverse, tangent in zip(inverses, tangents[0], strict=True)
+    ]
+    return traces, tuple(slopes)
 
 
-def _roots(matrix: Float[Array, "n n"]) -> tuple[Scalar, Float[Array, "n n"]]:
-    """Trace of the square root, and the inverse square root, by a coupled iteration.
+def _roots(
+    matrices: tuple[Float[Array, "_n _n"], ...],
+) -> tuple[tuple[Scalar, ...], tuple[Float[Array, "_n _n"], ...]]:
+    """Traces of the square roots, and the inverse square roots."""
+    # The limits do not depend on the norms.
+    sizes = [jax.lax.stop_gradient(jnp.linalg.norm(matrix)) for matrix in matrices]
+    scaled = tuple(
+        (matrix + matrix.T) / (2 * size) for matrix, size in zip(matrices, sizes, strict=True)
+    )
+    # An accelerator waits longer for each product than it computes; a CPU does not.
+    iterated = jax.lax.platform_dependent(scaled, cpu=_iterated_alone, default=_iterated_together)
+    traces: list[Scalar] = []
+    inverses: list[Float[Array, "_n _n"]] = []
+    for matrix, size, (root, factor, inverse) in zip(matrices, sizes, iterated, strict=True):
+        scale = jnp.sqrt(size)
+        # What rounding made the inverse too large by made the root too small.
+        traces.append((jnp.vdot(inverse.T, matrix) / scale + scale * jnp.vdot(root.T, factor)) / 2)
+        inverses.append((inverse + inverse.T) / (2 * scale))
+    return tuple(traces), tuple(inverses)
+
+
+class _Iterates(NamedTuple):
+    """What tends to the root, what it still has to be multiplied by, and the inverse root."""
+
+    root: Float[Array, "... n n"]
+    factor: Float[Array, "... n n"]
+    inverse: Float[Array, "... n n"]
+
+
+def _iterated(matrix: Float[Array, "... n n"]) -> _Iterates:
+    """Iterate from symmetric matrices with eigenvalues of at most 1.
 
     Y → Y p(Z Y) and Z → p(Z Y) Z tend to the root and its inverse (Higham 2008, section 6.7)
     with polynomials p chosen for how far the eigenvalues have come (Amsel et al. 2025).
     """
-    # The limits do not depend on it.
-    size = jax.lax.stop_gradient(jnp.linalg.norm(matrix))
-    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    root = (matrix + matrix.T) / (2 * size)
-    inverse = factor = identity
+    root = matrix
+    diagonal = jnp.eye(matrix.shape[-1], dtype=bool)
+    inverse = factor = diagonal.astype(matrix.dtype)
     for position, (first, third, fifth) in enumerate(_quintics(jnp.dtype(matrix.dtype).itemsize)):
         if position:
             root = _product(root, factor)
         error = _product(inverse, root) if position else root
-        factor = first * identity + third * error + fifth * _product(error, error)
+        factor = third * error + fifth * _product(error, error)
+        factor = jnp.where(diagonal, factor + first, factor)
         inverse = _product(factor, inverse) if position else factor
-    # What rounding made the inverse too large by made the root too small.
-    trace = (
-        jnp.vdot(inverse.T, matrix) / jnp.sqrt(size) + jnp.sqrt(size) * jnp.vdot(root.T, factor)
-    ) / 2
-    return trace, (inverse + inverse.T) / (2 * jnp.sqrt(size))
+    return _Iterates(root, factor, inverse)
+
+
+def _iterated_alone(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[_Iterates, ...]:
+    return tuple(_iterated(matrix) for matrix in matrices)
+
+
+def _iterated_together(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[_Iterates, ...]:
+    """Iterate a batch of matrices as wide as the widest, with the narrower ones as their blocks."""
+    places = _packed([len(matrix) for matrix in matrices])
+    width = max(len(matrix) for matrix in matrices)
+    filled = np.zeros((1 + max(number for number, _ in places), width), bool)
+    batch = [jnp.zeros((width, width), matrices[0].dtype)] * len(filled)
+    for matrix, (number, start) in zip(matrices, places, strict=True):
+        end = start + len(matrix)
+        batch[number] += jnp.pad(matrix, (start, width - end))
+        filled[number, start:end] = True
+    found = _iterated(jnp.stack(batch) + jnp.where(filled[:, None], 0.0, jnp.eye(width)))
+    return tuple(
+        _Iterates(
+            *(
+                each[number, start : start + len(matrix), start : start + len(matrix)]
+                for each in found
+            )
+        )
+        for matrix, (number, start) in zip(matrices, places, strict=True)
+    )
+
+
+def _packed(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return a bin and an offset for each size, in bins of the largest (first-fit decreasing)."""
+    filled: list[int] = []
+    places = [(0, 0)] * len(sizes)
+    for position in sorted(range(len(sizes)), key=lambda each: -sizes[each]):
+        size = sizes[position]
+        fitting = [number for number, end in enumerate(filled) if end + size <= max(sizes)]
+        if not fitting:
+            filled.append(0)
+        number = fitting[0] if fitting else len(filled) - 1
+        places[position] = number, filled[number]
+        filled[number] += size
+    return places
 
 
 @functools.cache

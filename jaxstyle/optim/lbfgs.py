@@ -7,7 +7,7 @@ and the network runs at the top level of one program.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def lbfgs(
     first_step: float = 0.01,
     noise: float = 1e-6,
     memory_dtype: jnp.dtype | None = None,
-    precondition: Callable[[PyTree[Array]], PyTree[Array]] = lambda grad: grad,
+    precondition: Callable[[Any], Any] = lambda grad: grad,
 ) -> optax.GradientTransformationExtraArgs:
     """Build L-BFGS with a one-evaluation Armijo search and cubic interpolation.
 
@@ -106,9 +106,9 @@ def lbfgs(
         memory_dtype: type in which pairs are stored, such as `bfloat16`; by default the
             parameters' type. Products with pairs are computed in the parameters' type.
         noise: relative error of the computed loss; a rise within it may be due to rounding.
-        precondition: a symmetric positive definite linear map K from gradients to steps. The
-            inverse Hessian starts from a multiple of it, as if the parameters were
-            z with params = K^½ z (Nocedal and Wright 2006, section 7.2).
+        precondition: a symmetric positive definite linear map K from gradients to steps, pytrees
+            both. The inverse Hessian starts from a multiple of it, as if the parameters were z with
+            params = K^½ z (Nocedal and Wright 2006, section 7.2).
 
     Returns:
         A transformation whose `update` takes the trial's gradient, the trial as `params`, and

@@ -100,9 +100,18 @@ def test_a_mistake_is_told_before_anything_runs(paths: list[Path], small_params:
 def test_guides_are_files_too(paths: list[Path], small_params: Params) -> None:
     mask = np.arange(64) * np.ones((48, 1)) > 20
     Pil.fromarray(mask).save(paths[0].with_name("mask.png"))
-    images = [
-        stylize(CONTENT, STYLE, QUICK, small_params, guides=Guides.of(given)).image
-        for given in (mask, paths[0].with_name("mask.png"))
-    ]
-    assert_array_equal(*images)
-    assert not np.array_equal(images[0], stylize(CONTENT, STYLE, QUICK, small_params).image)
+    path = paths[0].with_name("mask.png")
+    expected = stylize(CONTENT, STYLE, QUICK, small_params, guides=Guides.of(mask))
+    assert not np.array_equal(expected.image, stylize(CONTENT, STYLE, QUICK, small_params).image)
+    for given in (mask, path, Guides.of(path)):
+        found = stylize(CONTENT, STYLE, QUICK, small_params, guides=given)
+        assert_array_equal(found.image, expected.image)
+    for guides in (mask, [mask, path], Guides.of(path), [path, Guides.of(mask)]):
+        batched = stylize_batch([CONTENT, CONTENT], STYLE, QUICK, small_params, guides=guides)
+        for each in batched:
+            assert each.loss == pytest.approx(expected.loss, rel=1e-4)
+    (bad, none, _) = stylize_batch(
+        CONTENT, STYLE, QUICK, small_params, guides=[mask[:9], None, mask > 2]
+    )
+    assert isinstance(bad, ImageError)
+    assert isinstance(none, Result)

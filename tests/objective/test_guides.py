@@ -198,6 +198,14 @@ def test_smoothed_labels_are_the_nearest(mode: str, ending: str, tmp_path: Path)
     assert np.mean(guide.levels == THREE) > 0.96
 
 
+def test_noise_makes_no_colour_rare() -> None:
+    noisy = bands(RED, (0.1, 0.6, 0.2), (0.1, 0.1, 0.5), height=60, width=60)
+    noisy += np.random.default_rng(0).integers(-5, 6, noisy.shape) / 255
+    guide = Guide.of(np.clip(noisy, 0, 1))
+    assert len(guide.palette) == 3
+    assert guide.levels[0].tolist() == [1] * 20 + [2] * 20 + [0] * 20
+
+
 def test_noise_of_compression_is_no_colour() -> None:
     noisy = bands(BLACK, WHITE, height=60, width=60)
     noisy += np.random.default_rng(0).integers(-3, 4, noisy.shape) / 255
@@ -253,6 +261,16 @@ def test_what_is_no_guide_is_refused(picture: np.ndarray, count: int) -> None:
 def test_other_things_are_refused(source: object, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         Guides.of(source)
+
+
+def test_guides_say_what_was_understood() -> None:
+    guides = Guides.of(DISC, [bands(BLACK, WHITE), bands(WHITE)])
+    share = DISC.mean()
+    assert str(guides) == (
+        f"content: 2 regions: #000000 {1 - share:.1%}, #ffffff {share:.1%}\n"
+        "style 1: 2 regions: #000000 50.0%, #ffffff 50.0%\n"
+        "style 2: 1 region: #ffffff 100.0%"
+    )
 
 
 def test_the_middle_is_cropped() -> None:

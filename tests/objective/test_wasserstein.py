@@ -1,6 +1,7 @@
 """The Wasserstein statistic against NumPy in float64, far from its target and near it."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -174,9 +175,46 @@ def test_roots_are_those_of_eigenvectors(spread: float) -> None:
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0]
     values = np.geomspace(spread, 1, 24) * 300
     matrix = jnp.asarray(vectors * values @ vectors.T)
-    trace, gradient = jax.value_and_grad(wasserstein.trace_of_root)(matrix)
+    trace, gradient = jax.value_and_grad(lambda m: wasserstein.traces_of_roots((m,))[0])(matrix)
     assert_allclose(trace, np.sqrt(values).sum(), rtol=1e-8)
     assert_allclose(gradient, vectors / np.sqrt(values) @ vectors.T / 2, rtol=1e-6, atol=1e-9)
+
+
+def test_matrices_fill_bins_as_wide_as_the_widest() -> None:
+    assert wasserstein._packed([64, 128, 256, 512, 512]) == [
+        (2, 384),
+        (2, 256),
+        (2, 0),
+        (0, 0),
+        (1, 0),
+    ]
+    assert wasserstein._packed([3, 2, 2]) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_matrices_iterated_together_are_as_alone() -> None:
+    """Accelerators do the one, CPUs the other."""
+    rng = np.random.default_rng(0)
+    matrices: list[Any] = []
+    for size in (3, 8, 2, 5, 8):
+        factor = rng.normal(size=(size, size))
+        matrix = factor @ factor.T + 1e-3 * np.eye(size)
+        matrices.append(jnp.asarray(matrix / np.linalg.norm(matrix), jnp.float32))
+    together = jax.jit(wasserstein._iterated_together)(tuple(matrices))
+    for found, expected in zip(together, wasserstein._iterated_alone(tuple(matrices)), strict=True):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_program_has_one_way_to_iterate() -> None:
+    styles = [np.float32(correlated(40, channels)) for channels in (8, 12)]
+    targets = [target(style) for style in styles]
+
+    def loss(images: Any) -> Any:
+        return sum(wasserstein.distances([measure(image) for image in images], targets))
+
+    text = jax.jit(jax.grad(loss)).lower(styles).compile().as_text()
+    assert " dot(" in text
+    assert not re.findall(r" (?:conditional|while)\(", text)
 
 
 def test_half_of_float32_is_not_enough() -> None:

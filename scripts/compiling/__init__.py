@@ -1,0 +1,1 @@
+"""Programs compiled for accelerators by a machine that has none: what they consist of."""

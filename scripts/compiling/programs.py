@@ -1,0 +1,143 @@
+"""Updates and targets of presets, compiled for a chip in a process of its own."""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from compiling import texts
+from compiling.chips import CHIPS, devices
+from jaxstyle.config import Config
+from jaxstyle.config.presets import preset
+from jaxstyle.engine.layout import Layout, compile_update
+from jaxstyle.engine.optimizers import make_optimizer, state_like
+from jaxstyle.engine.update import update
+from jaxstyle.network import vgg
+from jaxstyle.objective import Objective, targets
+from jaxstyle.objective.regions import Region
+from measuring.tables import Row
+
+LAUNCH = 3e-6
+"""Seconds that a GPU takes to begin a kernel after the one before it."""
+
+
+def measure_update(
+    chip: str, name: str, size: int, lanes: int, space: int, precision: str, width: float = 1.0
+) -> Row:
+    """Compile an update of a preset for images of `size`² pixels and return what it consists of.
+
+    Args:
+        chip: one of `CHIPS`.
+        name: the preset.
+        size: height and width of the images.
+        lanes: number of images at a time.
+        space: number of devices that share each image's rows.
+        precision: as in settings.
+        width: share of VGG19's channels, for tests.
+    """
+    config = _config(name, precision)
+    params, objective = _objective(config, size, width)
+    lane = dataclasses.replace(objective, params=None)
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    optimizer = make_optimizer(config)
+    groups = 1 if space == 1 else lanes
+    layout = Layout(devices(chip, groups * space), lanes // groups, space)
+    started = time.perf_counter()
+    _, executable = compile_update(layout, optimizer, lane, image, params, keep=False)
+    seconds = time.perf_counter() - started
+    state = state_like(image.shape, config)
+    one = jax.jit(functools.partial(update, optimizer)).lower(objective, state)
+    return _row(
+        executable.program, chip, precision, seconds, _flops(one) * lanes / len(layout.devices)
+    )
+
+
+def measure_targets(chip: str, name: str, size: int, precision: str, width: float = 1.0) -> Row:
+    """Compile the statistics of a style, as `measure_update` does an update."""
+    config = _config(name, precision)
+    where = SingleDeviceSharding(devices(chip)[0])
+
+    def lowered(sharding: Any) -> Any:
+        params, picture = (
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), each)
+            for each in (_params(width), jax.ShapeDtypeStruct((size, size, 3), jnp.float32))
+        )
+
+        def compute(params: Any, picture: Any) -> Any:
+            return targets.style_targets(params, picture, config, picture.shape)
+
+        return jax.jit(compute).lower(params, picture)
+
+    started = time.perf_counter()
+    compiled = lowered(where).compile()
+    seconds = time.perf_counter() - started
+    return _row(compiled, chip, precision, seconds, _flops(lowered(None)))
+
+
+def _config(name: str, precision: str) -> Config:
+    # Sizes are of the pictures here; a style is as large as the image.
+    return preset(name).replace(
+        scales=1,
+        convolution="direct",
+        activations="kept",
+        precision=precision,
+        style_shape="own",
+    )
+
+
+def _params(width: float) -> dict[str, Any]:
+    params: dict[str, Any] = {"mean": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    inputs = vgg.COLORS
+    for conv in vgg.CONVOLUTIONS:
+        outputs = round(width * vgg.CHANNELS[vgg.block(conv) - 1])
+        params[conv] = {
+            "kernel": jax.ShapeDtypeStruct((3, 3, inputs, outputs), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((outputs,), jnp.float32),
+        }
+        inputs = outputs
+    return params
+
+
+def _objective(config: Config, size: int, width: float) -> tuple[dict[str, Any], Objective]:
+    """Return parameters and an objective, with shapes in place of most arrays."""
+    params, shape = _params(width), (size, size, 3)
+    picture = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def measured(params: Any, picture: Any) -> Any:
+        content = targets.content_targets(params, picture, config)
+        return content, targets.style_targets(params, picture, config, shape)
+
+    content, style = jax.eval_shape(measured, params, picture)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), style)
+    blended = targets.blend([zeros], [1.0], config)
+    everywhere = Region(None, 1.0, ((0, 1.0),))
+    part = targets.style_part(everywhere, targets.EVERYWHERE, targets.Guided(blended, {}), config)
+    return params, targets.assemble_objective(params, shape, content, [part], config)
+
+
+def _flops(lowered: Any) -> float:
+    return lowered.cost_analysis()["flops"]
+
+
+def _row(compiled: Any, chip: str, precision: str, seconds: float, flops: float) -> Row:
+    text = compiled.as_text()
+    counts = texts.counts(text)
+    analysis = compiled.cost_analysis() or {}  # there is none for GPUs that are not there
+    accessed = analysis.get("bytes accessed", texts.traffic(text))
+    kind = CHIPS[chip]
+    bound = max(flops / kind.peaks[precision], accessed / kind.bandwidth)
+    if kind.platform == "cuda":
+        bound += LAUNCH * counts["kernels"]
+    return {
+        "compile s": round(seconds),
+        **counts,
+        "GFLOP": flops / 1e9,
+        "GB moved": accessed / 1e9,
+        "temporary GB": compiled.memory_analysis().temp_size_in_bytes / 1e9,
+        "bound ms": 1e3 * bound,
+    }
