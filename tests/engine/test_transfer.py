@@ -133,7 +133,7 @@ def test_noise_has_the_same_spread_at_every_start(small_params: Params) -> None:
         config = SHALLOW.replace(init="noise", scales=scales, evaluations=1, tv="l1", tv_weight=1.0)
         first = stylize(CONTENT, STYLE, config, small_params).history[0]
         variations.append(first.terms["tv"] / (32 * 48 / 4.0 ** (scales - 1)))
-    assert_allclose(variations[0], variations[1], rtol=0.05)
+    assert_allclose(variations[0], variations[1], rtol=0.1)
 
 
 def test_sizes_are_judged_at_the_size_that_runs(small_params: Params) -> None:
