@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -133,12 +134,14 @@ class Targets:
         self._params = prepare_params(params, program)
         self.params = Layout(self._devices).place(self._params)
         """The parameters on every device."""
+        # Weakly, so that the memory of targets is freed with the last reference to them.
+        this = weakref.proxy(self)
         kept = min(lanes, _CONTENTS_KEPT)
-        self._of_content = cached(kept)(self._compute_content)
+        self._of_content = cached(kept)(functools.partial(Targets._compute_content, this))
         few = needs_directions(program) or program.preserve_color != "none"
         kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
-        self._of_style = cached(kept)(self._compute_style)
-        self._of_styles = cached(kept)(self._compute_styles)
+        self._of_style = cached(kept)(functools.partial(Targets._compute_style, this))
+        self._of_styles = cached(kept)(functools.partial(Targets._compute_styles, this))
 
     def layout(self, rows: int, lanes: int = 1, jobs: int = 1) -> Layout:
         """Return the layout of images with so many rows; see `Layout.of`."""

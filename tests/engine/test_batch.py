@@ -1,6 +1,7 @@
 """Lanes and batches: what comes out is what `stylize` makes, whatever else is in the batch."""
 
 import functools
+import gc
 import time
 import warnings
 from collections.abc import Callable
@@ -447,3 +448,18 @@ def test_callbacks_see_and_end_each_run(small_params: Params, scales: int) -> No
 
 def test_no_contents_are_no_results(small_params: Params) -> None:
     assert stylize_batch([], STYLE, QUICK, small_params) == []
+
+
+def test_arrays_are_freed_with_the_last_reference_to_them(small_params: Params) -> None:
+    config = QUICK.replace(evaluations=1, scales=2, scale_factor=1.3)
+
+    def arrays_left() -> int:
+        stylize(CONTENT, STYLE, config, small_params)
+        return len(jax.live_arrays())
+
+    gc.collect()
+    gc.disable()  # as far as a run of large images gets before the next collection
+    try:
+        assert arrays_left() == arrays_left() == arrays_left()
+    finally:
+        gc.enable()
