@@ -115,6 +115,23 @@ def _first_maximum(a: Array, b: Array) -> Array:
     return jnp.where(a >= b, a, b)
 
 
+@jax.custom_jvp
+def _rectify(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Compute max(x, 0), with a gradient from the result alone.
+
+    `jax.nn.relu` keeps x for its gradient, which must then be stored beside the result; GPUs
+    rectify within the convolution if nothing else needs it.
+    """
+    return jnp.maximum(x, 0)
+
+
+@_rectify.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = _rectify(*primals)
+    # XLA would replace y > 0 by x > 0.
+    return y, jnp.where(y == 0, 0, tangents[0])
+
+
 class _Convolution(nn.Module):
     """A 3×3 convolution with bias, whose kernel is stored in the form its algorithm needs."""
 
@@ -196,7 +213,7 @@ def _through(
             name=conv,
         )(x)
         activations[conv] = x
-        x = nn.relu(x)
+        x = _rectify(x)
         activations[conv.replace("conv", "relu")] = x
     return x, {layer: value for layer, value in activations.items() if layer in wanted}
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import ConfigError, ImageError, extract_features
 from jaxstyle.network import vgg
@@ -191,3 +191,13 @@ def test_module_makes_its_own_random_parameters() -> None:
     shapes = jax.tree.map(jnp.shape, variables["params"])
     expected = jax.tree.map(jnp.shape, random_params())
     assert shapes == {name: expected[name] for name in shapes}
+
+
+def test_rectified_features_have_the_gradient_of_jax_nn_relu() -> None:
+    x = jnp.asarray([-2.0, -0.0, 0.0, 1e-30, 3.0])[None, :, None]
+    for derivative in (jax.grad, jax.jacfwd):
+        found, expected = (
+            derivative(lambda x, f=f: jnp.sum(jnp.arange(1.0, 6.0)[:, None] * f(x)))(x)
+            for f in (vgg._rectify, jax.nn.relu)
+        )
+        assert_array_equal(found, expected)
