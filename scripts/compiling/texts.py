@@ -26,8 +26,8 @@ def counts(text: str) -> Row:
     """Return the numbers of an update's instructions of the kinds that accelerators wait for."""
     instructions = entry(text)
     operations = collections.Counter(each[3] for each in instructions)
-    kernels = [each for each in instructions if each[3] not in _FREE]
-    moved = ("copy", "transpose", "copy-start")
+    kernels = [each for each in instructions if not _is_free(each[3])]
+    moved = ("copy", "transpose")
     copies = [
         each for each in kernels if each[3] in moved or each[1].startswith("wrapped_transpose")
     ]
@@ -45,6 +45,10 @@ def counts(text: str) -> Row:
     return found
 
 
+def _is_free(operation: str) -> bool:
+    return operation in _FREE or operation.endswith("-done")
+
+
 def traffic(text: str) -> int:
     """Return the bytes that the kernels read and write, each operand and result once."""
     instructions = entry(text)
@@ -52,7 +56,7 @@ def traffic(text: str) -> int:
     return sum(
         sizes[each[1]] + sum(sizes.get(name, 0) for name in re.findall(r"%([\w.\-]+)", each[4]))
         for each in instructions
-        if each[3] not in _FREE
+        if not _is_free(each[3])
     )
 
 

@@ -19,6 +19,7 @@ ENTRY %main (kernel: f32[3,4], scale: bf16[]) -> (f32[4,3], f32[]) {
   %wrapped_transpose = f32[4,3]{1,0} fusion(%kernel), kind=kInput, calls=%transpose
   %bitcast = f32[12]{0} bitcast(%wrapped_transpose)
   %all-reduce-start = f32[12]{0} all-reduce-start(%bitcast), to_apply=%add
+  %all-reduce-done = f32[12]{0} all-reduce-done(%all-reduce-start)
   %copy.1 = bf16[] copy(%scale)
   %conv.2 = (f32[4]{0}, u8[0]{0}) custom-call(%bitcast, %copy.1), custom_call_target="conv"
   %part = f32[4]{0} get-tuple-element(%conv.2), index=0
@@ -55,7 +56,7 @@ def measure() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "kernels"), [("seed", 145), ("default", 295)])
+@pytest.mark.parametrize(("preset", "kernels"), [("seed", 135), ("default", 285)])
 def test_an_update_on_a_gpu_is_lean(measure: Any, preset: str, kernels: int) -> None:
     found = measure(
         "measure_update",
