@@ -27,7 +27,7 @@ from jaxstyle.config.validation import (
     weighted,
 )
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
 INITS = ("content", "noise", "style")
 """Named starting points of the image; any other value is the path of an image file."""
@@ -236,8 +236,9 @@ class Config:
     padding: Padding = "replicate"
     """Padding of the network's convolutions; replicate-first replicates at the first one only and
     pads the others with zeros; zero, the classic choice, draws a frame."""
-    precision: Precision = "float32"
-    """Arithmetic of the network's convolutions; losses always accumulate in float32."""
+    precision: Precision = "auto"
+    """Arithmetic of the network's convolutions and of Gram matrices; sums, losses and the optimizer
+    are in float32. auto is float32 on CPUs, tf32 on GPUs and bfloat16 on TPUs."""
     activations: Literal["auto", "kept", "recomputed", "tiled"] = "auto"
     """How a gradient obtains the network's activations: all kept, recomputed block by block, or
     tile by tile, which is also exact and takes the memory of one tile; auto is the first of them
@@ -265,7 +266,7 @@ class Config:
             raise ConfigError("nothing to match: content and style both have no layers or weight 0")
         if self.style_shape == "content" and (self.style_scale, self.style_size) != (1.0, None):
             raise ConfigError("style_scale and style_size have no meaning with style_shape content")
-        if self.convolution == "winograd" and self.precision != "float32":
+        if self.convolution == "winograd" and self.precision not in ("auto", "float32"):
             raise ConfigError(f"convolution winograd needs precision float32, not {self.precision}")
         if self.tile is not None and self.activations in ("kept", "recomputed"):
             raise ConfigError(f"tile has no meaning with activations {self.activations}")

@@ -165,7 +165,7 @@ def _floats(layer: str, shape: tuple[int, ...], channels: tuple[int, ...]) -> in
 def _need(config: Config, shape: tuple[int, int], channels: tuple[int, ...], params: int) -> _Need:
     pixels = shape[0] * shape[1]
     activations = 4 * _activations(config, shape, channels) * _TIMES[config.activations]
-    if config.precision == "bfloat16":
+    if vgg.chosen_precision(config.precision, config.convolution) == "bfloat16":
         activations *= _BFLOAT16
     state = jax.tree.leaves(state_like((*shape, 3), config))
     growing = sum(leaf.size * leaf.dtype.itemsize for leaf in state)

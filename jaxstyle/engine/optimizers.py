@@ -10,6 +10,7 @@ from jaxstyle.config import LBFGS, Adam, Config
 from jaxstyle.engine.records import Progress
 from jaxstyle.engine.update import State, init
 from jaxstyle.imaging import Image
+from jaxstyle.network import vgg
 from jaxstyle.objective import GREY_LEVELS
 from jaxstyle.optim import average_iterates, lbfgs, smooth
 
@@ -26,7 +27,8 @@ def make_optimizer(
     """Return the optax transformation that `config` names; schedules span `budget` evaluations."""
     if isinstance(config.optimizer, Adam):
         return _adam(config.optimizer, budget or config.evaluations if config.scheduled else None)
-    return _lbfgs(config.optimizer, _LOSS_NOISE[config.precision])
+    precision = vgg.chosen_precision(config.precision, config.convolution)
+    return _lbfgs(config.optimizer, _LOSS_NOISE[precision])
 
 
 def state_like(shape: tuple[int, ...], config: Config) -> State:

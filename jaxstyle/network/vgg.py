@@ -39,6 +39,9 @@ PRECISIONS = {
 """Precision requested from the platform. HIGH is TF32 on GPUs, three bfloat16 passes on TPUs, and
 the same as HIGHEST on CPUs. bfloat16 is also the type of the operands."""
 
+_AUTO: dict[str, Precision] = {"cpu": "float32", "gpu": "tf32", "tpu": "bfloat16"}
+"""Precision by JAX's name of the platform: what it multiplies fast, and well enough."""
+
 _WINOGRAD_CHANNELS = 64
 """Input channels from which Winograd's convolution is faster on a CPU; see docs/performance.md."""
 
@@ -64,6 +67,18 @@ def canonical_layer(name: str) -> str:
     aliases = [f"block{conv[4]}_conv{conv[6]}" for conv in CONVOLUTIONS]
     close = difflib.get_close_matches(name, [*LAYERS, *aliases], n=4, cutoff=0.5)
     raise ConfigError(f"unknown layer {name!r}; close ones are {', '.join(close or LAYERS[:4])}")
+
+
+def chosen_precision(
+    precision: Precision, convolution: Literal["auto", "direct", "winograd"] = "auto"
+) -> Precision:
+    """Return the precision that `auto` stands for on this platform, or another as it is.
+
+    Winograd's convolutions need float32.
+    """
+    if precision != "auto":
+        return precision
+    return "float32" if convolution == "winograd" else _AUTO.get(jax.default_backend(), "float32")
 
 
 def depth(layers: Iterable[str]) -> int:
@@ -242,7 +257,8 @@ def network(
         for conv in CONVOLUTIONS
         if conv in params and isinstance(params[conv]["kernel"], WinogradKernel)
     )
-    return VGG19(layers, channels, pooling, padding, precision, winograd, recompute)
+    chosen = chosen_precision(precision, "winograd" if winograd else "auto")
+    return VGG19(layers, channels, pooling, padding, chosen, winograd, recompute)
 
 
 def transform_kernels(
@@ -251,16 +267,20 @@ def transform_kernels(
     convolution: Literal["auto", "direct", "winograd"] = "auto",
     precision: Precision = "float32",
 ) -> Params:
-    """Return `params` with kernels up to `layers` in the algorithm's form, sharing the rest.
+    """Return `params` with kernels up to `layers` in the form they are used in, sharing the rest.
 
-    `winograd` transforms every convolution except the one on the three colours; `auto`, on a CPU
-    and in float32, those of at least 64 input channels. Kernels already transformed stay so.
+    In bfloat16, they and the biases are of that type. `winograd` transforms every convolution
+    except the one on the three colours; `auto`, on a CPU and in float32, those of at least 64 input
+    channels. Kernels already transformed stay so.
     """
+    precision = chosen_precision(precision, convolution)
+    reached = CONVOLUTIONS[: depth(layers)]
+    if precision == "bfloat16":
+        return {**params, **_rounded({conv: params[conv] for conv in reached if conv in params})}
     auto = jax.default_backend() == "cpu" and precision == "float32"
     if convolution == "direct" or (convolution == "auto" and not auto):
         return params
     narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else COLORS + 1
-    reached = CONVOLUTIONS[: depth(layers)]
     kernels = {conv: params[conv]["kernel"] for conv in reached if conv in params}
     chosen = {
         conv: kernel
@@ -272,6 +292,11 @@ def transform_kernels(
     transformed = _transform(chosen)
     changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
     return {**params, **changes}
+
+
+@jax.jit
+def _rounded(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
 
 @jax.jit

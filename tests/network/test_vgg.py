@@ -93,8 +93,10 @@ def test_auto_takes_winograd_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> N
     again = vgg.transform_kernels(transformed, ["relu4_1"])
     assert again["conv1_2"]["kernel"] is transformed["conv1_2"]["kernel"]
     assert vgg.transform_kernels(params, ["relu4_1"], "direct") is params
-    for precision in ("tf32", "bfloat16"):
-        assert vgg.transform_kernels(params, ["relu4_1"], precision=precision) is params
+    assert vgg.transform_kernels(params, ["relu4_1"], precision="tf32") is params
+    rounded = vgg.transform_kernels(params, ["relu4_1"], precision="bfloat16")
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(rounded["conv4_1"]))
+    assert rounded["mean"] is params["mean"]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert vgg.transform_kernels(params, ["relu4_1"]) is params
 
@@ -201,3 +203,15 @@ def test_rectified_features_have_the_gradient_of_jax_nn_relu() -> None:
             for f in (vgg._rectify, jax.nn.relu)
         )
         assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"), [("cpu", "float32"), ("gpu", "tf32"), ("tpu", "bfloat16")]
+)
+def test_automatic_precision_is_that_of_the_platform(
+    monkeypatch: pytest.MonkeyPatch, small_params: Params, platform: str, expected: str
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert vgg.network(small_params, ["relu1_1"], precision="auto").precision == expected
+    assert vgg.chosen_precision("float32") == "float32"
+    assert vgg.chosen_precision("auto", "winograd") == "float32"
