@@ -32,17 +32,18 @@ def start_jax() -> None:
         import jax
     except ValueError as error:
         raise ConfigError(f"JAX cannot start: {error}") from None
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    distant = folder is not None and "://" in folder
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ and not distant:
         # Also what compiles quickly: a start compiles several small programs beside the large ones.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None:
         default = _default_cache()
         if default is not None:
             jax.config.update("jax_compilation_cache_dir", str(default))
-            if _has_locks(default):
+            if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and _has_locks(default):
                 jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-    elif "://" not in folder:
+    elif not distant:
         try:
             _check_folder(Path(folder))
         except OSError as error:

@@ -155,10 +155,10 @@ class RenderGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Warm:
-    """Compile ahead of time what stylize needs, into JAX's compilation cache.
+    """Compile ahead of time what stylize needs on one device, into JAX's compilation cache.
 
-    For a machine image, or before the first picture of a size. Programs depend on the size of the
-    pictures, the device, and most settings, but not on weights.
+    For a machine image, or before the first picture of a size. Give the same settings as later,
+    --evaluations included: they decide what a program consists of and how well it is optimized.
     """
 
     sizes: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (CLI_SIZE,)

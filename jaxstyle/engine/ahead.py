@@ -28,12 +28,13 @@ class Ahead(Generic[K, T]):
             ):
                 return prepare(key)
 
-        workers = max(1, min(len(keys), (os.cpu_count() or 1) - 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = max(1, min(len(keys), (cores or 1) - 1))
         self._executor = concurrent.futures.ThreadPoolExecutor(workers, "jaxstyle-ahead")
         self._futures = {key: self._executor.submit(prepared, key) for key in keys}
 
     def take(self, key: K | None) -> T | None:
-        """Wait for a value and return it, once; None if there is none or it failed."""
+        """Wait for a value and return it, once; None if there is none or it has failed."""
         future = self._futures.pop(key, None) if key is not None else None
         # What failed is tried again where its error can be handled.
         if future is None or future.exception() is not None:
@@ -41,5 +42,5 @@ class Ahead(Generic[K, T]):
         return future.result()
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Cancel what has not started; what has, runs on in its thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)

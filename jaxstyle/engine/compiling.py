@@ -55,7 +55,7 @@ def quick_options() -> Options:
     if jax.default_backend() != "cpu":
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in _QUICK.items() if f"--{name}=" not in flags}
+    return {name: value for name, value in _QUICK.items() if f"--{name}" not in flags}
 
 
 def thrifty_options() -> Options:

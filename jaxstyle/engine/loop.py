@@ -45,6 +45,8 @@ class Job(NamedTuple):
     """Whether no scale follows."""
     callback: Callback | None = None
     keeper: Keeper | None = None
+    waited: float = 0.0
+    """Seconds spent on waiting for programs that other threads compile."""
 
 
 class _Lane:
@@ -268,7 +270,7 @@ def _lockstep(
             state = resumed.state if resumed is not None else None
             program.put(slot, lane.job.objective, lane.job.image, state)
         for lane in fresh.values():
-            lane.journal.start(compile_seconds)
+            lane.journal.start(compile_seconds + lane.job.waited)
         if fresh:
             compile_seconds = 0.0
         if any(lane.ended for lane in fresh.values()):  # resumed at its end

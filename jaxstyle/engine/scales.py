@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -70,7 +71,9 @@ class Passage:
         prepared: Callable[[], Objective | None],
     ) -> Job:
         """Make the job of a scale, with the objective that was prepared for it, if any."""
+        started = time.perf_counter()
         objective = prepared()
+        waited = time.perf_counter() - started
         resumed, self.resumed = self.resumed, None
         if resumed is not None:
             self.before, image = resumed.earlier, resumed.state.image
@@ -90,6 +93,7 @@ class Passage:
             scale.final,
             self.callback,
             self.keeper,
+            waited,
         )
 
     def finished(self, shape: tuple[int, int]) -> Result | JaxstyleError:
@@ -139,7 +143,8 @@ def through_scales(
         return _prepared(scale, leader.cell, targets, layout_of(scale, lanes), shrink=shrink)
 
     # Processes that share an image must do the same in the same order.
-    ahead = Ahead(prepare, scales[1:] if jax.process_count() == 1 else ())
+    alone = jax.process_count() == 1 and targets.have_room_beside(shape, lanes)
+    ahead = Ahead(prepare, scales[1:] if alone else ())
     try:
         for scale in scales:
             layout = layout_of(scale, lanes)
@@ -197,11 +202,13 @@ def compile_scales(
         return True
 
     scales = _scales(targets, shape, budgets)
-    ahead = Ahead(prepare, scales)
-    for scale in scales:
-        if not ahead.take(scale):
-            prepare(scale)  # raises the error
-    ahead.close()
+    ahead = Ahead(prepare, scales if targets.have_room_beside(shape, 1) else ())
+    try:
+        for scale in scales:
+            if not ahead.take(scale):
+                prepare(scale)  # raises the error
+    finally:
+        ahead.close()
 
 
 def _prepared(

@@ -1,12 +1,13 @@
 """Programs stored on disk before their compilation, so that later processes need not trace them.
 
-JAX's compilation cache is looked up by the lowered program, which takes a second or two of Python
-to arrive at. Here it is looked up by what it was made from; see `jax.export`.
+JAX's compilation cache finds a program by its lowered form, which takes Python a second or two to
+arrive at. This one finds the lowered form by what it was made from; see `jax.export`.
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from jaxstyle.engine.compiling import Options
 from jaxstyle.imaging import files
 
 _KEPT = 512
-"""Number of programs stored, of about 0.2 MB each; the oldest make room."""
+"""Number of programs stored, of about 0.2 MB each; those unused for longest make room."""
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -49,13 +50,16 @@ def compiled(
 
 def _path(identity: str, arguments: Sequence[Any]) -> str | None:
     folder = jax.config.values["jax_compilation_cache_dir"]
+    if not folder or not jax.config.values["jax_enable_compilation_cache"]:
+        return None
     leaves, structure = jax.tree.flatten(arguments)
     devices = {device for leaf in leaves if leaf.sharding for device in leaf.sharding.device_set}
-    if not folder or len(devices) > 1:
+    # Programs are exported for the default platform.
+    if len(devices) != 1 or devices.pop().platform != jax.default_backend():
         return None
     depends = (
         _versions(),
-        jax.default_backend(),
+        export.default_export_platform(),
         jax.enable_x64.value,
         jax.default_matmul_precision.value,
         identity,
@@ -70,14 +74,14 @@ def _versions() -> tuple[str, ...]:
     """Return what tells this code, and that of the packages it calls, from any other."""
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     return (digest, *map(importlib.metadata.version, packages))
 
 
 def _restored(
     path: str, function: Callable[..., Any], arguments: Sequence[Any]
 ) -> Callable[..., Any]:
-    """Return the function in its stored form, from which programs are the same in any process."""
+    """Return the function in its stored form, so that every process lowers the same program."""
     exported = _read(path) or _store(path, function, arguments)
 
     def restored(*arguments: Any) -> Any:
@@ -91,13 +95,15 @@ def _read(path: str) -> export.Exported | None:
         data = files.read_bytes(path)
         if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
             return None
-        return export.deserialize(bytearray(data[_DIGEST:]))
     except FileError:
         return None
+    with contextlib.suppress(OSError):  # used just now, so others make room first
+        os.utime(path)
+    return export.deserialize(bytearray(data[_DIGEST:]))
 
 
 def _store(path: str, function: Callable[..., Any], arguments: Sequence[Any]) -> export.Exported:
-    """Store a function, and return it as it will be read."""
+    """Store a function, and return it in that form."""
     leaves, structure = jax.tree.flatten(arguments)
 
     def flat(*leaves: Any) -> Any:

@@ -17,11 +17,13 @@ from jaxstyle.config import (
     JaxstyleError,
     OneScale,
     equal,
+    is_out_of_memory,
     preset,
 )
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
 from jaxstyle.engine.layout import Layout, sharing
+from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device
 from jaxstyle.engine.pictures import check_scales, fitted_shape
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
@@ -85,12 +87,7 @@ def stylize(
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     program = spreadable(config) if len(devices) > 1 else config
     params = load_weights() if params is None else params
-    shape = fitted_shape(cell.content.shape, config)
-    # The last scale first: if it does not fit in memory, that is reported now.
-    for level in reversed(pyramid.levels(config, shape)):
-        here = pyramid.level_shape(shape, level.ratio)
-        shared = Layout.of(devices, here[0], space=len(devices)).space
-        fit(program, here, _prepared_shapes(params, program), shared)
+    _check_memory(fitted_shape(cell.content.shape, config), program, params, devices)
     ((_, outcome),) = stylize_cells(
         [cell],
         params,
@@ -107,17 +104,32 @@ def stylize(
 
 
 def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> None:
-    """Compile what `stylize` needs for contents of `shape` (height, width) into JAX's cache.
+    """Compile what `stylize` needs on one device for contents of `shape` (height, width).
 
     Raises:
-        ConfigError, ImageError: see `stylize`.
+        ConfigError, ImageError, OutOfMemoryError: see `stylize`.
     """
     picture = np.random.default_rng(0).random((*shape, 3), np.float32)
     cell = _Sources().cell(picture, (picture,), config, None)
-    fitted = fitted_shape(shape, config)
+    fitted, devices = fitted_shape(shape, config), (jax.local_devices()[0],)
+    _check_memory(fitted, config, params, devices)
     budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
-    targets = Targets(params, program_of(config), (jax.local_devices()[0],), 1, 1)
-    compile_scales(cell, targets, fitted, budgets)
+    try:
+        compile_scales(cell, Targets(params, program_of(config), devices, 1, 1), fitted, budgets)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError("out of memory; try a smaller size") from None
+
+
+def _check_memory(
+    shape: tuple[int, int], program: Config, params: Params, devices: Sequence[Device]
+) -> None:
+    """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
+    for level in reversed(pyramid.levels(program, shape)):
+        reduced = pyramid.level_shape(shape, level.ratio)
+        shared = Layout.of(devices, reduced[0], space=len(devices)).space
+        fit(program, reduced, _prepared_shapes(params, program), shared)
 
 
 def stylize_batch(

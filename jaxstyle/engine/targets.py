@@ -1,5 +1,6 @@
 """The objectives of cells; parameters, contents and styles they share are computed once."""
 
+import collections
 import dataclasses
 import functools
 import weakref
@@ -8,13 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from jaxstyle.config import Config, ImageError
 from jaxstyle.engine import stored
-from jaxstyle.engine.compiling import PROGRAMS_KEPT, Signature, cached, quick_options
-from jaxstyle.engine.fitting import fit, fit_targets
+from jaxstyle.engine.compiling import Signature, cached, quick_options
+from jaxstyle.engine.fitting import estimate, fit, fit_targets
 from jaxstyle.engine.layout import Layout
-from jaxstyle.engine.memory import Device
+from jaxstyle.engine.memory import Device, device_memory
 from jaxstyle.engine.pictures import at_scale, initial_image, style_at_scale
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image, colored_content, colored_style
@@ -90,12 +92,24 @@ class Cell(NamedTuple):
         return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
 
 
-@cached(PROGRAMS_KEPT)
+_PROGRAMS_KEPT = 256
+"""Number of compiled programs kept: small ones, one for each shape of a content or a style."""
+
+
+@cached(_PROGRAMS_KEPT)
 def _compiled(
-    function: Any, static: tuple[Hashable, ...], arguments: Signature, identity: str | None
+    function: Any,
+    static: tuple[Hashable, ...],
+    arguments: Signature,
+    device: Device,
+    identity: str | None,
 ) -> jax.stages.Compiled:
+    where = SingleDeviceSharding(device)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), arguments.shapes
+    )
     bound = functools.partial(function, *static)
-    return stored.compiled(bound, arguments.shapes, identity, quick_options())
+    return stored.compiled(bound, shapes, identity, quick_options())
 
 
 class _StyleTarget(NamedTuple):
@@ -130,14 +144,18 @@ class Targets:
         """
         self.program, self._reader = program, Reader()
         self._devices, self._space = tuple(devices), space
-        self._weights = params
+        # The device that computes targets.
+        self._device = next(each for each in devices if each.process_index == jax.process_index())
+        self._weights = jax.device_put(params, self._device)
         self._params = prepare_params(params, program)
         self.params = Layout(self._devices).place(self._params)
         """The parameters on every device."""
         # Weakly, so that the memory of targets is freed with the last reference to them.
         this = weakref.proxy(self)
-        kept = min(lanes, _CONTENTS_KEPT)
-        self._of_content = cached(kept)(functools.partial(Targets._compute_content, this))
+        contents = min(lanes, _CONTENTS_KEPT)
+        compute = functools.partial(Targets._compute_content, this)
+        # Of each scale, since later ones are prepared while the cells go through the first.
+        self._of_content = collections.defaultdict(lambda: cached(contents)(compute))
         few = needs_directions(program) or program.preserve_color != "none"
         kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
         self._of_style = cached(kept)(functools.partial(Targets._compute_style, this))
@@ -146,6 +164,15 @@ class Targets:
     def layout(self, rows: int, lanes: int = 1, jobs: int = 1) -> Layout:
         """Return the layout of images with so many rows; see `Layout.of`."""
         return Layout.of(self._devices, rows, lanes=lanes, space=self._space, jobs=jobs)
+
+    def have_room_beside(self, shape: tuple[int, int], lanes: int) -> bool:
+        """Return whether targets may be computed while `lanes` images of `shape` are optimized.
+
+        Each is planned for a device of its own otherwise.
+        """
+        whole = self.program.replace(activations="kept", tile=None)
+        need = lanes * estimate(whole, shape, self._params)
+        return need <= device_memory(self._device) / 2
 
     def identity(self, *depends: Hashable) -> str | None:
         """Return an identity for a program that depends on this; see `stored.compiled`.
@@ -161,7 +188,9 @@ class Targets:
         identity = self.identity(function.__name__, static)
 
         def call(*arguments: Any) -> Any:
-            return _compiled(function, static, Signature.of(arguments), identity)(*arguments)
+            signature = Signature.of(arguments)
+            compiled = _compiled(function, static, signature, self._device, identity)
+            return compiled(*jax.device_put(arguments, self._device))
 
         return call
 
@@ -173,7 +202,7 @@ class Targets:
 
     def objective(self, cell: Cell, ratio: float) -> Objective:
         """Return the objective of a cell at a scale of `ratio`, without parameters."""
-        content, content_target = self._of_content(cell.content, ratio)
+        content, content_target = self._of_content[ratio](cell.content, ratio)
         parts: list[StylePart] = []
         dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(content.dtype), jnp.float32)
         guides = cell.guides()

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from PIL import Image as Pil
 
 from jaxstyle.cli import app
+from jaxstyle.engine import scales
 from tests.conftest import pattern
 
 QUICK = ("--style-layers", "relu1_1", "--content-layers", "relu2_1", "--evaluations", "2")
@@ -28,6 +30,17 @@ QUICK = ("--style-layers", "relu1_1", "--content-layers", "relu2_1", "--evaluati
 def test_mistakes_are_one_line(words: Any, message: str, capsys: pytest.CaptureFixture) -> None:
     assert app.run(["warm", *words]) == 2
     assert capsys.readouterr().err.startswith(f"jaxstyle: {message}")
+
+
+def test_memory_that_runs_out_is_one_line(
+    imagenet: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(scales, "compile_update", fails)
+    assert app.run(["warm", "--sizes", "64", "--aspects", "4:3", *QUICK]) == 2
+    assert capsys.readouterr().err == "jaxstyle: out of memory; try a smaller size\n"
 
 
 @pytest.mark.slow

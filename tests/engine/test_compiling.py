@@ -1,6 +1,10 @@
 """Programs are compiled once, ahead of their use, and found again by later processes."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import stylize
+from jaxstyle import stylize, stylize_batch
 from jaxstyle.engine import layout, scales, stored, targets
 from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.compiling import cached, quick_options
@@ -108,6 +112,77 @@ def test_a_failure_ahead_is_no_failure(
     np.testing.assert_array_equal(again.image, whole.image)
 
 
+def test_nothing_is_prepared_where_memory_is_for_one(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    genuine = scales._prepared
+    monkeypatch.setattr(scales, "_prepared", lambda *a, **k: prepared.append(a) or genuine(*a, **k))
+    monkeypatch.setattr(targets, "device_memory", lambda device: 10**5)
+    stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    assert not prepared
+    monkeypatch.setattr(targets, "device_memory", lambda device: 10**9)
+    stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    assert len(prepared) == 1
+
+
+def test_waiting_for_other_threads_counts_as_compilation(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = scales._prepared
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(3)
+        return genuine(*arguments, **options)
+
+    stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    monkeypatch.setattr(scales, "_prepared", slow)
+    started = time.perf_counter()
+    run = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
+    # However slow the machine is: what is no evaluation and no waiting is at most the first scale.
+    first = run.history[2]
+    assert run.history[3].compile_seconds - first.compile_seconds > 1 or first.seconds > 1
+    assert run.compile_seconds < time.perf_counter() - started
+
+
+def test_contents_are_computed_once_a_scale(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, shapes = targets.content_targets, []
+
+    def noted(params: Params, content: Any, *rest: Any) -> Any:
+        shapes.append(content.shape[:2])
+        return genuine(params, content, *rest)
+
+    monkeypatch.setattr(targets, "content_targets", noted)
+    config = TWO_SCALES.replace(scales=3)
+    configs = [config, config.replace(style_weight=2.0)]
+    stylize_batch(CONTENT, STYLE, configs, small_params, lanes=1)
+    assert sorted(shapes) == [(21, 28), (32, 43), (48, 64)]
+
+
+def test_a_device_that_is_not_the_first(small_params: Params) -> None:
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from jaxstyle import stylize
+from tests.conftest import SHALLOW, picture, random_params
+config = SHALLOW.replace(evaluations=2)
+pictures = picture(48, 64, 0), picture(40, 36, 1)
+first, second = jax.devices()
+params = random_params()
+one = stylize(*pictures, config, params)
+other = stylize(*pictures, config, jax.device_put(params, second), devices=[second])
+np.testing.assert_array_equal(one.image, other.image)
+with jax.default_device(second):
+    again = stylize(*pictures, config, params)
+np.testing.assert_array_equal(one.image, again.image)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Any:
     """A compilation cache of its own, and no program in memory."""
@@ -183,13 +258,26 @@ def test_a_statistic_of_ones_own_is_not_stored(folder: Path, small_params: Param
     assert not folder.exists()
 
 
-def test_the_oldest_programs_make_room(
+def test_programs_unused_for_longest_make_room(
     folder: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "_KEPT", 2)
+    one_scale = SHALLOW.replace(evaluations=1)
     forget()
-    stylize(CONTENT, STYLE, TWO_SCALES, small_params)
-    assert len(list(folder.iterdir())) == 2
+    stylize(CONTENT, STYLE, one_scale, small_params)
+    used = set(folder.iterdir())
+    stylize(CONTENT, STYLE, one_scale.replace(pooling="average"), small_params)
+    other = set(folder.iterdir()) - used
+    assert len(used) == len(other) == 3
+    for path in (*used, *other):
+        os.utime(path, (0, 0))
+    forget()
+    stylize(CONTENT, STYLE, one_scale, small_params)
+    monkeypatch.setattr(stored, "_KEPT", 6)
+    stylize(CONTENT, STYLE, one_scale.replace(tv="l1"), small_params)
+    left = set(folder.iterdir())
+    assert used < left
+    assert len(left) == 6
+    assert not other <= left
 
 
 def test_flags_of_the_environment_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
