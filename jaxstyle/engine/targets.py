@@ -52,6 +52,10 @@ _STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
 they are as large as the image, or specific to one content's colours."""
 
 
+_SMALL = 2**17
+"""Pixels up to which compiling targets takes longer than computing them; see performance.md."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A lazily loaded picture; the same object stands for the same picture."""
@@ -147,7 +151,7 @@ class Targets:
         # The device that computes targets.
         self._device = next(each for each in devices if each.process_index == jax.process_index())
         self._weights = jax.device_put(params, self._device)
-        self._params = prepare_params(params, program)
+        self._params = prepare_params(self._weights, program)
         self.params = Layout(self._devices).place(self._params)
         """The parameters on every device."""
         # Weakly, so that the memory of targets is freed with the last reference to them.
@@ -231,6 +235,11 @@ class Targets:
         )
         return dataclasses.replace(objective, params=None)
 
+    def _params_for(self, shape: tuple[int, ...]) -> Params:
+        """Return the parameters for the targets of a picture of `shape`."""
+        # Programs with the kernels as they are compile in a fifth of the time and run longer.
+        return self._weights if shape[0] * shape[1] <= _SMALL else self._params
+
     def _content(self, source: Source, ratio: float) -> Image:
         whole = source.load()
         if whole.shape[:2] != tuple(source.shape[:2]):
@@ -241,9 +250,9 @@ class Targets:
 
     def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
         content = self._content(source, ratio)
-        # With the kernels as they are: what is computed once is compiled in a fifth of the time.
-        fitted = fit_targets(self.program, content.shape, self._weights)
-        targets = content_targets(self._weights, content, fitted, self._bind)
+        params = self._params_for(content.shape)
+        fitted = fit_targets(self.program, content.shape, params)
+        targets = content_targets(params, content, fitted, self._bind)
         # Waited for, so that running out of memory is known to be due to this cell.
         return content, jax.block_until_ready(targets)
 
@@ -267,8 +276,9 @@ class Targets:
         loaded = None if guide is None else guide.load()
         shape = like or style.shape
         evaluated = shape if self.program.style_shape == "content" else style.shape
-        fitted = fit_targets(self.program, evaluated, self._weights)
-        guided = guided_targets(self._weights, style, fitted, shape, loaded, region, self._bind)
+        params = self._params_for(evaluated)
+        fitted = fit_targets(self.program, evaluated, params)
+        guided = guided_targets(params, style, fitted, shape, loaded, region, self._bind)
         return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
 
 

@@ -161,6 +161,31 @@ def test_contents_are_computed_once_a_scale(
     assert sorted(shapes) == [(21, 28), (32, 43), (48, 64)]
 
 
+def test_targets_of_large_pictures_are_those_of_small_ones(
+    small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TWO_SCALES.replace(convolution="winograd")
+    kernels: set[str] = set()
+    genuine = targets.content_targets
+
+    def noted(params: Params, *rest: Any) -> Any:
+        kernels.add(type(params["conv2_1"]["kernel"]).__name__)
+        return genuine(params, *rest)
+
+    monkeypatch.setattr(targets, "content_targets", noted)
+    small = stylize(CONTENT, STYLE, config, small_params)
+    assert "WinogradKernel" not in kernels
+    monkeypatch.setattr(targets, "_SMALL", 0)
+    kernels.clear()
+    large = stylize(CONTENT, STYLE, config, small_params)
+    assert kernels == {"WinogradKernel"}
+    np.testing.assert_allclose(
+        [record.loss for record in large.history],
+        [record.loss for record in small.history],
+        rtol=1e-3,
+    )
+
+
 def test_a_device_that_is_not_the_first(small_params: Params) -> None:
     code = """
 import jax
