@@ -74,7 +74,7 @@ def _versions() -> tuple[str, ...]:
     """Return what tells this code, and that of the packages it calls, from any other."""
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return (digest, *map(importlib.metadata.version, packages))
 
 
