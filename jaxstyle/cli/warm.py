@@ -22,12 +22,12 @@ def warm(command: Warm) -> None:
     import jax
 
     from jaxstyle.engine import compile_ahead
-    from jaxstyle.network import weights
+    from jaxstyle.network import load_weights
 
     if not jax.config.values["jax_compilation_cache_dir"]:
         raise ConfigError("there is no folder for compiled programs; see `jaxstyle info`")
-    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
-    params = weights.to_params(weights.read(path))
+    offline = command.offline or None
+    params = load_weights(command.weights, offline=offline, quiet=command.quiet)
     for size in command.sizes:
         for width, height in aspects:
             shape = fit_shape((height, width), size)

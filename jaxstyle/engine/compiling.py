@@ -12,9 +12,6 @@ import numpy as np
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PROGRAMS_KEPT = 16
-"""Number of compiled programs of each kind kept for later runs of the same shapes."""
-
 Options = dict[str, str | bool]
 
 _QUICK: Options = {"xla_backend_optimization_level": "1"}

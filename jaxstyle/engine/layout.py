@@ -25,7 +25,6 @@ from jaxtyping import PyTree
 
 from jaxstyle.engine import stored
 from jaxstyle.engine.compiling import (
-    PROGRAMS_KEPT,
     Signature,
     cached,
     dtype_of,
@@ -36,6 +35,9 @@ from jaxstyle.engine.memory import USABLE, Device, device_memory
 from jaxstyle.engine.update import Info, State, init, outcome, update
 from jaxstyle.objective import Objective
 from jaxstyle.optim import StepInfo
+
+_PROGRAMS_KEPT = 16
+"""Number of compiled programs of each kind kept for later runs of the same shapes."""
 
 LANES, SPACE = "lanes", "space"
 """Names of the mesh axes over which lanes, and the rows of each lane's image, are sharded."""
@@ -200,7 +202,7 @@ class Executable(NamedTuple):
     """Shardings of one lane's objective and state."""
 
 
-@cached(PROGRAMS_KEPT)
+@cached(_PROGRAMS_KEPT)
 def _starting(
     layout: Layout, optimizer: optax.GradientTransformation, image: Signature
 ) -> Callable[[PyTree], State]:
@@ -210,7 +212,7 @@ def _starting(
     return jax.jit(start, out_shardings=where)
 
 
-@cached(PROGRAMS_KEPT)
+@cached(_PROGRAMS_KEPT)
 def _compiled(
     layout: Layout,
     optimizer: optax.GradientTransformation,

@@ -143,8 +143,8 @@ def through_scales(
         return _prepared(scale, leader.cell, targets, layout_of(scale, lanes), shrink=shrink)
 
     # Processes that share an image must do the same in the same order.
-    alone = jax.process_count() == 1 and targets.have_room_beside(shape, lanes)
-    ahead = Ahead(prepare, scales[1:] if alone else ())
+    later = scales[1:] if jax.process_count() == 1 else []
+    ahead = Ahead(prepare, later if later and targets.have_room_beside(shape, lanes) else [])
     try:
         for scale in scales:
             layout = layout_of(scale, lanes)

@@ -126,10 +126,11 @@ def _check_memory(
     shape: tuple[int, int], program: Config, params: Params, devices: Sequence[Device]
 ) -> None:
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
+    prepared = _prepared_shapes(params, program)
     for level in reversed(pyramid.levels(program, shape)):
         reduced = pyramid.level_shape(shape, level.ratio)
         shared = Layout.of(devices, reduced[0], space=len(devices)).space
-        fit(program, reduced, _prepared_shapes(params, program), shared)
+        fit(program, reduced, prepared, shared)
 
 
 def stylize_batch(

@@ -89,16 +89,18 @@ def locate(
     return chosen
 
 
-def load_weights(path: epath.PathLike | None = None, *, offline: bool | None = None) -> Params:
+def load_weights(
+    path: epath.PathLike | None = None, *, offline: bool | None = None, quiet: bool = False
+) -> Params:
     """Load VGG19's parameters in float32 for sRGB 0–1 images, fetching them on first use.
 
     The file's own preprocessing (range, channel order, mean, deviation) is folded into the
-    first kernel and `mean`, which is exact for any padding.
+    first kernel and `mean`, which is exact for any padding. See `locate` for the arguments.
 
     Raises:
         WeightsError: see `locate` and `conversion.parse`.
     """
-    chosen = locate(path, offline=offline)
+    chosen = locate(path, offline=offline, quiet=quiet)
     return to_params(read(chosen))
 
 
