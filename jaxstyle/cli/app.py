@@ -7,6 +7,7 @@
 import importlib.metadata
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -45,11 +46,25 @@ from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
-    code = run(sys.argv[1:] if argv is None else argv)
-    if code > EXIT_SIGNAL:
-        # XLA may be in the middle of a computation, and a normal Python exit would crash.
+    try:
+        code = run(sys.argv[1:] if argv is None else argv)
+    except BaseException:
+        if _in_cluster():
+            traceback.print_exc()
+            os._exit(EXIT_FAILED)  # a normal exit waits for hosts that wait for this one
+        raise
+    # XLA may be in the middle of a computation, and a normal exit would crash.
+    if code > EXIT_SIGNAL or (code and _in_cluster()):
         os._exit(code)
     sys.exit(code)
+
+
+def _in_cluster() -> bool:
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized()
 
 
 def run(argv: Sequence[str]) -> int:

@@ -66,7 +66,7 @@ class Stylize:
     """Devices that share the rows of the image, where one has too little memory or time."""
     distributed: bool = False
     """Share the rows with the devices of the other hosts of a TPU slice or cluster running this
-    command; the first of them writes the result. A signal ends it without one."""
+    command; the first of them writes the result, and has the folder RUN."""
     checkpoints: Annotated[int | None, arg(metavar="N")] = None
     """Evaluations from one checkpoint to the next, in RUN."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0

@@ -45,13 +45,21 @@ def render_grid(command: RenderGrid) -> int:
     share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()
-    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
-    checkpoint = weights.read(path)
-    whole = grid.Grid(wanted, output, weights_sha256=checkpoint.sha256, aspect=command.aspect)
+
+    def prepare() -> tuple[grid.Grid, weights.Checkpoint]:
+        path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+        checkpoint = weights.read(path)
+        sha256, aspect = checkpoint.sha256, command.aspect
+        return grid.Grid(wanted, output, weights_sha256=sha256, aspect=aspect), checkpoint
+
+    if command.distributed:
+        whole, checkpoint = hosts.agree(prepare, lambda prepared: prepared[0].identity)
+        # From now on one that dies does not end the others.
+        hosts.leave_cluster()
+    else:
+        whole, checkpoint = prepare()
     for guide, understood in whole.guides.items():
         say(f"{guide}: {understood}", command.quiet)
-    if command.distributed:
-        hosts.agree([entry.name for entry in whole.entries])
     if not command.collect:
         files.make_folder(output)
         rows = whole.rows(whole.share(shard))

@@ -5,8 +5,9 @@ import importlib.metadata
 import itertools
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -15,13 +16,14 @@ from etils import epath
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, Config, ConfigError, flat
+from jaxstyle.config import INITS, Config, ConfigError, flat, words
 from jaxstyle.engine import (
     OutOfMemoryError,
     Progress,
     Record,
     Result,
     Scale,
+    State,
     finished_image,
     fitted_shape,
     fitted_style_shape,
@@ -35,7 +37,9 @@ from jaxstyle.imaging import Image, Mask, Picture, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
-from jaxstyle.storage import Schedule, hosts, read_result, runs
+from jaxstyle.storage import Schedule, SharedRun, hosts, read_result, runs
+
+T = TypeVar("T")
 
 _CHECKPOINTS = 50
 """The default number of evaluations between checkpoints."""
@@ -43,28 +47,50 @@ _CHECKPOINTS = 50
 
 def render(command: Stylize, interrupted: Interrupt) -> int:
     """Run the command, whose options go together, and return the exit code."""
-    config, output = command.settings, command.output
-    if command.distributed:
-        hosts.join_cluster()
+    if not command.distributed:
+        return _render(command, interrupted)
+    hosts.join_cluster()
+    try:
+        code = _render(command, interrupted)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        again = "; the same command goes on" if command.workdir is not None else ""
+        complain(f"the hosts cannot go on computing together ({reason}){again}")
+        return EXIT_FAILED
+    hosts.leave_cluster()
+    return code
+
+
+def _render(command: Stylize, interrupted: Interrupt) -> int:
+    config = command.settings
     everyone = jax.device_count() if command.distributed else 1
     devices = pick_devices(everyone if command.space is None else command.space)
     if len(devices) > 1:
         spreadable(config)
-    inputs = _read_inputs(command, output)
-    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
-    checkpoint = weights.read(path)
-    inputs = inputs._replace(sha256=inputs.sha256 | {"weights": [checkpoint.sha256]})
+    inputs, checkpoint = _everywhere(
+        command, lambda: _prepare(command), lambda prepared: _identity(command, prepared[0])
+    )
+    shapes = [scale.content.shape for scale in inputs.scales]
+    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
     with contextlib.ExitStack() as stack:
-        run, board, progress = None, None, None
-        if command.workdir is not None:
-            run, progress = _enter_run(command, inputs, interrupted, stack)
-            finished = read_result(run.folder)
-            if finished is not None:
-                return _say_finished(command, run.folder, finished)
-            if command.tensorboard is not None:
-                board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
-                stack.callback(board.close)
-                run.on_image = board.picture
+        run, board, progress, finished = None, None, None, None
+        # A cluster's run is in a folder of its first process.
+        here = command.workdir is not None and jax.process_index() == 0
+        entered = _everywhere(
+            command, lambda: _enter_run(command, inputs, like, interrupted, stack) if here else None
+        )
+        if entered is not None:
+            run, progress, finished = entered
+        if command.distributed and command.workdir is not None:
+            progress, finished = SharedRun.same(progress, finished, like)
+        if finished is not None:
+            return _say_finished(command, finished)
+        if run is not None and command.tensorboard is not None:
+            board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
+            stack.callback(board.close)
+            run.on_image = board.picture
+        schedules = _checkpoints(command), _schedule(command.snapshots)
+        shared = SharedRun(run, schedules) if command.distributed else None
         shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
@@ -74,9 +100,11 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                 if board is not None:
                     board.numbers(record)
                 show(record)
-                if command.distributed:  # a host that went on alone would wait forever
-                    return False
                 interrupted.arm()
+                if shared is not None:
+                    signal = shared.decide(interrupted.signal if interrupted.requested else 0)
+                    interrupted.signal = signal or interrupted.signal
+                    return signal > 0
                 return interrupted.requested
 
             try:
@@ -87,20 +115,53 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
                     weights.to_params(checkpoint),
                     callback,
                     guides=inputs.guides,
-                    keeper=run,
+                    keeper=run if shared is None else shared if command.workdir else None,
                     progress=progress,
                     devices=devices,
                 )
             except OutOfMemoryError:
                 raise MemoryError from None
-        if run is not None and result.reason == "stopped":
+        if command.workdir is not None and result.reason == "stopped":
             complain(
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
             )
             return EXIT_SIGNAL + interrupted.signal
-        if jax.process_index() > 0:
-            return 0
         return _write_result(command, inputs, result, run, interrupted)
+
+
+def _everywhere(
+    command: Stylize,
+    prepare: Callable[[], T],
+    identity: Callable[[T], Mapping[str, str]] = lambda _: {},
+) -> T:
+    """Prepare something, on the other hosts of a cluster too; see `hosts.agree`."""
+    return hosts.agree(prepare, identity) if command.distributed else prepare()
+
+
+def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
+    """Read everything that is needed, before anything is computed."""
+    inputs = _read_inputs(command, command.output)
+    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    checkpoint = weights.read(path)
+    sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
+    return inputs._replace(sha256=sha256), checkpoint
+
+
+def _identity(command: Stylize, inputs: "_Inputs") -> dict[str, str]:
+    """Return what the hosts of a cluster must have in common, by name."""
+    settings = {name: " ".join(words(value)) for name, value in flat(command.settings).items()}
+    options = {
+        "--workdir": command.workdir is not None,
+        "--checkpoints": command.checkpoints,
+        "--snapshots": command.snapshots,
+    }
+    files = {
+        f"{role} {number}" if len(digests) > 1 else role: digest
+        for role, digests in inputs.sha256.items()
+        for number, digest in enumerate(digests, 1)
+    }
+    versions = {f"the version of {name}": version for name, version in _versions().items()}
+    return settings | {name: str(value) for name, value in options.items()} | files | versions
 
 
 class _Inputs(NamedTuple):
@@ -168,24 +229,26 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
 
 
 def _enter_run(
-    command: Stylize, inputs: _Inputs, interrupted: Interrupt, stack: contextlib.ExitStack
-) -> tuple[runs.Run, Progress | None]:
-    """Open the run's folder and return it with its progress, if any."""
+    command: Stylize,
+    inputs: _Inputs,
+    like: Callable[[int], State],
+    interrupted: Interrupt,
+    stack: contextlib.ExitStack,
+) -> tuple[runs.Run, Progress | None, dict[str, Any] | None]:
+    """Open the run's folder and return it with its progress and its result, if any."""
     assert command.workdir is not None
     config = command.settings
-    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
-    if every < 1:
-        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
     if not command.checkpoint_seconds > 0:
         raise ConfigError(
             f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
         )
     run = runs.Run(
         command.workdir,
-        checkpoints=Schedule(every=every),
+        checkpoints=_checkpoints(command),
         checkpoint_seconds=command.checkpoint_seconds,
         snapshots=_schedule(command.snapshots),
-        on_scale=interrupted.disarm,
+        # The hosts of a cluster end only together.
+        on_scale=interrupted.disarm if not command.distributed else lambda: None,
         finish=lambda image: finished_image(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
@@ -201,14 +264,21 @@ def _enter_run(
         command.style_guide,
     )
     shapes = [scale.content.shape for scale in inputs.scales]
-    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
     start = None if fork is None else runs.fork(fork, identity, like, shapes)
     run.identify(identity)
-    if read_result(run.folder) is not None:
-        return run, None
+    finished = read_result(run.folder)
+    if finished is not None:
+        return run, None, finished
     progress = run.resume(like, start)
     run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
-    return run, progress
+    return run, progress, None
+
+
+def _checkpoints(command: Stylize) -> Schedule:
+    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
+    if every < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
+    return Schedule(every=every)
 
 
 def _schedule(text: str | None) -> Schedule:
@@ -220,9 +290,12 @@ def _schedule(text: str | None) -> Schedule:
     return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
 
 
-def _say_finished(command: Stylize, folder: epath.Path, finished: dict[str, Any]) -> int:
-    result, output, kept = folder / "image.png", command.output, ""
-    if output is not None and files.open_path(output).exists():
+def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:
+    assert command.workdir is not None
+    result, output, kept = epath.Path(command.workdir) / "image.png", command.output, ""
+    if jax.process_index() > 0:
+        pass
+    elif output is not None and files.open_path(output).exists():
         kept = f"; {output} is left as it is"
     elif output is not None:
         data = files.read_bytes(result)
@@ -252,18 +325,17 @@ def _write_result(
     if not np.isfinite(result.loss):
         complain("the loss was never finite and nothing was written; try smaller weights")
         return EXIT_FAILED
-    summary = _summary(command.settings, inputs.sha256, result)
-    metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
-    written = command.output
-    if written is not None:
-        images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
-    if run is not None:
-        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
-        rest = {"rejected": result.rejected, **times}
-        run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
-        written = written or str(run.folder / "image.png")
-    assert written is not None
-    say(_report(written, result), command.quiet)
+    written = command.output or str(epath.Path(command.workdir or "") / "image.png")
+    if jax.process_index() == 0:
+        summary = _summary(command.settings, inputs.sha256, result)
+        metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
+        if command.output is not None:
+            images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
+        if run is not None:
+            times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+            rest = {"rejected": result.rejected, **times}
+            run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
+        say(_report(written, result), command.quiet)
     if result.reason == "stopped":
         complain(f"{interrupted.word}; the best image so far is in {written}")
         return EXIT_SIGNAL + interrupted.signal
@@ -290,12 +362,11 @@ def _report(output: str, result: Result) -> str:
 
 def _summary(config: Config, sha256: dict[str, list[str]], result: Result) -> dict[str, Any]:
     """Summarize how to repeat the run; without times, so that a repeat writes the same file."""
-    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
         "config": flat(config),
         "sha256": sha256,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": _versions(),
         "device": f"{device.platform} {device.device_kind}",
         "convolution": result.convolution,
         "activations": result.activations,
@@ -304,3 +375,8 @@ def _summary(config: Config, sha256: dict[str, list[str]], result: Result) -> di
         "loss": result.loss,
         "terms": result.terms,
     }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages}

@@ -26,8 +26,6 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         for name in ("fork_from", "checkpoints", "snapshots", "tensorboard"):
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
-    if command.distributed and command.workdir is not None:
-        raise ConfigError("--distributed has no checkpoints yet: it goes without --workdir RUN")
     # Only now, so that mistakes need not wait for JAX.
     start_jax()
     from jaxstyle.cli.rendering import render

@@ -147,8 +147,9 @@ def _placed(tree: Any, where: Any) -> Any:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
             return leaf
-        # Through the host: a process may hold an array to be sharded over several processes.
-        return jax.device_put(np.asarray(leaf), sharding)
+        # Each process has the whole array; `device_put` would compare it with all others'.
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
     return jax.tree.map(placed, tree, where)
 
@@ -405,10 +406,13 @@ class Program:
         return jax.tree.map(lambda values: values[slot], infos)
 
     def state_of(self, slot: int) -> State:
-        """Return one slot's state: on the host or, if it is the only one, valid until `step`."""
+        """Return one slot's state: on the host or, if it is the only one, valid until `step`.
+
+        If it is spread over processes, all must ask for it.
+        """
         state = self._lanes[1]
         if self.layout.slots == 1:
-            return state
+            return whole(state)
         return jax.tree.map(functools.partial(_lane, slot), state)
 
     def outcome_of(self, slot: int) -> PyTree[np.ndarray]:
@@ -447,8 +451,15 @@ def _lane(slot: int, leaf: jax.Array) -> np.ndarray:
     return whole
 
 
+def whole(state: State) -> State:
+    """Copy the arrays of `state` that are spread over processes to the host; all must call."""
+    return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else fetch(leaf), state)
+
+
 def fetch(array: jax.Array) -> np.ndarray:
     """Copy a whole array to the host, wherever its parts are; all of its processes must call."""
     if array.is_fully_addressable:
         return np.array(array)
+    if array.ndim == 2:  # a history: a device has room for one of its images, but not for all
+        return np.stack([fetch(array[np.int32(row)]) for row in range(len(array))])
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

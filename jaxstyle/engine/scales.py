@@ -14,7 +14,7 @@ import optax
 from jaxstyle.config import JaxstyleError
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.ahead import Ahead
-from jaxstyle.engine.layout import Layout, compile_update
+from jaxstyle.engine.layout import Layout, compile_update, whole
 from jaxstyle.engine.loop import Job, run
 from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.engine.pictures import finished_image, join_scales
@@ -81,7 +81,8 @@ class Passage:
             image = resize_image(self.before.image, scale.shape)
             if self.keeper is not None:
                 optimizer = make_optimizer(self.cell.config, budget)
-                self.keeper.save(Progress(layout.start(optimizer, image), earlier=self.before))
+                state = whole(layout.start(optimizer, image))
+                self.keeper.save(Progress(state, earlier=self.before))
         else:
             image = targets.start(self.cell, scale.ratio)
         return Job(

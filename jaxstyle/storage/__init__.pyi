@@ -7,3 +7,4 @@ from .folders import (
 )
 from .grid import run_grid as run_grid
 from .runs import Schedule as Schedule
+from .shared_run import SharedRun as SharedRun

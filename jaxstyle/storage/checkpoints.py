@@ -64,18 +64,24 @@ class Checkpoints:
                 a killed process are removed.
         """
         self._folder, self._read_only = epath.Path(folder), read_only
+        # Of a cluster, this process alone uses the folder; Orbax must not wait for the others.
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(here, {here}, f"host {here}")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else kept,
             cleanup_tmp_directories=not read_only,
-            create=not read_only,
+            create=False,
             read_only=read_only,
             enable_async_checkpointing=False,
+            multiprocessing_options=alone,
         )
         # Instead of Orbax's own threads, which print every traceback on stderr when they fail.
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[bool] | None = None
         if read_only and not self._folder.is_dir():
             raise FileError(f"{self._folder}: no such folder; there is nothing to go on from")
+        if not read_only:
+            files.make_folder(self._folder)
         with self._explained("opened"):
             self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
             self.newest = self._manager.latest_step()
@@ -90,7 +96,7 @@ class Checkpoints:
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
         if self.newest is not None and step <= self.newest:
             return
-        arrays, meta = _to_arrays(progress)
+        arrays, meta = to_arrays(progress)
         size = sum(array.nbytes for array in arrays.values())
         if files.is_local(self._folder) and shutil.disk_usage(self._folder).free < size:
             raise FileError(
@@ -118,7 +124,7 @@ class Checkpoints:
             return None
         arrays, meta = read
         try:
-            return _from_arrays(arrays, meta, like)
+            return from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
             raise FileError(
                 f"{self._folder}: the checkpoint does not fit this run ({error}); "
@@ -210,7 +216,7 @@ def _named(state: State) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Split `progress` into named arrays and metadata of built-in types that any version reads."""
     # Copied, since on a CPU the next update would overwrite a view.
     arrays = {name: np.array(leaf) for name, leaf in _named(progress.state).items()}
@@ -237,9 +243,14 @@ def _to_arrays(progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any
     return arrays, meta | {"arrays": list(arrays)}
 
 
-def _from_arrays(
+def from_arrays(
     arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Callable[[int], State]
 ) -> Progress:
+    """Undo `to_arrays`.
+
+    Raises:
+        KeyError, ValueError: they do not have the structure that `like` gives.
+    """
     state = like(meta["scale"])
     for name, leaf in _named(state).items():
         saved = arrays.get(name)

@@ -126,6 +126,13 @@ class Grid:
         """What was understood of each guide, by its path."""
         return self._pictures.understood
 
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The digest of every file that can be read, by its path, and of the names of the cells."""
+        names = "\n".join(entry.name for entry in self.entries)
+        cells = {"the cells or their settings": hashlib.sha256(names.encode()).hexdigest()}
+        return self._pictures.digests | {"the weights": self._weights_sha256} | cells
+
     def _entry(self, cell: GridCell, aspect: str) -> Entry:
         sha256: dict[str, list[str]] = {}
         shape, problem = (0, 0), None

@@ -21,7 +21,9 @@ class Pictures:
 
     def __init__(self, aspect: Literal["nearest", "own"]) -> None:
         self._aspect = aspect
-        self.look = functools.cache(images.glance)
+        self.digests: dict[str, str] = {}
+        """Digest of each file that was looked at, by its path."""
+        self.look = functools.cache(self._look)
         """Return the digest and shape of the file at a path."""
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._guides: dict[tuple[Any, ...], GuideSource] = {}
@@ -29,6 +31,11 @@ class Pictures:
         self._with_alpha: set[str] = set()
         self.understood: dict[str, str] = {}
         """What was understood of the guide at each path."""
+
+    def _look(self, path: str) -> images.Glance:
+        glance = images.glance(path)
+        self.digests[path] = glance.sha256
+        return glance
 
     def shape(self, path: str, config: Config) -> tuple[int, int]:
         """Return the shape of the content at `path` in the grid."""

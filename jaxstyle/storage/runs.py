@@ -226,10 +226,15 @@ class Run:
                 "the last checkpoint is still there"
             ) from None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self._pace.due()
+
     def wants(self, evaluation: int) -> bool:
         """Return whether a checkpoint or snapshot is due at `evaluation`; see `Keeper`."""
         schedules = self._checkpoint_schedule, self._snapshot_schedule
-        return self._pace.due() or any(each.has(evaluation) for each in schedules)
+        return self.is_due or any(each.has(evaluation) for each in schedules)
 
     def keep(self, progress: Progress) -> None:
         """Save the snapshot and checkpoint that are due; see `Keeper`."""
@@ -242,7 +247,7 @@ class Run:
             folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
             self.on_image(evaluation, image)
-        if self._pace.due() or any(map(self._checkpoint_schedule.has, passed)):
+        if self.is_due or any(map(self._checkpoint_schedule.has, passed)):
             self._save(progress)
 
     def save(self, progress: Progress) -> None:

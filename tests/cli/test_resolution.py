@@ -48,7 +48,6 @@ def test_how_activations_are_held_changes_nothing(folder: Path, imagenet: Params
         (("--optimizer", "adam", "--history-precision", "bfloat16"), "history_precision has no"),
         (("--space", "4096"), "space must be from 1 to the"),
         (("--space", "0"), "space must be from 1 to the"),
-        (("--distributed", "--workdir", "run"), "--distributed has no checkpoints yet"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(

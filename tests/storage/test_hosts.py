@@ -30,9 +30,10 @@ shard = hosts.join_cluster() if distributed == "yes" else (0, 1)
 config = SHALLOW.replace(size=int(size), evaluations=6, style_weight=1.0, tv_weight=1e-5)
 configs = [config.replace(init="noise", seed=seed) for seed in range(5)]
 inputs = [str(Path(folder) / f"{name}.png") for name in ("one", "two", "three")]
-grid = Grid(product(inputs[:2], inputs[2:], configs), output, weights_sha256="small")
+make = lambda: Grid(product(inputs[:2], inputs[2:], configs), output, weights_sha256="small")
+grid = hosts.agree(make, lambda grid: grid.identity) if distributed == "yes" else make()
 if distributed == "yes":
-    hosts.agree([entry.name for entry in grid.entries])
+    hosts.leave_cluster()
 done = []
 grid.run(random_params(), shard=shard, lanes=1, on_cell=lambda entry, _: done.append(entry.name))
 print(json.dumps(done))
@@ -128,7 +129,8 @@ def test_two_processes_do_every_cell_once(files: Path, tmp_path: Path) -> None:
 def test_processes_with_different_grids_are_told(files: Path, tmp_path: Path) -> None:
     commands = [["-c", CHILD, str(files), str(tmp_path), "yes", size] for size in ("32", "40")]
     for process in cluster(*commands):
-        assert "the hosts see different grids" in finished(process, code=1)[1]
+        message = "host 1 differs from host 0 in: the cells or their settings"
+        assert message in finished(process, code=1)[1]
     assert not (tmp_path / "cells").exists()
 
 
