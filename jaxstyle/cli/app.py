@@ -74,6 +74,10 @@ def run(argv: Sequence[str]) -> int:
             raise
         complain(message)
         return EXIT_MISTAKE
+    except OSError as error:  # of a path that is only looked at
+        name = "" if error.filename is None else f"{error.filename}: "
+        complain(f"{name}{error.strerror or error}")
+        return EXIT_MISTAKE
     except MemoryError:
         complain("out of memory; try a smaller --size or --history-size")
         return EXIT_FAILED

@@ -1,6 +1,7 @@
 """The command line as a user meets it, on the real weights and small pictures."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -195,6 +196,18 @@ def test_running_out_of_memory_is_one_line(
     assert capsys.readouterr().err == (
         "jaxstyle: out of memory; try a smaller --size or --history-size\n"
     )
+
+
+def test_an_error_of_the_file_system_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stale(*_: object) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "out.png")
+
+    monkeypatch.setattr(Path, "samefile", stale)
+    Path("out.png").touch()
+    assert stylize(*QUICK, "-o", "out.png") == 2
+    assert capsys.readouterr().err == "jaxstyle: out.png: Stale file handle\n"
 
 
 def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) -> None:
