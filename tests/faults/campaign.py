@@ -29,7 +29,8 @@ from unittest import mock
 
 from PIL import Image as Pil
 
-from tests.conftest import pattern, random_params
+from tests import small_weights
+from tests.conftest import pattern
 
 SOURCE = Path(__file__).with_name("faults.c")
 
@@ -249,14 +250,9 @@ def captured(path: Path) -> Iterator[list[str]]:
 def start(kind: str, root: Path, library: Path) -> Campaign:
     """Prepare this process: a small random network in place of VGG19's weights."""
     from jaxstyle.cli.terminal import complain
-    from jaxstyle.network import weights
     from jaxstyle.storage import grid
 
-    params = random_params()
-    checkpoint = mock.Mock(sha256="0" * 64)
-    weights.locate = lambda *_, **__: Path("random")
-    weights.read = lambda *_: checkpoint
-    weights.to_params = lambda _: params
+    small_weights.use()
     grid._ABANDONED = -1.0
     warnings.simplefilter("always")
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
