@@ -40,7 +40,16 @@ from jaxstyle.cli.process import (
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
 from jaxstyle.cli.warm import warm
-from jaxstyle.config import PRESETS, SUMMARIES, JaxstyleError, flat, preset, to_toml, words
+from jaxstyle.config import (
+    PRESETS,
+    SUMMARIES,
+    JaxstyleError,
+    flat,
+    is_out_of_memory,
+    preset,
+    to_toml,
+    words,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,14 +93,19 @@ def run(argv: Sequence[str]) -> int:
         complain(str(error))
         return EXIT_MISTAKE
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            return _out_of_memory()
         message = missing_platform(error)
         if message is None:
             raise
         complain(message)
         return EXIT_MISTAKE
+    except OSError as error:  # of a path that is only looked at
+        name = "" if error.filename is None else f"{error.filename}: "
+        complain(f"{name}{error.strerror or error}")
+        return EXIT_MISTAKE
     except MemoryError:
-        complain("out of memory; try a smaller --size or --history-size")
-        return EXIT_FAILED
+        return _out_of_memory()
     except KeyboardInterrupt:
         resumable = isinstance(command, RenderGrid) or (
             isinstance(command, Stylize) and command.workdir is not None
@@ -99,6 +113,11 @@ def run(argv: Sequence[str]) -> int:
         kept = "the same command goes on" if resumable else "nothing was written"
         complain(f"{interrupted.word}; {kept}")
         return EXIT_SIGNAL + interrupted.signal
+
+
+def _out_of_memory() -> int:
+    complain("out of memory; try a smaller --size or --history-size")
+    return EXIT_FAILED
 
 
 def _perform(command: Command, interrupted: Interrupt) -> int:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
@@ -12,6 +14,8 @@ from jaxstyle.config import FileError
 
 MAX_BYTES = 2**31
 """Size above which inputs are refused: neither a picture nor VGG19 is that large."""
+
+_TEMPORARY = re.compile(r"\.jaxstyle-[0-9a-f]{32}\.tmp")
 
 
 def open_path(path: epath.PathLike) -> epath.Path:
@@ -69,7 +73,7 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
             open_path(path).write_bytes(data)
         return
     target = Path(path).resolve()
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    temporary = target.parent / f".jaxstyle-{uuid.uuid4().hex}.tmp"
     with _explained(f"cannot write {path}"):
         try:
             with temporary.open("wb") as file:
@@ -79,8 +83,24 @@ def write_atomically(path: epath.PathLike, data: bytes) -> None:
             temporary.replace(target)
             _sync_folder(target.parent)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
             raise
+
+
+def remove_leftovers(folder: epath.PathLike, seconds: float = 0.0) -> None:
+    """Remove the temporary files in `folder` of processes killed inside `write_atomically`.
+
+    Args:
+        folder: need not exist.
+        seconds: the age from which files count as left; another process may be writing newer ones.
+    """
+    if not is_local(folder):
+        return
+    with contextlib.suppress(OSError):  # they do no harm
+        for path in Path(folder).iterdir():
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= seconds:
+                path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

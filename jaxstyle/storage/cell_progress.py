@@ -7,7 +7,8 @@ from etils import epath
 
 from jaxstyle.config import FileError
 from jaxstyle.engine import Progress, State
-from jaxstyle.storage.checkpoints import Checkpoints
+from jaxstyle.imaging import files
+from jaxstyle.storage.checkpoints import AccessError, Checkpoints
 from jaxstyle.storage.pace import Pace
 
 
@@ -23,9 +24,15 @@ class CellProgress:
         self._checkpoints: Checkpoints | None = None
 
     def restore(self, like: Callable[[int], State]) -> Progress | None:
-        """Return the progress to resume from, or None; a checkpoint that is damaged is none."""
+        """Return the progress to resume from, or None; a checkpoint that is damaged is none.
+
+        Raises:
+            AccessError: see `Checkpoints.restore`.
+        """
         try:
             return self._open().restore(like)
+        except AccessError:
+            raise
         except FileError as error:
             warnings.warn(f"{error}; the cell starts anew", stacklevel=2)
             self.remove()
@@ -45,15 +52,17 @@ class CellProgress:
 
     def _open(self) -> Checkpoints:
         if self._checkpoints is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._checkpoints = Checkpoints(self._folder / "checkpoint", kept=1)
+            self._checkpoints = Checkpoints(files.make_folder(self._folder) / "checkpoint", kept=1)
         return self._checkpoints
 
     def remove(self) -> None:
-        """Delete the checkpoint."""
+        """Delete the checkpoint; if that fails, the next start of the grid does it."""
         self.close()
-        if self._folder.exists():
-            self._folder.rmtree()
+        try:
+            if self._folder.exists():
+                self._folder.rmtree()
+        except OSError as error:
+            warnings.warn(f"{self._folder}: cannot be removed ({error.strerror})", stacklevel=2)
 
     def close(self) -> None:
         """Wait until the checkpoint is written."""

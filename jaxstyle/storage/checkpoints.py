@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import logging
 import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,10 +30,17 @@ _FORMAT = 3
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
+
 # Failures are raised as exceptions. Orbax also logs them, and the other writes of a failed
 # checkpoint report a closed event loop; both would mix tracebacks into our one-line message.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    trace = record.exc_info[2] if record.exc_info else None
+    places = [record.pathname, *(frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))]
+    return not any("orbax" in text for text in (record.getMessage(), *places))
+
+
+logging.getLogger("absl").addFilter(_is_not_orbax)
+logging.getLogger("asyncio").addFilter(_is_not_orbax)
 
 
 def _leave_out_closed_loops(
@@ -42,6 +51,14 @@ def _leave_out_closed_loops(
 
 
 sys.unraisablehook = _leave_out_closed_loops
+
+
+_ACCESS = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors that say nothing of a file's content."""
+
+
+class AccessError(FileError):
+    """A checkpoint that cannot be read now, but may be whole."""
 
 
 class _DamageError(FileError):
@@ -118,6 +135,7 @@ class Checkpoints:
 
         Raises:
             FileError: every checkpoint is damaged, or one is of another version or shape.
+            AccessError: the newest one cannot be read now.
         """
         read = self._read_newest()
         if read is None:
@@ -189,13 +207,18 @@ class Checkpoints:
     @contextlib.contextmanager
     def _explained(self, done: str) -> Iterator[None]:
         """Raise any error of Orbax or its storage as a `FileError` of one line."""
-        kind = _DamageError if done == "read" else FileError
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            kept = self._consolation() if done == "written" else ""
+            kept, reason, kind = "", _reason(error), FileError
+            if done == "written":
+                kept = self._consolation()
+            elif reason in map(os.strerror, _ACCESS):
+                kind = AccessError
+            elif done == "read":
+                kind = _DamageError
             raise kind(
-                f"{self._folder}: the checkpoint cannot be {done} ({_reason(error)}){kept}"
+                f"{self._folder}: the checkpoint cannot be {done} ({reason}){kept}"
             ) from None
 
     def _consolation(self) -> str:

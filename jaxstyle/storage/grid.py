@@ -29,6 +29,7 @@ from jaxstyle.config import (
     SETTINGS,
     Config,
     ConfigError,
+    FileError,
     ImageError,
     JaxstyleError,
     flat,
@@ -52,6 +53,9 @@ from jaxstyle.storage.pictures import Pictures
 
 _ON_A_SHEET = 24
 """Maximum number of contents, and of styles, on one contact sheet."""
+
+_ABANDONED = 3600.0
+"""Age in seconds of temporary files that no process is still writing."""
 
 
 class Entry(NamedTuple):
@@ -157,11 +161,14 @@ class Grid:
         return Entry(cell, f"{stems}_{digest.hexdigest()[:16]}", sha256, shape, problem)
 
     def row(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the row of `entry`, or None if missing."""
+        """Return the row of `entry`, or None if missing or damaged."""
+        path = self._folder / f"{entry.name}.json"
         try:
-            row = json.loads((self._folder / f"{entry.name}.json").read_text())
-        except (OSError, ValueError):
+            row = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+        except OSError as error:  # the cell may be done
+            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
         return row if isinstance(row, dict) and "status" in row else None
 
     def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
@@ -212,6 +219,7 @@ class Grid:
         if any(not entry.cell.styles for entry in self.entries):
             raise ConfigError("a cell has no style")
         files.make_folder(self._folder)
+        files.remove_leftovers(self._folder, _ABANDONED)
         todo: list[Entry] = []
         for entry in self.share(shard):
             if entry.problem is None:
@@ -233,8 +241,10 @@ class Grid:
         keepers = {
             i: CellProgress(self._folder / entry.name, checkpoint_seconds)
             for i, entry in enumerate(todo)
-            if i not in skip
+            if i not in skip or entry.name in begun
         }
+        for i in skip & set(keepers):  # killed between the row and this
+            keepers.pop(i).remove()
 
         def resumed(index: int) -> Progress | None:
             entry = todo[index]
@@ -352,6 +362,7 @@ class Grid:
             The paths of the sheets, at least one for each setting.
         """
         files.make_folder(self.output)
+        files.remove_leftovers(self.output, _ABANDONED)
         rows = self.rows() if rows is None else rows
         lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
         files.write_atomically(self.output / "grid.jsonl", "".join(lines).encode())

@@ -129,6 +129,8 @@ class Run:
                     "would not be noticed",
                     stacklevel=2,
                 )
+        for name in ("", "inputs", "snapshots"):
+            files.remove_leftovers(self.folder / name)
         self._checkpoints = Checkpoints(self.folder / "checkpoint")
         self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []

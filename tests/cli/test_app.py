@@ -1,6 +1,7 @@
 """The command line as a user meets it, on the real weights and small pictures."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +28,7 @@ from jaxstyle.cli.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.config.presets import PRESETS
 from jaxstyle.engine.layout import Program
+from jaxstyle.network import weights
 from jaxstyle.network.arrays import Params
 from tests.conftest import pattern
 
@@ -181,7 +184,10 @@ def test_a_history_that_cannot_fit_is_told_before_anything_is_computed(
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(("owner", "name"), [(Program, "step"), (weights, "to_params")])
 def test_running_out_of_memory_is_one_line(
+    owner: Any,
+    name: str,
     folder: Path,
     imagenet: Params,
     capsys: pytest.CaptureFixture,
@@ -190,11 +196,23 @@ def test_running_out_of_memory_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    monkeypatch.setattr(Program, "step", fail)
+    monkeypatch.setattr(owner, name, fail)
     assert stylize(*QUICK, "-o", "out.png") == 1
     assert capsys.readouterr().err == (
         "jaxstyle: out of memory; try a smaller --size or --history-size\n"
     )
+
+
+def test_an_error_of_the_file_system_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stale(*_: object) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "out.png")
+
+    monkeypatch.setattr(Path, "samefile", stale)
+    Path("out.png").touch()
+    assert stylize(*QUICK, "-o", "out.png") == 2
+    assert capsys.readouterr().err == "jaxstyle: out.png: Stale file handle\n"
 
 
 def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) -> None:

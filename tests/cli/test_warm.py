@@ -39,8 +39,10 @@ def test_memory_that_runs_out_is_one_line(
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(scales, "compile_update", fails)
-    assert app.run(["warm", "--sizes", "64", "--aspects", "4:3", *QUICK]) == 2
-    assert capsys.readouterr().err == "jaxstyle: out of memory; try a smaller size\n"
+    assert app.run(["warm", "--sizes", "64", "--aspects", "4:3", *QUICK]) == 1
+    assert capsys.readouterr().err == (
+        "jaxstyle: out of memory; try a smaller --size or --history-size\n"
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import tifffile
 from PIL import ExifTags, Image as Pil, ImageCms
 
 from jaxstyle import FileError, ImageError, JaxstyleError, load_image, save_image
-from jaxstyle.imaging import images
+from jaxstyle.imaging import files, images
 from jaxstyle.imaging.images import glance, read_picture
 from jaxstyle.imaging.resampling import nearest_shape, resize_image
 from tests.conftest import pattern, picture
@@ -384,6 +384,29 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="not finite"):
         save_image(tmp_path / "a.png", image)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_our_own_leftovers_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        monkeypatch.setattr(Path, "unlink", killed)
+        raise KilledError
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KilledError):
+        files.write_atomically(tmp_path / "a.txt", b"new")
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".mine.tmp").touch()
+    files.remove_leftovers(tmp_path, seconds=60)  # may be another process's
+    assert left.exists()
+    files.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.tmp"]
+    files.remove_leftovers(tmp_path / "none")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

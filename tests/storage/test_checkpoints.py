@@ -1,8 +1,12 @@
 """Progress goes to disk and comes back bit for bit."""
 
+import errno
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxstyle import Config, stylize
@@ -12,6 +16,7 @@ from jaxstyle.engine.pictures import plan
 from jaxstyle.engine.records import Progress
 from jaxstyle.engine.update import State
 from jaxstyle.network.arrays import Params
+from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.checkpoints import Checkpoints
 from tests.conftest import SHALLOW, picture
 
@@ -151,3 +156,35 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     restored = Checkpoints(tmp_path).restore(lambda scale: like(config, scale))
     assert restored is not None
     assert restored.evaluations == 3
+
+
+def test_a_checkpoint_that_cannot_be_reached_is_kept(
+    small_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.replace(scales=1, evaluations=2)
+    folder = tmp_path / "cell" / "checkpoint"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(progress_of(config, small_params))
+    checkpoints.close()
+
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", stale)
+    for keeper in (Checkpoints(folder), CellProgress(folder.parent, 1.0)):
+        with pytest.raises(FileError, match="cannot be read"):
+            keeper.restore(lambda scale: like(config, scale))
+    assert (folder / "2").is_dir()
+
+
+def test_orbax_is_silent_in_logs(caplog: pytest.LogCaptureFixture) -> None:
+    error = None
+    try:
+        ocp.CheckpointManager(5)  # pyright: ignore[reportArgumentType]
+    except Exception as raised:
+        error = raised
+    assert error is not None
+    trace = (type(error), error, error.__traceback__)
+    logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=trace)
+    logging.getLogger("asyncio").error("of something else")
+    assert caplog.messages == ["of something else"]

@@ -1,7 +1,9 @@
 """Grids on disk: done once, resumed, split, collected, with bad cells failing alone."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from jaxstyle import Config, ConfigError, FileError, load_image, save_image, sty
 from jaxstyle.engine.stylize import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
+from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell, product
 from jaxstyle.storage.grid import Entry, Grid, Summary, _differences
 from tests.conftest import SHALLOW, picture
@@ -175,6 +178,39 @@ def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
         assert rows[0] is not None
         assert rows[1] is not None
         assert rows[0]["losses"] == rows[1]["losses"]
+
+
+def test_what_a_kill_left_is_removed_by_the_next_start(
+    files: Path, tmp_path: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_of(cells_of(files)[:2], tmp_path / "out")
+    monkeypatch.setattr(CellProgress, "remove", lambda self: self.close())
+    grid.run(small_params, checkpoint_seconds=0)
+    cells = tmp_path / "out" / "cells"
+    assert [path for path in cells.iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    old, new = (cells / f".jaxstyle-{digit * 32}.tmp" for digit in "01")
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    assert ran(grid, small_params) == []
+    assert not [path for path in cells.iterdir() if path.is_dir()]
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_a_row_that_cannot_be_read_is_not_taken_for_missing(
+    files: Path, tmp_path: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_of(cells_of(files)[:1], tmp_path / "out")
+    grid.run(small_params)
+
+    def stale(*_: object, **__: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("etils.epath.gpath._GPath.read_text", stale)
+    with pytest.raises(FileError, match=r"json: cannot be read \(Input"):
+        grid.row(grid.entries[0])
 
 
 def test_a_damaged_checkpoint_starts_its_cell_anew(

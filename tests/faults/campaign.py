@@ -1,0 +1,288 @@
+"""Every file operation of a run or a grid fails, or is the last one before a kill.
+
+    python -m tests.faults.campaign run|grid [--resumed] [--every N]
+
+The command line runs in this process on a small random network, again and again, each time with
+trouble at another operation, and afterwards without. After the trouble there must be one line and
+the right exit code; the same command must then end with the same bytes, and go on from every
+checkpoint that was complete.
+"""
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from PIL import Image as Pil
+
+from tests import small_weights
+from tests.conftest import pattern
+
+SOURCE = Path(__file__).with_name("faults.c")
+
+OFF, ONCE, SHORT, FREEZE, KILL = range(5)
+"""Modes of `faults.c`."""
+
+SERIES = ("ENOSPC", "EIO", "EACCES", "ESTALE", "short", "kill")
+
+QUICK = ("--size=32", "--convolution=direct", "--scales=2", "--scale-factor=1.2", "--quiet")
+QUICK += ("--progress=0",)
+QUICK += ("--style-statistics=gram", "--tv-weight=0.001", "--evaluations=4")
+QUICK += ("--coarse-evaluations=2", "--content-layers=relu2_1", "--style-layers=relu1_1")
+
+COMMANDS = {
+    "run": "stylize content.png style.png --workdir=RUN -o=out.png --checkpoints=2 --snapshots=3",
+    "grid": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=1e-6 --lanes=1",
+}
+
+CLOCK = ("seconds", "compile_seconds", "evaluations_per_second", "memory_bytes")
+
+
+class Trial(NamedTuple):
+    """What came of a command."""
+
+    code: int | None
+    """The exit code; None if an exception escaped."""
+    lines: list[str]
+    """On stderr."""
+    operation: str
+    """The one that failed."""
+    saved: int
+    """Evaluations in the newest checkpoint that was written."""
+    resumed: int
+    """Evaluations in the checkpoint that it went on from."""
+
+
+def build(folder: Path) -> Path:
+    """Compile the library that is preloaded."""
+    library = folder / "faults.so"
+    words = ["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl", "-lpthread"]
+    subprocess.run(words, check=True)
+    return library
+
+
+def prepare(folder: Path, kind: str) -> None:
+    """Make the pictures; a grid has one content that is none."""
+    folder.mkdir()
+    (folder / "photos").mkdir()
+    Pil.fromarray(pattern(40, 36, 1)).save(folder / "style.png")
+    if kind == "run":
+        Pil.fromarray(pattern(32, 48, 0)).save(folder / "content.png")
+        return
+    for seed in range(2):
+        Pil.fromarray(pattern(32, 48, seed)).save(folder / "photos" / f"{seed}.png")
+    (folder / "photos" / "bad.png").write_bytes(b"no picture")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Everything there, without what the clock says."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            if name.startswith("out/cells/"):  # a checkpoint
+                found[name] = None
+            continue
+        if path.name == ".lock" or name.startswith("RUN/checkpoint"):
+            continue
+        found[name] = path.read_bytes()
+        if path.suffix in (".json", ".jsonl"):
+            rows = (
+                [json.loads(line) for line in found[name].decode().splitlines()]
+                if path.suffix == ".jsonl"
+                else [json.loads(found[name])]
+            )
+            found[name] = [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+    return found
+
+
+def failed(rows: Any) -> bool:
+    """Return whether these are the row of a failed cell."""
+    return isinstance(rows, list) and rows[0].get("status") == "failed"
+
+
+class Campaign:
+    """Trials of one command."""
+
+    def __init__(self, kind: str, root: Path, library: ctypes.CDLL) -> None:
+        self.kind, self.root, self.library = kind, root, library
+        self.work = root / "work"
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.problems: list[str] = []
+
+    def command(self, mode: int = OFF, number: int = 0, code: int = 0) -> Trial:
+        """Run the command, with trouble in the operation of that number."""
+        from jaxstyle.cli import app
+        from jaxstyle.storage.checkpoints import Checkpoints
+
+        saved = resumed = 0
+        wait, restore = Checkpoints.wait, Checkpoints.restore
+
+        def noted(self: Checkpoints) -> None:
+            nonlocal saved
+            wait(self)
+            saved = max(saved, self._written or 0)
+
+        def restored(self: Checkpoints, like: Any) -> Any:
+            nonlocal resumed
+            progress = restore(self, like)
+            resumed = max(resumed, 0 if progress is None else progress.evaluations + progress.scale)
+            return progress
+
+        exit_code: int | None = None
+        with (
+            mock.patch.object(Checkpoints, "wait", noted),
+            mock.patch.object(Checkpoints, "restore", restored),
+            captured(self.root / "stderr") as lines,
+        ):
+            self.library.faults_arm(os.fsencode(self.work), mode, number, code)
+            signal.alarm(120)
+            try:
+                exit_code = app.run([*COMMANDS[self.kind].split(), *QUICK])
+            except BaseException as error:
+                traceback.print_exception(error)
+            finally:
+                signal.alarm(0)
+                operation = self.library.faults_seen().decode()
+                self.operations = self.library.faults_count()
+                self.library.faults_arm(b"", OFF, 0, 0)
+        return Trial(exit_code, lines, operation.replace(str(self.work), ""), saved, resumed)
+
+    def fresh(self) -> None:
+        """Make the folder anew."""
+        os.chdir(self.root)
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.root / "start", self.work)
+        os.chdir(self.work)
+
+    def reference(self, resumed: bool) -> None:
+        """Run without trouble; let trials start with nothing, or where one was cut off."""
+        self.expected_code = 3 if self.kind == "grid" else 0
+        prepare(self.root / "start", self.kind)
+        for _ in range(2):  # the first compiles
+            self.fresh()
+            trial = self.command()
+            assert trial.code == self.expected_code, trial
+        self.expected, self.usual = results(self.work), trial.lines
+        if resumed:
+            self.fresh()
+            self.command(FREEZE, self.operations * 2 // 3, errno.EIO)
+            shutil.rmtree(self.root / "start")
+            shutil.copytree(self.work, self.root / "start")
+            self.fresh()
+            self.command()
+
+    def trial(self, series: str, number: int) -> str | None:
+        """Try one operation; return its description, or None if there are not so many."""
+        self.fresh()
+        mode = {"short": SHORT, "kill": FREEZE}.get(series, ONCE)
+        code = getattr(errno, series, errno.EIO)
+        first = self.command(mode, number, code)
+        if not first.operation:
+            return None
+        self.counts[series] += 1
+        where = f"{series} at {number}, {first.operation}"
+        again = self.command()
+        wrong: list[str] = []
+        if first.code is None:
+            wrong.append("an exception")
+        elif series != "kill" and first.code not in (2, 3, self.expected_code):
+            wrong.append(f"exit code {first.code}")
+        told = [line for line in first.lines if line not in self.usual]
+        if any(not line.startswith("jaxstyle: ") for line in told) or len(told) > 1:
+            wrong.append(f"{len(told)} lines")
+        if first.code == 2 and not told:
+            wrong.append("nothing said")
+        if again.code != self.expected_code or again.lines != self.usual:
+            wrong.append(f"again {again.code}")
+        else:
+            found = results(self.work)
+            names = [n for n in {*found, *self.expected} if found.get(n) != self.expected.get(n)]
+            # Beside a user's file nothing is removed; rows of cells that failed are of other names.
+            names = [n for n in names if "/" in n or not n.endswith(".tmp")]
+            names = [n for n in names if n in self.expected or not failed(found[n])]
+            if names:
+                wrong.append(f"another result: {sorted(names)}")
+        if (
+            self.kind == "run"
+            and first.code not in (0, self.expected_code)
+            and (again.resumed < first.saved and not (self.work / "RUN" / "result.json").exists())
+        ):
+            wrong.append(f"went on from {again.resumed}, not {first.saved}")
+        if wrong:
+            text = "\n    ".join([f"{where}: {', '.join(wrong)}", *told, "-- again", *again.lines])
+            self.problems.append(text)
+        return first.operation
+
+
+@contextlib.contextmanager
+def captured(path: Path) -> Iterator[list[str]]:
+    """Collect the lines written to stderr, also by what is not Python."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 2)
+    try:
+        yield lines
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(file)
+        lines += path.read_text().splitlines()
+
+
+def start(kind: str, root: Path, library: Path) -> Campaign:
+    """Prepare this process: a small random network in place of VGG19's weights."""
+    from jaxstyle.cli.terminal import complain
+    from jaxstyle.storage import grid
+
+    small_weights.use()
+    grid._ABANDONED = -1.0
+    warnings.simplefilter("always")
+    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+    loaded = ctypes.CDLL(str(library))
+    loaded.faults_seen.restype = ctypes.c_char_p
+    return Campaign(kind, root, loaded)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=COMMANDS)
+    parser.add_argument("--resumed", action="store_true", help="of a command that was cut off")
+    parser.add_argument("--every", type=int, default=1, help="try every Nth operation only")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if "LD_PRELOAD" not in os.environ:
+            environment = os.environ | {"LD_PRELOAD": str(build(Path(folder)))}
+            command = [sys.executable, "-m", "tests.faults.campaign", *sys.argv[1:]]
+            sys.exit(subprocess.run(command, env=environment).returncode)
+        campaign = start(arguments.kind, Path(folder), Path(os.environ["LD_PRELOAD"]))
+        campaign.reference(arguments.resumed)
+        for position, series in enumerate(SERIES):
+            number = 1 + position * arguments.every // len(SERIES)
+            while campaign.trial(series, number):
+                number += arguments.every
+        os.chdir("/")
+    sys.stderr.write("\n".join([*campaign.problems, ""]))
+    sys.stdout.write(json.dumps(campaign.counts | {"operations": campaign.operations}) + "\n")
+    sys.exit(bool(campaign.problems))
+
+
+if __name__ == "__main__":
+    main()
