@@ -1,6 +1,7 @@
-"""Pages of the site that are made when it is built: the reference and the changelog."""
+"""Pages of the site that are made when it is built: the reference, the notebook, the changelog."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -32,10 +33,10 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     package = griffe.load("jaxstyle", search_paths=[ROOT])
     assert isinstance(package, griffe.Module)
     pages = {
-        "index.md": _top_level("README.md"),
         "changelog.md": _top_level("CHANGELOG.md"),
         "contributing.md": _top_level("CONTRIBUTING.md"),
         "weights.md": _top_level("weights/README.md"),
+        "tutorial.md": _notebook(ROOT / "docs" / "tutorial.ipynb"),
         "reference/commands.md": "\n".join(_commands()),
         "reference/index.md": _names(package),
         **{f"reference/{room}.md": _room(package, room) for room in ROOMS},
@@ -50,17 +51,27 @@ def _math(source: str, *_: Any, **__: Any) -> str:
 
 def _top_level(path: str) -> str:
     """Return a page of the repository with its links as the site has them."""
-    text = (ROOT / path).read_text(encoding="utf-8").replace("](docs/", "](")
-    text = text.replace("](weights/README.md", "](weights.md")
-    return text.replace("](CONTRIBUTING.md", "](contributing.md")
+    return (ROOT / path).read_text(encoding="utf-8").replace("](docs/", "](")
+
+
+def _notebook(path: Path) -> str:
+    """Return a notebook without outputs as Markdown."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    blocks = [
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in zip(cells, texts, strict=True)
+    ]
+    return "\n\n".join(blocks)
 
 
 def _public(package: griffe.Module, room: str) -> dict[str, str]:
-    """Return the public names of a package, with the paths where they are defined."""
-    paths = package[room].imports
+    """Return the public names of a package and where they are defined, functions first."""
     return {
         name: path
-        for name, path in sorted(paths.items(), key=lambda item: item[0].lower())
+        for name, path in sorted(
+            package[room].imports.items(), key=lambda item: (not item[0].islower(), item[0].lower())
+        )
         if path.startswith("jaxstyle.") and _known(package, path)
     }
 
