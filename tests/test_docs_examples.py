@@ -123,6 +123,14 @@ def test_commands_run_in_their_order(page: str, imagenet: Params, folder: Path) 
         assert numbers == [3, 5]
 
 
+def test_completions_are_written(tmp_path: Path) -> None:
+    assert "jaxstyle --tyro-write-completion bash FILE" in PAGES["docs/index.md"]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["--tyro-write-completion", "bash", str(tmp_path / "file")])
+    assert not ended.value.code
+    assert "--style-weight" in (tmp_path / "file").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", SHELL)
 def test_blocks_are_shell_and_name_what_there_is(page: str) -> None:
     for language in ("sh", "bash"):

@@ -1,6 +1,8 @@
 """Pages of the site that are made when it is built: the reference, the notebook, the changelog."""
 
+import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from tyro.conf import Positional
 
+from jaxstyle.cli import run
 from jaxstyle.cli.parsing import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +22,16 @@ NAMES = """\
 These are the names that programs need, as `jaxstyle.stylize`. The packages have more, such as
 `jaxstyle.objective.Gram`; each has a page. An argument that is wrong raises an error from
 [jaxstyle.config](config.md), all of which are `JaxstyleError`s."""
+PRESETS = """\
+# Presets
+
+`--preset NAME` starts from one, and `jaxstyle.preset(name)` returns it. This is what
+`jaxstyle presets` prints: the settings in which each differs from the default. `jaxstyle presets
+--print-config NAME` prints all of its [settings](../settings.md) as a file for `--config`.
+
+```text
+{}```
+"""
 ROOMS = ("engine", "config", "imaging", "objective", "optim", "network", "storage", "reporting")
 
 
@@ -37,6 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         "contributing.md": _top_level("CONTRIBUTING.md"),
         "weights.md": _top_level("weights/README.md"),
         "tutorial.md": _notebook(ROOT / "docs" / "tutorial.ipynb"),
+        "reference/presets.md": _presets(),
         "reference/commands.md": "\n".join(_commands()),
         "reference/index.md": _names(package),
         **{f"reference/{room}.md": _room(package, room) for room in ROOMS},
@@ -120,6 +134,13 @@ def _entry(name: str, path: str) -> list[str]:
     """Return the directive for what is defined at `path` and imported by its public `name`."""
     options = [f"      heading: {name}", f"      toc_label: {name.rpartition('.')[2]}"]
     return [f'<a id="{name}"></a>', "", f"::: {path}", "    options:", *options, ""]
+
+
+def _presets() -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run(["presets"])
+    return PRESETS.format(printed.getvalue())
 
 
 def _commands() -> Iterator[str]:
