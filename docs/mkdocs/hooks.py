@@ -76,7 +76,8 @@ def _notebook(path: Path) -> str:
         f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
         for cell, text in zip(cells, texts, strict=True)
     ]
-    return "\n\n".join(blocks)
+    title, _, rest = "\n\n".join(blocks).partition("\n")
+    return f"{title}\n\nThis page is [a notebook]({path.name}), without its outputs.\n{rest}"
 
 
 def _public(package: griffe.Module, room: str) -> dict[str, str]:
