@@ -1,16 +1,21 @@
 """The documentation site builds without warnings, shows every public name and loads nothing."""
 
+import functools
+import http.server
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import jaxstyle
 from jaxstyle.cli.parsing import COMMANDS
+from tests.reporting.test_report_browser import ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("config", "engine", "imaging", "network", "objective", "optim", "reporting", "storage")
@@ -66,3 +71,45 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         loading = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=\"?([^\" >]+)", text)
         assert loading
         assert not [address for address in loading if re.match(r"(https?:)?//", address)]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.browser
+def test_a_browser_finds_what_a_user_looks_for(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    problems: list[str] = []
+    handler = functools.partial(Quiet, directory=str(site))
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        sync_playwright() as playwright,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}/"
+        path = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        page = browser.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "request", lambda request: request.url.startswith(here) or problems.append(request.url)
+        )
+        page.goto(f"{here}index.html")
+        for words, title in {
+            "flax module": "An objective, network or statistic of your own",
+            "TPU pod": "TPU VMs and pods",
+            "job array": "Slurm and other clusters",
+            "mask region": "Options, and what they do",
+            "preemption": "Runs that survive preemption",
+        }.items():
+            page.fill(".md-search__input", "")
+            page.type(".md-search__input", words)
+            page.locator(".md-search-result__item h1", has_text=title).first.wait_for()
+        page.goto(f"{here}how_it_works.html")
+        assert page.locator("math").count() > 5
+        browser.close()
+        server.shutdown()
+    assert not problems

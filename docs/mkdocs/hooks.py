@@ -22,6 +22,8 @@ NAMES = """\
 These are the names that programs need, as `jaxstyle.stylize`. The packages have more, such as
 `jaxstyle.objective.Gram`; each has a page. An argument that is wrong raises an error from
 [jaxstyle.config](config.md), all of which are `JaxstyleError`s."""
+UNLIKELY = "---\nsearch: {boost: 0.1}\n---\n"
+"""Head of a page that people who search do not look for."""
 PRESETS = """\
 # Presets
 
@@ -46,8 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     package = griffe.load("jaxstyle", search_paths=[ROOT])
     assert isinstance(package, griffe.Module)
     pages = {
-        "changelog.md": _top_level("CHANGELOG.md"),
-        "contributing.md": _top_level("CONTRIBUTING.md"),
+        "changelog.md": UNLIKELY + _top_level("CHANGELOG.md"),
+        "contributing.md": UNLIKELY + _top_level("CONTRIBUTING.md"),
         "weights.md": _top_level("weights/README.md"),
         "tutorial.md": _notebook(ROOT / "docs" / "tutorial.ipynb"),
         "reference/presets.md": _presets(),
