@@ -87,7 +87,7 @@ PRESETS: Mapping[str, Config] = {
         scales=Pyramid(5, scale_factor=2**0.5, coarse_evaluations=500, first_evaluations=1000),
     ),
 }
-
+"""Recipes by name."""
 
 SUMMARIES: Mapping[str, str] = {
     "default": "made for this project; docs/options.md has the reasons",
@@ -97,6 +97,7 @@ SUMMARIES: Mapping[str, str] = {
     "neural-style": "jcjohnson/neural-style and its PyTorch port",
     "crowson": "crowsonkb/style-transfer-pytorch: Adam, Wasserstein distances, five scales",
 }
+"""What each preset is, in a line."""
 
 
 def preset(name: str) -> Config:

@@ -28,7 +28,11 @@ from jaxstyle.config.validation import (
 )
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
+"""Arithmetic of the network's convolutions and of Gram matrices."""
+
 Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
+"""What the network sees beyond the border."""
+
 INITS = ("content", "noise", "style")
 """Named starting points of the image; any other value is the path of an image file."""
 

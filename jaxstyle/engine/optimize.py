@@ -24,7 +24,8 @@ def optimize(
 ) -> Result:
     """Minimize `objective` from `image`, driving one compiled update from Python.
 
-    >>> result = optimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3), optax.adam(0.1))
+    Examples:
+        >>> result = optimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3), optax.adam(0.1))
 
     Args:
         objective: a function of an image that returns a loss, or a loss and a dictionary of its

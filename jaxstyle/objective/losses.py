@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 Scalar = Float[Array, ""]
+"""A number of JAX's."""
 
 
 def _accumulator(array: Array) -> Array:
