@@ -57,9 +57,7 @@ def go_on(folder: Path, optimizer: str, pause: float = 0.0) -> None:
             CONTENT, STYLE, config, random_params(), callback, keeper=run, progress=progress
         )
         np.save(folder / "exact.npy", result.image)
-        run.finish(
-            result.image, {"loss": result.loss, "evaluations": COARSE + BUDGET}, metadata="{}"
-        )
+        run.finish(result, {"loss": result.loss, "evaluations": COARSE + BUDGET})
 
 
 def kill_in_checkpoint() -> None:

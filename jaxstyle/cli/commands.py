@@ -141,6 +141,11 @@ class RenderGrid:
     """Share the cells with the other hosts of a TPU slice or cluster running this command."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0
     """Time from one checkpoint of a cell to the next, unless saving takes more than 2 % of it."""
+    runs: bool = False
+    """Keep a folder for each cell in OUTDIR/cells, as `stylize --workdir` makes it: metrics, inputs
+    and the last checkpoint, for report, plot, animate and --fork-from."""
+    snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
+    """Save the best image of each cell every N evaluations, or at those given; implies --runs."""
     collect: bool = False
     """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None

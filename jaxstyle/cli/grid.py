@@ -34,8 +34,9 @@ def render_grid(command: RenderGrid) -> int:
     start_jax()
     from jaxstyle.engine import check_cell, spreadable
     from jaxstyle.network import weights
-    from jaxstyle.storage import grid, hosts
+    from jaxstyle.storage import Schedule, grid, hosts
 
+    snapshots = Schedule.parse(command.snapshots, "--snapshots")
     if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
@@ -72,6 +73,7 @@ def render_grid(command: RenderGrid) -> int:
                 space=command.space,
                 on_cell=on_cell,
                 checkpoint_seconds=command.checkpoint_seconds,
+                runs=snapshots if command.runs or command.snapshots is not None else None,
                 on_evaluations=on_evaluations,
                 rows=rows,
             )

@@ -1,10 +1,8 @@
 """A run from its files to its result: inputs, run folder and outputs."""
 
 import contextlib
-import importlib.metadata
 import itertools
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +14,7 @@ from etils import epath
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, Config, ConfigError, flat, words
+from jaxstyle.config import INITS, ConfigError, flat, words
 from jaxstyle.engine import (
     OutOfMemoryError,
     Progress,
@@ -89,7 +87,7 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
             board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
             stack.callback(board.close)
             run.on_image = board.picture
-        schedules = _checkpoints(command), _schedule(command.snapshots)
+        schedules = _checkpoints(command), Schedule.parse(command.snapshots, "--snapshots")
         shared = SharedRun(run, schedules) if command.distributed else None
         shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
@@ -160,7 +158,7 @@ def _identity(command: Stylize, inputs: "_Inputs") -> dict[str, str]:
         for role, digests in inputs.sha256.items()
         for number, digest in enumerate(digests, 1)
     }
-    versions = {f"the version of {name}": version for name, version in _versions().items()}
+    versions = {f"the version of {name}": version for name, version in runs.versions().items()}
     return settings | {name: str(value) for name, value in options.items()} | files | versions
 
 
@@ -246,7 +244,7 @@ def _enter_run(
         command.workdir,
         checkpoints=_checkpoints(command),
         checkpoint_seconds=command.checkpoint_seconds,
-        snapshots=_schedule(command.snapshots),
+        snapshots=Schedule.parse(command.snapshots, "--snapshots"),
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,
         finish=lambda image: finished_image(image, inputs.content.pixels, config),
@@ -279,15 +277,6 @@ def _checkpoints(command: Stylize) -> Schedule:
     if every < 1:
         raise ConfigError(f"--checkpoints must be at least 1, not {every}")
     return Schedule(every=every)
-
-
-def _schedule(text: str | None) -> Schedule:
-    if text is None:
-        return Schedule()
-    parts = [int(n) for n in text.split(",") if n] if re.fullmatch(r"\d+(,\d+)*,?", text) else [0]
-    if min(parts) < 1:
-        raise ConfigError(f"--snapshots is N, or N,N,… for single ones, from 1 on, not {text!r}")
-    return Schedule(at=tuple(parts)) if "," in text else Schedule(every=parts[0])
 
 
 def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:
@@ -327,14 +316,12 @@ def _write_result(
         return EXIT_FAILED
     written = command.output or str(epath.Path(command.workdir or "") / "image.png")
     if jax.process_index() == 0:
-        summary = _summary(command.settings, inputs.sha256, result)
+        summary = runs.summarize(command.settings, inputs.sha256, result)
         metadata, alpha, bits = json.dumps(summary), inputs.content.alpha, command.bits
         if command.output is not None:
             images.save_image(written, result.image, alpha=alpha, bits=bits, metadata=metadata)
         if run is not None:
-            times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
-            rest = {"rejected": result.rejected, **times}
-            run.finish(result.image, summary | rest, alpha=alpha, bits=bits, metadata=metadata)
+            run.finish(result, summary, alpha=alpha, bits=bits)
         say(_report(written, result), command.quiet)
     if result.reason == "stopped":
         complain(f"{interrupted.word}; the best image so far is in {written}")
@@ -358,25 +345,3 @@ def _report(output: str, result: Result) -> str:
     ]
     lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
     return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
-
-
-def _summary(config: Config, sha256: dict[str, list[str]], result: Result) -> dict[str, Any]:
-    """Summarize how to repeat the run; without times, so that a repeat writes the same file."""
-    device = jax.devices()[0]
-    return {
-        "config": flat(config),
-        "sha256": sha256,
-        "versions": _versions(),
-        "device": f"{device.platform} {device.device_kind}",
-        "convolution": result.convolution,
-        "activations": result.activations,
-        "evaluations": result.evaluations,
-        "reason": result.reason,
-        "loss": result.loss,
-        "terms": result.terms,
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {name: importlib.metadata.version(name) for name in packages}

@@ -16,6 +16,7 @@ from jaxstyle.engine.pictures import (
     fitted_shape,
     fitted_style_shape,
     plan,
+    style_at_scale,
 )
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.stylize import (
@@ -59,6 +60,7 @@ __all__ = [
     "pyramid",
     "spreadable",
     "state_like",
+    "style_at_scale",
     "stylize",
     "stylize_batch",
     "stylize_cells",

@@ -1,15 +1,18 @@
-"""The progress of a grid's cells on disk, for cells that take long."""
+"""The progress of a grid's cells on disk: checkpoints of those that take long, or whole runs."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from jaxstyle.config import FileError
-from jaxstyle.engine import Progress, State
+from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import AccessError, Checkpoints
 from jaxstyle.storage.pace import Pace
+from jaxstyle.storage.runs import Run
 
 
 class CellProgress:
@@ -19,24 +22,34 @@ class CellProgress:
     write nothing.
     """
 
-    def __init__(self, folder: epath.Path, seconds: float) -> None:
-        self._folder, self._pace = folder, Pace(seconds, seconds)
+    def __init__(self, folder: epath.Path, like: Callable[[int], State], seconds: float) -> None:
+        """Plan the checkpoint.
+
+        Args:
+            folder: the cell's folder.
+            like: gives the expected structure and shapes of a scale's state.
+            seconds: time between checkpoints.
+        """
+        self._folder, self._like, self._pace = folder, like, Pace(seconds, seconds)
         self._checkpoints: Checkpoints | None = None
 
-    def restore(self, like: Callable[[int], State]) -> Progress | None:
+    def restore(self) -> Progress | None:
         """Return the progress to resume from, or None; a checkpoint that is damaged is none.
 
         Raises:
             AccessError: see `Checkpoints.restore`.
         """
         try:
-            return self._open().restore(like)
+            return self._open().restore(self._like)
         except AccessError:
             raise
         except FileError as error:
-            warnings.warn(f"{error}; the cell starts anew", stacklevel=2)
+            _tell_of_new_start(error)
             self.remove()
             return None
+
+    def record(self, record: Record) -> None:
+        """Do nothing: only runs have metrics."""
 
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
@@ -55,17 +68,93 @@ class CellProgress:
             self._checkpoints = Checkpoints(files.make_folder(self._folder) / "checkpoint", kept=1)
         return self._checkpoints
 
+    def finish(self, result: Result, summary: Mapping[str, Any], alpha: np.ndarray | None) -> None:
+        """Do nothing: only runs have results."""
+
     def remove(self) -> None:
-        """Delete the checkpoint; if that fails, the next start of the grid does it."""
+        """Delete the checkpoint of a cell that is done; if that fails, the next start does it."""
         self.close()
-        try:
-            if self._folder.exists():
-                self._folder.rmtree()
-        except OSError as error:
-            warnings.warn(f"{self._folder}: cannot be removed ({error.strerror})", stacklevel=2)
+        _remove(self._folder)
 
     def close(self) -> None:
         """Wait until the checkpoint is written."""
         checkpoints, self._checkpoints = self._checkpoints, None
         if checkpoints is not None:
             checkpoints.close()
+
+
+class CellRun:
+    """A cell's folder in the form of a run's, which stays; a `Keeper`."""
+
+    def __init__(
+        self,
+        folder: epath.Path,
+        enter: Callable[[epath.Path], tuple[Run, Progress | None]],
+    ) -> None:
+        """Plan the folder, which is opened when the cell begins.
+
+        Args:
+            folder: the cell's folder.
+            enter: opens it and returns the run and its progress.
+        """
+        self._folder, self._enter = folder, enter
+        self._run: Run | None = None
+
+    def restore(self) -> Progress | None:
+        """Return the progress to resume from, or None; a run that is damaged starts anew."""
+        try:
+            self._run, progress = self._enter(self._folder)
+        except AccessError:
+            raise
+        except FileError as error:
+            _tell_of_new_start(error)
+            _remove(self._folder)
+            return None
+        return progress
+
+    def _opened(self) -> Run:
+        if self._run is None:
+            self._run, _ = self._enter(self._folder)
+        return self._run
+
+    def record(self, record: Record) -> None:
+        """Append one evaluation to the metrics."""
+        self._opened().record(record)
+
+    def wants(self, evaluation: int) -> bool:
+        """See `Run.wants`."""
+        return self._opened().wants(evaluation)
+
+    def keep(self, progress: Progress) -> None:
+        """See `Run.keep`."""
+        self._opened().keep(progress)
+
+    def save(self, progress: Progress) -> None:
+        """See `Run.save`."""
+        self._opened().save(progress)
+
+    def finish(self, result: Result, summary: Mapping[str, Any], alpha: np.ndarray | None) -> None:
+        """Write the result; see `Run.finish`."""
+        self._opened().finish(result, summary, alpha=alpha)
+
+    def remove(self) -> None:
+        """Keep the run of a cell that is done."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
+
+def _tell_of_new_start(error: FileError) -> None:
+    warnings.warn(f"{error}; the cell starts anew", stacklevel=3)
+
+
+def _remove(folder: epath.Path) -> None:
+    try:
+        if folder.exists():
+            folder.rmtree()
+    except OSError as error:
+        warnings.warn(f"{folder}: cannot be removed ({error.strerror})", stacklevel=3)

@@ -2,7 +2,8 @@
 
     OUT/cells/NAME.png    a cell's image
     OUT/cells/NAME.json   its row, written after the image: a cell that has one is done
-    OUT/cells/NAME/       the checkpoint of a cell that takes long, until it is done
+    OUT/cells/NAME/       the checkpoint of a cell that takes long, until it is done; with `runs`,
+                          its folder in the form of a run's, to keep
     OUT/grid.jsonl        the rows of the whole grid, in its order
     OUT/sheet….jpg        contact sheets
 
@@ -11,8 +12,8 @@ share nothing but the folder: the last one to finish finds every row and writes 
 """
 
 import contextlib
+import functools
 import hashlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -38,18 +38,22 @@ from jaxstyle.config import (
 from jaxstyle.engine import (
     Cell,
     Progress,
+    Record,
     Result,
     State,
+    finished_image,
     program_of,
     pyramid,
     state_like,
+    style_at_scale,
     stylize_cells,
 )
 from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, locate, read, to_params
-from jaxstyle.storage.cell_progress import CellProgress
+from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
+from jaxstyle.storage.runs import Identity, Run, Schedule, summarize
 
 _ON_A_SHEET = 24
 """Maximum number of contents, and of styles, on one contact sheet."""
@@ -194,6 +198,7 @@ class Grid:
         space: int = 1,
         on_cell: OnCell = lambda *_: None,
         checkpoint_seconds: float = 45.0,
+        runs: Schedule | None = None,
         on_evaluations: Callable[[int], None] | None = None,
         rows: Rows | None = None,
     ) -> None:
@@ -208,6 +213,8 @@ class Grid:
             checkpoint_seconds: time between checkpoints of a cell, more if saving takes long. A
                 grid that was killed continues from them, and its images are bit for bit those of
                 one that was not, as long as devices, lanes and shards are the same.
+            runs: by default no folders stay. With a schedule of snapshots, which may be empty, each
+                cell keeps its folder in the form of a run's: metrics, inputs, last checkpoint.
             on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
@@ -238,23 +245,32 @@ class Grid:
             for entry in todo
         ]
         begun = {path.name for path in self._folder.iterdir()}
-        keepers = {
-            i: CellProgress(self._folder / entry.name, checkpoint_seconds)
-            for i, entry in enumerate(todo)
-            if i not in skip or entry.name in begun
-        }
-        for i in skip & set(keepers):  # killed between the row and this
-            keepers.pop(i).remove()
+        keepers: dict[int, CellProgress | CellRun] = {}
+        for i, entry in enumerate(todo):
+            folder = self._folder / entry.name
+            progress = CellProgress(folder, entry.state_like, checkpoint_seconds)
+            if i in skip:  # killed between the row and this
+                if entry.name in begun and not (folder / "config.toml").exists():
+                    progress.remove()
+            elif runs is not None:
+                options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": runs}
+                keepers[i] = CellRun(
+                    folder, functools.partial(self._enter, entry, cells[i], options)
+                )
+            else:
+                keepers[i] = progress
+
+        def record(index: int, record: Record) -> None:
+            keepers[index].record(record)
 
         def resumed(index: int) -> Progress | None:
-            entry = todo[index]
-            found = keepers[index].restore(entry.state_like) if entry.name in begun else None
+            found = keepers[index].restore() if todo[index].name in begun else None
             if found is not None and on_evaluations is not None:
                 on_evaluations(found.evaluations)
             return found
 
         def finish(index: int, outcome: Result | JaxstyleError) -> None:
-            self._finish(todo[index], outcome, on_cell)
+            self._finish(todo[index], outcome, on_cell, keepers[index])
             keepers[index].remove()
 
         # Images are encoded and written while the devices compute the next cells.
@@ -267,6 +283,7 @@ class Grid:
                 cells,
                 params,
                 skip=skip,
+                callback=record if runs is not None else None,
                 keepers=keepers.get,
                 progress=resumed,
                 lanes=lanes,
@@ -294,7 +311,28 @@ class Grid:
         owners = np.floor(middles / costs.sum() * count)
         return [entry for entry, owner in zip(ordered, owners, strict=True) if owner == index]
 
-    def _finish(self, entry: Entry, outcome: Result | JaxstyleError, on_cell: OnCell) -> None:
+    def _enter(
+        self, entry: Entry, cell: Cell, options: Mapping[str, Any], folder: epath.Path
+    ) -> tuple[Run, Progress | None]:
+        """Open the folder of a cell's run, and return the run and its progress."""
+        config = cell.config
+        finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
+        run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
+        guides = entry.cell.content_guide, entry.cell.style_guides
+        files = entry.cell.content, entry.cell.styles
+        run.identify(Identity(config, entry.sha256, *files, None, *guides))
+        progress = run.resume(entry.state_like)
+        styles = [style_at_scale(style.load(), config, 1.0) for style in cell.styles]
+        run.show_inputs(cell.content.load(), styles)
+        return run, progress
+
+    def _finish(
+        self,
+        entry: Entry,
+        outcome: Result | JaxstyleError,
+        on_cell: OnCell,
+        keeper: CellProgress | CellRun | None = None,
+    ) -> None:
         try:
             if isinstance(outcome, JaxstyleError):
                 raise outcome
@@ -304,16 +342,22 @@ class Grid:
         except JaxstyleError as error:
             row = {"status": "failed", "reason": str(error)}
         else:
-            row = self._write_image(entry, outcome, alpha)
+            summary = summarize(entry.cell.config, entry.sha256, outcome)
+            if keeper is not None:
+                keeper.finish(outcome, summary, alpha)
+            row = self._write_image(entry, outcome, summary, alpha)
         self._write_row(entry, row)
         on_cell(entry, row.get("reason"))
 
     def _write_image(
-        self, entry: Entry, result: Result, alpha: np.ndarray | None
+        self,
+        entry: Entry,
+        result: Result,
+        summary: Mapping[str, Any],
+        alpha: np.ndarray | None,
     ) -> dict[str, Any]:
         path = self._folder / f"{entry.name}.png"
-        images.save_image(path, result.image, alpha=alpha)
-        device = jax.local_devices()[0]
+        images.save_image(path, result.image, alpha=alpha, metadata=json.dumps(summary))
         return {
             "status": "done",
             "image": f"cells/{path.name}",
@@ -325,8 +369,8 @@ class Grid:
             "compile_seconds": result.compile_seconds,
             "convolution": result.convolution,
             "activations": result.activations,
-            "device": f"{device.platform} {device.device_kind}",
-            "jaxstyle": importlib.metadata.version("jaxstyle"),
+            "device": summary["device"],
+            "jaxstyle": summary["versions"]["jaxstyle"],
             "losses": [record.loss for record in result.history],
         }
 
@@ -418,6 +462,7 @@ def run_grid(
     aspect: Literal["nearest", "own"] = "nearest",
     shard: tuple[int, int] = (0, 1),
     lanes: int | None = None,
+    runs: Schedule | None = None,
 ) -> Summary:
     """Compute the missing cells of a grid, and write its sheets once it is complete.
 
@@ -427,14 +472,15 @@ def run_grid(
         weights: the weights file; the default one is fetched if necessary.
         aspect: see `Grid`.
         shard: see `Grid.run`.
-        lanes: see `optimize_lanes`.
+        lanes: see `stylize_batch`.
+        runs: see `Grid.run`.
 
     Raises:
         JaxstyleError: a problem that affects every cell.
     """
     checkpoint = read(locate(weights))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
-    grid.run(to_params(checkpoint), shard=shard, lanes=lanes)
+    grid.run(to_params(checkpoint), shard=shard, lanes=lanes, runs=runs)
     rows = grid.rows()
     summary = grid.summary(rows)
     if not summary.missing:

@@ -12,9 +12,12 @@ RUN/result.json      written last: a run that has one is finished
 import contextlib
 import dataclasses
 import errno
+import importlib.metadata
 import io
+import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
@@ -25,8 +28,8 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, FileError, flat, to_toml
-from jaxstyle.engine import Progress, Record, State, begin, outcome
+from jaxstyle.config import Config, ConfigError, FileError, flat, to_toml
+from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_config, read_metrics
@@ -71,6 +74,21 @@ class Schedule:
 
     every: int | None = None
     at: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | None, name: str) -> "Schedule":
+        """Parse `N` or `N,N,…`, the value of the flag `name`; None is never.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if text is None:
+            return cls()
+        plain = re.fullmatch(r"\d+(,\d+)*,?", text)
+        parts = [int(number) for number in text.split(",") if number] if plain else [0]
+        if min(parts) < 1:
+            raise ConfigError(f"{name} is N, or N,N,… for single ones, from 1 on, not {text!r}")
+        return cls(at=tuple(parts)) if "," in text else cls(every=parts[0])
 
     def has(self, evaluation: int) -> bool:
         """Return whether `evaluation` is one of them."""
@@ -144,6 +162,10 @@ class Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until everything is written, then release the folder."""
         self._closing.close()
 
     @property
@@ -267,21 +289,29 @@ class Run:
 
     def finish(
         self,
-        image: Image,
+        result: Result,
         summary: Mapping[str, Any],
         *,
         alpha: np.ndarray | None = None,
         bits: Literal[8, 16] = 8,
-        metadata: str,
     ) -> None:
-        """Write the result and mark the run as finished."""
+        """Write the result and mark the run as finished.
+
+        Args:
+            result: the result.
+            summary: from `summarize`.
+            alpha: the alpha channel of the image, if it has one.
+            bits: bits per channel of the image.
+        """
         self._checkpoints.wait()
         if self._metrics is None:
             self._write_metrics()
         path = self.folder / "image.png"
-        images.save_image(path, image, alpha=alpha, bits=bits, metadata=metadata)
-        self.on_image(summary["evaluations"], image)
-        text = to_json(summary, indent=2)
+        metadata = json.dumps(summary)
+        images.save_image(path, result.image, alpha=alpha, bits=bits, metadata=metadata)
+        self.on_image(result.evaluations, result.image)
+        times = {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
+        text = to_json({**summary, "rejected": result.rejected, **times}, indent=2)
         files.write_atomically(self.folder / "result.json", text.encode())
 
 
@@ -342,6 +372,31 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
         if digests.get(role, []) != list(identity.sha256.get(role, ())):
             changes[role] = f"{role} was another file"
     return changes
+
+
+def summarize(
+    config: Config, sha256: Mapping[str, Sequence[str]], result: Result
+) -> dict[str, Any]:
+    """Summarize how to repeat a run; without times, so that a repeat writes the same file."""
+    device = jax.devices()[0]
+    return {
+        "config": flat(config),
+        "sha256": dict(sha256),
+        "versions": versions(),
+        "device": f"{device.platform} {device.device_kind}",
+        "convolution": result.convolution,
+        "activations": result.activations,
+        "evaluations": result.evaluations,
+        "reason": result.reason,
+        "loss": result.loss,
+        "terms": result.terms,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on, by name."""
+    packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def _line(record: Record, last: Record | None, memory: int | None) -> str:

@@ -17,9 +17,12 @@ from jaxstyle import Config, ConfigError, FileError, load_image, save_image, sty
 from jaxstyle.engine.stylize import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
+from jaxstyle.reporting import write_animation, write_report
 from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell, product
+from jaxstyle.storage.folders import read_config, read_metrics, read_result
 from jaxstyle.storage.grid import Entry, Grid, Summary, _differences
+from jaxstyle.storage.runs import Identity, Schedule, fork
 from tests.conftest import SHALLOW, picture
 
 QUICK = SHALLOW.replace(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
@@ -143,13 +146,22 @@ def test_an_interrupted_grid_goes_on(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize(("scales", "lanes", "optimizer"), [(1, 1, "adam"), (2, 3, "lbfgs")])
+@pytest.mark.parametrize(
+    ("scales", "lanes", "optimizer", "runs"),
+    [(1, 1, "adam", None), (2, 3, "lbfgs", None), (2, 3, "adam", Schedule(every=2))],
+)
 def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
-    files: Path, tmp_path: Path, small_params: Params, scales: int, lanes: int, optimizer: str
+    files: Path,
+    tmp_path: Path,
+    small_params: Params,
+    scales: int,
+    lanes: int,
+    optimizer: str,
+    runs: Schedule | None,
 ) -> None:
     config = QUICK.replace(scales=scales, evaluations=5, optimizer=optimizer, size=48)
     whole = grid_of(cells_of(files, [config]), tmp_path / "whole")
-    whole.run(small_params, lanes=lanes)
+    whole.run(small_params, lanes=lanes, runs=runs)
     kills, resumed = 0, 0
     while True:
         grid, read = grid_of(cells_of(files, [config]), tmp_path / "cut"), []
@@ -161,7 +173,13 @@ def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
 
         resumed += sum(path.is_dir() for path in (tmp_path / "cut").glob("cells/*"))
         try:
-            grid.run(small_params, lanes=lanes, checkpoint_seconds=0, on_evaluations=on_evaluations)
+            grid.run(
+                small_params,
+                lanes=lanes,
+                checkpoint_seconds=0,
+                runs=runs,
+                on_evaluations=on_evaluations,
+            )
             break
         except KeyboardInterrupt:
             kills += 1
@@ -171,13 +189,41 @@ def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
     assert sorted(path.name for path in (tmp_path / "cut" / "cells").iterdir()) == sorted(
         path.name for path in (tmp_path / "whole" / "cells").iterdir()
     )
+    for path in (tmp_path / "whole").rglob("*.png"):
+        assert (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes() == (
+            path.read_bytes()
+        )
     for entry in whole.entries:
-        name = f"cells/{entry.name}.png"
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
         rows = grid.row(entry), whole.row(entry)
         assert rows[0] is not None
         assert rows[1] is not None
         assert rows[0]["losses"] == rows[1]["losses"]
+
+
+def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Params) -> None:
+    grid = grid_of(cells_of(files, [QUICK.replace(scales=2)]), tmp_path / "out")
+    grid.run(small_params, lanes=2, runs=Schedule(every=3))
+    assert ran(grid, small_params, runs=Schedule()) == []
+    for entry in grid.entries:
+        folder, row = tmp_path / "out" / "cells" / entry.name, grid.row(entry)
+        assert row is not None
+        assert [line["loss"] for line in read_metrics(folder)] == row["losses"]
+        assert {path.name for path in folder.glob("snapshots/*")} == {"000003.png", "000006.png"}
+        assert {path.name for path in folder.glob("inputs/*")} == {"content.jpg", "style-1.jpg"}
+        image = (folder / "image.png").read_bytes()
+        assert image == folder.with_suffix(".png").read_bytes()
+        result = read_result(folder)
+        assert result is not None
+        assert result["loss"] == row["loss"]
+        assert read_config(folder)["run"]["content"] == entry.cell.content
+        summary = json.loads(images.read_metadata(folder / "image.png") or "")
+        assert summary["sha256"] == entry.sha256
+        write_report(folder, tmp_path / "report.html")
+        assert write_animation(folder, tmp_path / "film.gif") == 3
+        identity = Identity(
+            entry.cell.config.replace(evaluations=9), entry.sha256, entry.cell.content, []
+        )
+        assert fork(folder, identity, entry.state_like, [(32, 48, 3)]).evaluations == 8
 
 
 def test_what_a_kill_left_is_removed_by_the_next_start(

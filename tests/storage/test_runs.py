@@ -46,8 +46,13 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert history(folder) == history(whole)
     assert len(history(whole)) == COARSE + BUDGET
     np.testing.assert_array_equal(np.load(folder / "exact.npy"), np.load(whole / "exact.npy"))
-    for name in ("image.png", "snapshots/000007.png", "snapshots/000020.png", "result.json"):
+    for name in ("image.png", "snapshots/000007.png", "snapshots/000020.png"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    results = [json.loads((run / "result.json").read_text()) for run in (folder, whole)]
+    assert all(
+        result.pop(name) > 0 for result in results for name in ("seconds", "compile_seconds")
+    )
+    assert results[0] == results[1]
 
 
 @pytest.fixture(scope="module", params=["lbfgs", "adam"])
