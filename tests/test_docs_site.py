@@ -15,6 +15,7 @@ import pytest
 
 import jaxstyle
 from jaxstyle.cli.parsing import COMMANDS
+from jaxstyle.config import SETTINGS
 from tests.reporting.test_report_browser import ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,15 @@ def test_every_command_is_there(site: Path) -> None:
     shown = anchors(site / "reference" / "commands.html")
     assert not [name for name in COMMANDS if f"jaxstyle-{name}" not in shown]
     assert {"jaxstyle-weights-fetch", "jaxstyle-weights-path"} <= shown
+
+
+def test_every_setting_has_its_values(site: Path) -> None:
+    text = (site / "settings.html").read_text(encoding="utf-8").replace("&hellip;", "…")
+    rows = dict(re.findall(r"<td><code>(\w+)</code></td>\s*<td><code>([^<]+)</code></td>", text))
+    assert [*rows] == [*SETTINGS]
+    assert rows["size"] == "N|original"
+    assert rows["style_layers"] == "TEXT …"
+    assert rows["style_blend"] == "statistics|loss"
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:

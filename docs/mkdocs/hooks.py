@@ -6,22 +6,32 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import griffe
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from tyro.conf import Positional
 
 from jaxstyle.cli import run
 from jaxstyle.cli.parsing import COMMANDS
+from jaxstyle.config import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 NAMES = """\
 These are the names that programs need, as `jaxstyle.stylize`. The packages have more, such as
 `jaxstyle.objective.Gram`; each has a page. An argument that is wrong raises an error from
 [jaxstyle.config](config.md), all of which are `JaxstyleError`s."""
+VALUES = """
+## What each may be
+
+Ranges are checked, and a value that is not allowed is told with those that are.
+
+| setting | values |
+|---|---|"""
+TYPES = {str: "TEXT", float: "NUMBER", int: "N", bool: ""}
 UNLIKELY = "---\nsearch: {boost: 0.1}\n---\n"
 """Head of a page that people who search do not look for."""
 PRESETS = """\
@@ -59,6 +69,25 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     }
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Add to the page of settings what each may be."""
+    if page.file.src_uri != "settings.md":
+        return markdown
+    rows = [f"| `{name}` | `{_values(setting.type)}` |" for name, setting in SETTINGS.items()]
+    return "\n".join([markdown, VALUES, *rows])
+
+
+def _values(kind: Any) -> str:
+    """Return the values that a setting or flag of a type may have."""
+    if hasattr(kind, "__metadata__"):  # Annotated
+        kind = get_args(kind)[0]
+    kinds = [each for each in get_args(kind) if each not in (type(None), ...)]
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, kinds))
+    texts = [_values(each) for each in kinds] or [TYPES[kind]]
+    return "|".join(texts) + (" …" if get_origin(kind) is tuple else "")
 
 
 def _math(source: str, *_: Any, **__: Any) -> str:
@@ -180,7 +209,7 @@ def _row(field: dataclasses.Field[Any], hint: Any, source: Any) -> tuple[str, st
     details: Any = next((each for each in get_args(hint) if hasattr(each, "metavar")), None)
     text = (details and details.help) or source[field.name].docstring.value
     text = " ".join(text.split()).replace("|", "\\|")
-    value = (details and details.metavar) or _kind(hint)
+    value = (details and details.metavar) or _values(hint)
     if Positional in get_args(hint):
         return value, text, ""
     given = field.default not in (None, False, (), dataclasses.MISSING)
@@ -188,11 +217,3 @@ def _row(field: dataclasses.Field[Any], hint: Any, source: Any) -> tuple[str, st
     flags = [*((details and details.aliases) or ()), f"--{field.name.replace('_', '-')}"]
     place = f"{', '.join(flags)} {value}".strip()
     return place, text, " ".join(map(str, default)) if given else ""
-
-
-def _kind(hint: Any) -> str:
-    """Return what stands for the value of a flag whose type is `hint`."""
-    names = {str: "TEXT", float: "NUMBER", int: "N", bool: ""}
-    kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-    choices = (str(each) for each in get_args(kind) if each is not type(None))
-    return names[kind] if kind in names else "|".join(choices)
