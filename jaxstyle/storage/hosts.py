@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxstyle.config import ConfigError
+from jaxstyle.config import ConfigError, brief
 
 
 def join_cluster() -> tuple[int, int]:
@@ -26,9 +26,8 @@ def join_cluster() -> tuple[int, int]:
             num_processes=int(count) if count else None, process_id=int(index) if index else None
         )
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"--distributed found no cluster ({reason}); set JAX_COORDINATOR_ADDRESS, "
+            f"--distributed found no cluster ({brief(error)}); set JAX_COORDINATOR_ADDRESS, "
             f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (a grid can do with --shard I/N)"
         ) from None
     return jax.process_index(), jax.process_count()
