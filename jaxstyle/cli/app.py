@@ -40,6 +40,7 @@ from jaxstyle.cli.process import (
 from jaxstyle.cli.stylize import stylize
 from jaxstyle.cli.terminal import complain, reader_may_leave, say
 from jaxstyle.cli.warm import warm
+from jaxstyle.cli.warning import Warnings
 from jaxstyle.config import (
     PRESETS,
     SUMMARIES,
@@ -54,7 +55,7 @@ from jaxstyle.config import (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+    warnings.showwarning = Warnings()
     try:
         code = run(sys.argv[1:] if argv is None else argv)
     except BaseException:

@@ -14,7 +14,7 @@ from etils import epath
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, ConfigError, flat, words
+from jaxstyle.config import INITS, ConfigError, brief, flat, words
 from jaxstyle.engine import (
     OutOfMemoryError,
     Progress,
@@ -51,9 +51,8 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
     try:
         code = _render(command, interrupted)
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
         again = "; the same command goes on" if command.workdir is not None else ""
-        complain(f"the hosts cannot go on computing together ({reason}){again}")
+        complain(f"the hosts cannot go on computing together ({brief(error)}){again}")
         return EXIT_FAILED
     hosts.leave_cluster()
     return code

@@ -11,6 +11,7 @@ from jaxstyle.config.errors import (
     ImageError,
     JaxstyleError,
     WeightsError,
+    brief,
     is_out_of_memory,
 )
 from jaxstyle.config.flat import SETTINGS, flat, parse_toml, to_toml, words
@@ -46,6 +47,7 @@ __all__ = [
     "Precision",
     "Pyramid",
     "WeightsError",
+    "brief",
     "equal",
     "flat",
     "is_out_of_memory",

@@ -11,6 +11,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
+def brief(error: BaseException) -> str:
+    """Return what another library's `error` says, as part of a line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in lines[0]
+    )[:200]
+
+
 class ConfigError(JaxstyleError):
     """A setting that is unknown, out of range, or meaningless in combination with the others."""
 

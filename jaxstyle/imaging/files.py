@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from etils import epath
 
-from jaxstyle.config import FileError
+from jaxstyle.config import FileError, brief
 
 MAX_BYTES = 2**31
 """Size above which inputs are refused: neither a picture nor VGG19 is that large."""
@@ -34,7 +34,7 @@ def open_path(path: epath.PathLike) -> epath.Path:
     except ImportError:
         raise FileError(f"{path}: gs:// needs pip install 'jaxstyle[gcs]'") from None
     except Exception as error:  # whatever the storage client raises
-        raise FileError(f"{path}: cannot be reached ({error})") from None
+        raise FileError(f"{path}: cannot be reached ({brief(error)})") from None
     return opened
 
 

@@ -1,8 +1,10 @@
 """Pictures of floating-point values that Pillow does not read: PFM, and TIFF in colour."""
 
 import io
+import logging
 import math
 import re
+import threading
 import warnings
 from typing import NamedTuple
 
@@ -12,11 +14,15 @@ from etils import epath
 from jaxtyping import Float
 from PIL import Image as Pil
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import ImageError, brief
 from jaxstyle.imaging.formats import check_decoded
 
 _PFM = re.compile(rb"P([fF])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)\s")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Tifffile logs each oddity of a damaged file; what matters of it is raised.
+_reading = threading.local()
+logging.getLogger("tifffile").addFilter(lambda _: not getattr(_reading, "here", False))
 
 
 class Floats(NamedTuple):
@@ -71,6 +77,7 @@ def _read_tiff(path: epath.PathLike, data: bytes) -> Floats | None:
         pass
     except Exception:  # it will be raised again where the rest is read
         return None
+    _reading.here = True
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
@@ -84,10 +91,12 @@ def _read_tiff(path: epath.PathLike, data: bytes) -> Floats | None:
     except ImageError:
         raise
     except Exception as error:  # its decoders raise anything on damaged files
-        raise ImageError(f"{path}: damaged or truncated image ({error})") from None
-    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+        raise ImageError(f"{path}: damaged or truncated image ({brief(error)})") from None
+    finally:
+        _reading.here = False
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and values.ndim == 3:
         values = np.moveaxis(values, 0, -1)
-    channels = 1 if values.ndim == 2 else values.shape[2]
+    channels = values.shape[2] if values.ndim == 3 else 1 if values.ndim == 2 else 0
     if channels not in (1, 3, 4) or not upright:
         raise ImageError(f"{path}: TIFF of this kind is not supported; save it as 16-bit PNG")
     return Floats(np.repeat(values[..., None], 3, axis=2) if channels == 1 else values, profile)

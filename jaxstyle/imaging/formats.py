@@ -11,7 +11,7 @@ from pathlib import PurePath
 from etils import epath
 from PIL import Image as Pil, ImageFile, JpegImagePlugin
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import ImageError, brief
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 """Formats that are read. Pillow's others start programs (EPS) or are hardly pictures."""
@@ -72,7 +72,7 @@ def opened(path: epath.PathLike, data: bytes) -> Iterator[ImageFile.ImageFile]:
     except MemoryError:
         raise ImageError(f"{path}: too many pixels for this machine's memory") from None
     except Exception as error:  # decoders raise anything on damaged files
-        raise ImageError(f"{path}: damaged or truncated image ({error})") from None
+        raise ImageError(f"{path}: damaged or truncated image ({brief(error)})") from None
 
 
 def check_decoded(path: epath.PathLike, size: tuple[int, int], pixels: int) -> None:

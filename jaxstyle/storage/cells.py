@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from etils import epath
 
-from jaxstyle.config import SETTINGS, Config, ConfigError, preset
+from jaxstyle.config import SETTINGS, Config, ConfigError, brief, preset
 from jaxstyle.imaging import read_bytes
 
 SUFFIXES = (
@@ -20,6 +20,9 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
 """File name suffixes of the pictures in a folder."""
+
+_LONGEST = 80
+"""Number of characters of a name that an error shows."""
 
 _MOST_NAMED = 5
 """Number of other suffixes that a warning names."""
@@ -77,7 +80,7 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
             files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
             others = [entry for entry in entries if entry not in files and not entry.is_dir()]
         except Exception as error:  # whatever a storage client raises
-            raise ConfigError(f"{path}: cannot be read ({error})") from None
+            raise ConfigError(f"{path}: cannot be read ({brief(error)})") from None
         if others:
             kinds = ", ".join(
                 sorted({other.suffix or other.name for other in others})[:_MOST_NAMED]
@@ -200,9 +203,10 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
         header = [name.strip().replace("-", "_") for name in reader.fieldnames or ()]
         table = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not a CSV file ({error})") from None
-    if len(set(header)) < len(header):
-        raise ConfigError(f"{path}: a column is there twice: {', '.join(header)}")
+        raise ConfigError(f"{path}: not a CSV file ({brief(error)})") from None
+    for name in header:
+        if header.count(name) > 1:
+            raise ConfigError(f"{path}: a column is there twice: {name[:_LONGEST]!r}")
     cells: list[GridCell] = []
     for number, row in enumerate(table, 2):
         where = f"{path}: row {number}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxstyle.config import ConfigError, FileError, parse_toml
+from jaxstyle.config import ConfigError, FileError, brief, parse_toml
 from jaxstyle.imaging import files, parse, plain, read_rows
 
 _METRICS = {"evaluation": int, "terms": dict, "scale": int, "seconds": (int, float)}
@@ -28,7 +28,7 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
         settings = {name: value for name, value in parse_toml(text).items() if value is not None}
         return plain(settings | {"run": tomllib.loads(text).get("run")})
     except (ConfigError, ValueError, RecursionError) as error:
-        raise FileError(f"{path}: damaged; not a TOML document ({error})") from None
+        raise FileError(f"{path}: damaged; not a TOML document ({brief(error)})") from None
 
 
 def read_result(run: epath.PathLike) -> dict[str, Any] | None:

@@ -173,7 +173,11 @@ class Grid:
             return None
         except OSError as error:  # the cell may be done
             raise FileError(f"{path}: cannot be read ({error.strerror})") from None
-        return row if isinstance(row, dict) and "status" in row else None
+        if not isinstance(row, dict):
+            return None
+        has = {name for name in ("image", "reason") if isinstance(row.get(name), str)}
+        shown = {"done": "image", "failed": "reason"}
+        return row if shown.get(str(row.get("status"))) in has else None
 
     def rows(self, entries: Sequence[Entry] | None = None) -> Rows:
         """Read the rows of `entries`, by default all, once for several queries."""

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxstyle.config import ConfigError, JaxstyleError
+from jaxstyle.config import ConfigError, JaxstyleError, brief
 
 T = TypeVar("T")
 
@@ -37,9 +37,8 @@ def join_cluster() -> tuple[int, int]:
             num_processes=int(count) if count else None, process_id=int(index) if index else None
         )
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"--distributed found no cluster ({reason}); set JAX_COORDINATOR_ADDRESS, "
+            f"--distributed found no cluster ({brief(error)}); set JAX_COORDINATOR_ADDRESS, "
             f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (a grid can do with --shard I/N)"
         ) from None
     return jax.process_index(), jax.process_count()

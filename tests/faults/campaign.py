@@ -34,7 +34,7 @@ from tests.conftest import pattern
 
 SOURCE = Path(__file__).with_name("faults.c")
 
-OFF, ONCE, SHORT, FREEZE, KILL = range(5)
+OFF, ONCE, SHORT, FREEZE = range(4)
 """Modes of `faults.c`."""
 
 SERIES = ("ENOSPC", "EIO", "EACCES", "ESTALE", "short", "kill")

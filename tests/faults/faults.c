@@ -2,8 +2,7 @@
 
    Every call of the C library that touches a file below the watched folder is counted, whoever
    makes it, Python or TensorStore. The one of the chosen number fails, once; or all that change
-   anything fail from then on, which leaves on disk what a kill at that moment would leave; or the
-   process really is killed. */
+   anything fail from then on, which leaves on disk what a kill at that moment would leave. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -12,7 +11,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { OFF, ONCE, SHORT, FREEZE, KILL };
+enum mode { OFF, ONCE, SHORT, FREEZE };
 enum effect { READS, CHANGES };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -65,7 +63,7 @@ static int holds(int file) {
   return file >= 0 && file < (int)sizeof inside && inside[file];
 }
 
-/* 0: go on. -1: fail, with errno set. 1: write half. 2: die afterwards. */
+/* 0: go on. -1: fail, with errno set. 1: write half. */
 static int verdict(const char *name, const char *path, enum effect effect) {
   int result = 0;
   pthread_mutex_lock(&lock);
@@ -83,14 +81,9 @@ static int verdict(const char *name, const char *path, enum effect effect) {
       else errno = ENOSPC, result = -1;
     }
     if (mode == FREEZE) frozen = 1;
-    if (mode == KILL) result = 2;
   }
   pthread_mutex_unlock(&lock);
   return result;
-}
-
-static void after(int decided) {
-  if (decided == 2) kill(getpid(), SIGKILL);
 }
 
 #define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
@@ -103,9 +96,8 @@ static int opening(int folder, const char *path, int flags, int *decided) {
   return 1;
 }
 
-static int opened(int file, int ours, int decided) {
+static int opened(int file, int ours) {
   if (file >= 0 && file < (int)sizeof inside) inside[file] = ours;
-  after(decided);
   return file;
 }
 
@@ -124,7 +116,7 @@ static int opened(int file, int ours, int decided) {
     MODE_ARGUMENT                                      \
     int decided, ours = opening(AT_FDCWD, path, flags, &decided); \
     if (decided < 0) return -1;                        \
-    return opened(real(path, flags, permissions), ours, decided); \
+    return opened(real(path, flags, permissions), ours); \
   }
 OPEN(open)
 OPEN(open64)
@@ -135,7 +127,7 @@ OPEN(open64)
     MODE_ARGUMENT                                      \
     int decided, ours = opening(folder, path, flags, &decided); \
     if (decided < 0) return -1;                        \
-    return opened(real(folder, path, flags, permissions), ours, decided); \
+    return opened(real(folder, path, flags, permissions), ours); \
   }
 OPENAT(openat)
 OPENAT(openat64)
@@ -151,9 +143,7 @@ int close(int file) {
     REAL(name);                                        \
     int decided = holds(file) ? verdict(what, #name, effect) : 0; \
     if (decided < 0) return -1;                        \
-    result done = real call;                           \
-    after(decided);                                    \
-    return done;                                       \
+    return real call;                           \
   }
 
 #define WRITING(name, parameters, call, half)          \
@@ -161,9 +151,7 @@ int close(int file) {
     REAL(name);                                        \
     int decided = holds(file) ? verdict("write", #name, CHANGES) : 0; \
     if (decided < 0) return -1;                        \
-    ssize_t done = decided == 1 ? real half : real call; \
-    after(decided);                                    \
-    return done;                                       \
+    return decided == 1 ? real half : real call; \
   }
 WRITING(write, (int file, const void *data, size_t size), (file, data, size),
         (file, data, (size + 1) / 2))
@@ -189,9 +177,7 @@ ON_FILE(int, ftruncate64, (int file, off64_t size), (file, size), file, "truncat
     REAL(name);                                        \
     int decided = below(folder, path) ? verdict(what, path, effect) : 0; \
     if (decided < 0) return failed;                    \
-    result done = real call;                           \
-    after(decided);                                    \
-    return done;                                       \
+    return real call;                           \
   }
 ON_PATH(int, -1, mkdir, (const char *path, mode_t bits), (path, bits), AT_FDCWD, path, "mkdir",
         CHANGES)

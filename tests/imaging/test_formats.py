@@ -30,7 +30,9 @@ def encoded(array: np.ndarray, name: str, **options: object) -> bytes:
         pytest.param(
             "avif",
             0.1,
-            marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF"),
+            marks=pytest.mark.skipif(
+                "avif" not in features.get_supported_modules(), reason="Pillow without AVIF"
+            ),
         ),
         ("jp2", 0.1),
         ("tga", 0),
@@ -344,3 +346,22 @@ def test_a_small_picture_is_not_decoded_at_fewer_pixels(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", picture(64, 96, 0))
     whole = load_image(tmp_path / "a.png")
     np.testing.assert_array_equal(load_image(tmp_path / "a.png", 48), resize_image(whole, (32, 48)))
+
+
+def test_damaged_tiffs_of_floats_are_refused_and_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 6), np.float32), photometric="minisblack")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        width = file.pages.first.tags["ImageWidth"].offset
+        kind = file.pages.first.tags["XResolution"].offset + 2
+    for at in (width + 8, kind):
+        changed = data.copy()
+        changed[at : at + 2] = b"\0\0"
+        changed[width + 8 : width + 10] = b"\0\0"
+        path.write_bytes(changed)
+        with pytest.raises(ImageError, match=r"a\.tif: "):
+            load_image(path)
+    assert caplog.messages == []

@@ -110,6 +110,7 @@ def test_a_table_has_a_cell_a_row(tmp_path: Path) -> None:
         ("content,style,seed\na,b,x\n", "row 2: seed must be a valid integer"),
         ("content,style\na,s;\n", "row 2 needs"),
         ("content,style,seed,seed\na,s,1,2\n", "a column is there twice"),
+        ("content,st\0yle,st\0yle\na,s,1\n", r"a column is there twice: 'st\\x00yle'"),
         (b"\xff\xfe\x00", "not a CSV"),
     ],
 )

@@ -100,11 +100,13 @@ def test_the_same_command_again_does_only_what_is_missing(
     kept = {path: path.read_bytes() for path in (output / "cells").iterdir()}
     assert ran(grid_of(cells_of(files), output), small_params) == []
     # A row that is missing or damaged, an input or a setting that has changed.
-    lost, damaged = (output / "cells" / f"{entry.name}.json" for entry in first.entries[:2])
+    lost, *damaged = (output / "cells" / f"{entry.name}.json" for entry in first.entries)
     lost.unlink()
-    damaged.write_text('{"status": "do')
+    damaged[0].write_text('{"status": "do')
+    damaged[1].write_text('{"status": "done"}')
+    damaged[2].write_text('{"status": ["failed"], "reason": "it"}')
     again = grid_of(cells_of(files), output)
-    assert sorted(ran(again, small_params)) == sorted(entry.name for entry in first.entries[:2])
+    assert sorted(ran(again, small_params)) == sorted(entry.name for entry in first.entries)
     for path, data in kept.items():
         if path.suffix == ".png":
             assert path.read_bytes() == data
