@@ -4,6 +4,7 @@ import dataclasses
 import textwrap
 import tomllib
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
@@ -40,11 +41,11 @@ def _fields(cls: type) -> dict[str, Setting]:
 
 
 def _flag_type(hint: Any) -> Any:
-    """Return the type of a value that is given; None stands for one that is not."""
+    """Return the type of a value that is given: without None, and without objects of Python."""
     if get_origin(hint) is Mapping:
         return tuple[str, ...]
-    if type(None) in get_args(hint):
-        return Union[tuple(each for each in get_args(hint) if each is not type(None))]  # noqa: UP007
+    if {type(None), Any} & set(get_args(hint)):
+        return Union[tuple(each for each in get_args(hint) if each not in (type(None), Any))]  # noqa: UP007
     return hint
 
 
@@ -55,7 +56,7 @@ SETTINGS: Mapping[str, Setting] = _settings()
 def flat(config: Config) -> dict[str, Any]:
     """Return the settings by flat name, as JSON and TOML know them, without those that are None.
 
-    `Config().replace(**flat(config))` equals `config`, unless a statistic is a user's own.
+    `Config().replace(**flat(config))` equals `config`, unless something in it is a user's own.
     """
     result: dict[str, Any] = {}
     for name, value in _given(config).items():
@@ -129,7 +130,9 @@ def _given(values: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): weight for name, weight in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (str, int, float, NoneType)) else str(value)
 
 
 def _renamed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
 INITS = ("content", "noise", "style")
 """Named starting points of the image; any other value is the path of an image file."""
 
+NetworkName = Literal["vgg19", "vgg16"]
 Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
 
 
@@ -154,6 +155,14 @@ NESTED: Mapping[str, Alternatives] = {
 }
 
 
+def _check_network(value: Any) -> Any:
+    if value in get_args(NetworkName) if isinstance(value, str) else hasattr(value, "stride"):
+        return value
+    raise ConfigError(
+        f"network must be {' or '.join(map(repr, get_args(NetworkName)))}, not {value!r}"
+    )
+
+
 def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     known = get_args(Statistic)
     if not weights:
@@ -235,6 +244,10 @@ class Config:
     mean and covariance of colours, or its histograms; in Oklab."""
     init: Annotated[str, Field(min_length=1)] = "content"
     """Where the image starts: content, noise, style, or the path of an image file."""
+    network: Annotated[NetworkName | Any, BeforeValidator(_check_network)] = "vgg19"
+    """The network whose features are compared; weights of vgg16 are not fetched, only converted.
+    In Python also a FeatureExtractor of one's own, to which pooling, padding and convolution do
+    not apply."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
     padding: Padding = "replicate"

@@ -46,7 +46,7 @@ from jaxstyle.engine import (
     stylize_cells,
 )
 from jaxstyle.imaging import contact_sheet, files, images, to_json
-from jaxstyle.network import Params, locate, read, to_params
+from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
@@ -432,7 +432,8 @@ def run_grid(
     Raises:
         JaxstyleError: a problem that affects every cell.
     """
-    checkpoint = read(locate(weights))
+    network = common_network(cell.config for cell in cells)
+    checkpoint = read(locate(weights, network=network))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
     grid.run(to_params(checkpoint), shard=shard, lanes=lanes)
     rows = grid.rows()
