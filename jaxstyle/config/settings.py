@@ -157,6 +157,10 @@ NESTED: Mapping[str, Alternatives] = {
 
 def _check_network(value: Any) -> Any:
     if value in get_args(NetworkName) if isinstance(value, str) else hasattr(value, "stride"):
+        try:
+            hash(value)
+        except TypeError:
+            raise ConfigError("network must be hashable; make it a frozen dataclass") from None
         return value
     raise ConfigError(
         f"network must be {' or '.join(map(repr, get_args(NetworkName)))}, not {value!r}"

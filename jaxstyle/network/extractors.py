@@ -37,7 +37,10 @@ class FeatureExtractor(abc.ABC):
     def __call__(
         self, params: Params, image: Float[jax.Array, "h w 3"], layers: tuple[str, ...]
     ) -> Features:
-        """Compute the features of one sRGB 0–1 image at `layers`, each `[h', w', channels]`."""
+        """Compute the features of one sRGB 0–1 image, each `[h', w', channels]`.
+
+        Pure. Layers other than `layers` may be among them; the compiler leaves out what they need.
+        """
 
     @abc.abstractmethod
     def stride(self, layer: str) -> int:
@@ -107,7 +110,7 @@ class FunctionExtractor(FeatureExtractor):
     """
 
     function: Callable[[Any, Float[jax.Array, "h w 3"]], Mapping[str, Any]]
-    """Pure; it may compute more layers than are asked for, which the compiler leaves out."""
+    """Pure; see `FeatureExtractor.__call__`."""
     strides: Mapping[str, int]
     """By layer, in order; see `FeatureExtractor`."""
     reaches: Mapping[str, int] | None = None
@@ -128,10 +131,8 @@ class FunctionExtractor(FeatureExtractor):
     def __call__(
         self, params: Params, image: Float[jax.Array, "h w 3"], layers: tuple[str, ...]
     ) -> Features:
-        features = self.function(params, image)
-        if missing := [layer for layer in layers if layer not in features]:
-            raise ConfigError(f"{self} returns no {missing[0]}; it has {', '.join(features)}")
-        return {layer: features[layer] for layer in layers}
+        del layers
+        return dict(self.function(params, image))
 
     def stride(self, layer: str) -> int:
         return self.strides[layer]
@@ -142,6 +143,10 @@ class FunctionExtractor(FeatureExtractor):
     def shape(self, layer: str, image: tuple[int, ...]) -> tuple[int, int]:
         more = self.strides[layer] - 1 if self.rounds_up else 0
         return super().shape(layer, (image[0] + more, image[1] + more))
+
+    def smallest(self, layer: str) -> int:
+        del layer  # the function computes all
+        return max(self.strides.values())
 
     def __str__(self) -> str:
         """Return the function's name, without an address that is another in each process."""
@@ -180,10 +185,12 @@ def extract(
     """Compute the features of an image.
 
     Raises:
-        ConfigError: a layer has not the shape that the network says.
+        ConfigError: a layer is missing, or has not the shape that the network says.
     """
     features = network(params, image, layers)
     for layer in layers:
+        if layer not in features:
+            raise ConfigError(f"{network} returns no {layer}; it has {', '.join(features)}")
         found, said = features[layer].shape, network.shape(layer, image.shape)
         if found[:2] != said or len(found) != 3:
             raise ConfigError(
@@ -191,7 +198,7 @@ def extract(
                 f"{image.shape[0]}×{image.shape[1]}; its stride of {network.stride(layer)} "
                 f"says {(*said, 'channels')}"
             )
-    return features
+    return {layer: features[layer] for layer in layers}
 
 
 @functools.lru_cache
@@ -204,7 +211,7 @@ def _activations(
 ) -> int:
     params = structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds)
     image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
-    traced = jax.make_jaxpr(lambda params, image: network(params, image, layers))(params, image)
+    traced = jax.make_jaxpr(functools.partial(extract, network, layers))(params, image)
     return _products(traced.jaxpr)
 
 

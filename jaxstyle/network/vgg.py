@@ -222,6 +222,10 @@ class VGGExtractor(FeatureExtractor):
         object.__setattr__(self, "convolutions", convolutions)
         object.__setattr__(self, "layers", layers)
 
+    def __str__(self) -> str:
+        """Return the name that settings have for it."""
+        return self.name
+
     def canonical(self, layer: str) -> str:
         """Return `layer` as in `layers`; Keras' `block4_conv2` is `relu4_2`."""
         keras = re.fullmatch(r"block(\d)_conv(\d)", layer)
@@ -362,7 +366,7 @@ def common_network(configs: Iterable[Config]) -> NetworkName:
     networks: list[Any] = list(dict.fromkeys(config.network for config in configs))
     for network in networks:
         if not isinstance(network, str):
-            raise ConfigError(f"network {network} has no file of weights: give its params")
+            raise ConfigError(f"network {network} has no file of weights: give stylize its params")
     if len(networks) > 1:
         names = " and ".join(networks)
         raise ConfigError(f"{names} have different weights: stylize with one network at a time")
