@@ -27,7 +27,7 @@ from jaxstyle.config.settings import (
     Precision,
     Pyramid,
 )
-from jaxstyle.config.validation import equal
+from jaxstyle.config.validation import equal, named
 
 __all__ = [
     "INITS",
@@ -51,6 +51,7 @@ __all__ = [
     "equal",
     "flat",
     "is_out_of_memory",
+    "named",
     "parse_toml",
     "preset",
     "to_toml",

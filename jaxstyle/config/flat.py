@@ -11,7 +11,7 @@ import tomli_w
 
 from jaxstyle.config.errors import ConfigError
 from jaxstyle.config.settings import NESTED, Config
-from jaxstyle.config.validation import descriptions
+from jaxstyle.config.validation import descriptions, named
 
 
 class Setting(NamedTuple):
@@ -22,9 +22,15 @@ class Setting(NamedTuple):
     description: str
 
 
+_PYTHON_ONLY = ("extra_terms",)
+"""Tables that no text can fill; they are written if they are not empty."""
+
+
 def _settings() -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for name, setting in _fields(Config).items():
+        if name in _PYTHON_ONLY:
+            continue
         if name not in NESTED:
             settings[name] = setting
             continue
@@ -50,7 +56,7 @@ def _flag_type(hint: Any) -> Any:
 
 
 SETTINGS: Mapping[str, Setting] = _settings()
-"""All settings, by flat name."""
+"""All settings that a text can give, by flat name."""
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -104,8 +110,11 @@ def to_toml(config: Config) -> str:
     """Write `config` as commented TOML; `Config().replace(**parse_toml(text))` equals `config`."""
     values, tables = [], []
     for name, value in vars(config).items():
-        plain, comment = _plain(value), _comment(SETTINGS[name].description)
+        plain = _plain(value)
+        if name in _PYTHON_ONLY and not value:
+            continue
         if name in NESTED:
+            comment = _comment(SETTINGS[name].description)
             entries = "".join(_entry(option, each) for option, each in vars(value).items())
             tables.append(f"{comment}[{name}]\n{entries}")
         elif isinstance(plain, dict):
@@ -122,14 +131,18 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _given(values: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not None."""
-    fields = [field.name for field in dataclasses.fields(values)]
-    return {name: value for name in fields if (value := getattr(values, name)) is not None}
+    """Return the fields of a dataclass that are not None, nor tables that need not be written."""
+    fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and (value or name not in _PYTHON_ONLY)
+    }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): weight for name, weight in value.items()}
+        return {named(name): weight for name, weight in value.items()}
     if isinstance(value, tuple):
         return list(value)
     return value if isinstance(value, (str, int, float, NoneType)) else str(value)

@@ -301,6 +301,7 @@ def program_of(config: Config) -> Config:
         content_layers=equal(*config.content_layers),
         style_layers=equal(*config.style_layers),
         style_statistics=equal(*config.style_statistics),
+        extra_terms=equal(*config.extra_terms),
         style_weights=(),
         init="content",
         # Directions are drawn once per program, and a schedule depends on its length.

@@ -181,11 +181,12 @@ class Targets:
     def identity(self, *depends: Hashable) -> str | None:
         """Return an identity for a program that depends on this; see `stored.compiled`.
 
-        None if the network or a statistic is one of the user's, whose code may change.
+        None if the network, a statistic or a term is the user's, whose code may change.
         """
         statistics = statistics_of(self.program).values()
         ours = all(type(each).__module__.startswith("jaxstyle.") for each in statistics)
-        return repr(depends) if ours and isinstance(self.program.network, str) else None
+        ours &= isinstance(self.program.network, str) and not self.program.extra_terms
+        return repr(depends) if ours else None
 
     def _bind(self, function: Any, *static: Hashable) -> Callable[..., Any]:
         """Bind a jitted function's static arguments, and compile it for a single call."""

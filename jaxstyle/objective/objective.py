@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -58,6 +58,7 @@ class Objective:
     style_weights: dict[str, Scalar]
     statistics_weights: dict[str, Scalar]
     tv_weight: Scalar
+    extra_weights: dict[str, Scalar]
     statistics: Mapping[str, StyleStatistic] = struct.field(pytree_node=False)
     """Hashable, as all static fields."""
     network: FeatureExtractor = struct.field(pytree_node=False)
@@ -68,6 +69,10 @@ class Objective:
     content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
     style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
     tv: Literal["seed", "l1", "l2", "nine-point"] = struct.field(pytree_node=False)
+    extra_terms: Mapping[str, Callable[[Float[Array, "h w 3"]], Scalar]] = struct.field(
+        pytree_node=False
+    )
+    """Terms of the user's own by name."""
     gray: bool = struct.field(pytree_node=False)
     """Whether only the mean of the image's channels is compared."""
     tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
@@ -96,7 +101,7 @@ class Objective:
         return none.replace(content_targets=targets, parts=tuple(parts))
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
-        """Compute the loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
+        """Compute the loss and its terms: `content`, `style/<layer>`, `tv` and `extra/<name>`.
 
         The terms are already weighted; the loss is their sum.
         """
@@ -110,6 +115,8 @@ class Objective:
         for layer, loss in self._style_losses(measures, image).items():
             terms[f"style/{layer}"] = self.style_weights[layer] * loss
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
+        for name, term in self.extra_terms.items():
+            terms[f"extra/{name}"] = self.extra_weights[name] * term(image)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
     def _measure(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:

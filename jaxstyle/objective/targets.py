@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config, ConfigError, ImageError, Precision
+from jaxstyle.config import Config, ConfigError, ImageError, Precision, named
 from jaxstyle.imaging import Image, PictureLike, as_several, load_image, resize_image
 from jaxstyle.network import (
     FeatureExtractor,
@@ -169,10 +170,15 @@ def check_shapes(
     """Raise the errors of `build_objective` for pictures of these shapes.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice.
+        ConfigError: an unknown layer, or one named twice; an extra term that is no number.
         ImageError: a picture is too small for its deepest layer.
     """
     check_settings(config)
+    for term in config.extra_terms:
+        image = jax.ShapeDtypeStruct((*content[:2], 3), jnp.float32)
+        found = jax.tree.leaves(jax.eval_shape(term, image))
+        if [leaf.shape for leaf in found] != [()]:
+            raise ConfigError(f"extra_terms {named(term)} must return a number, not {found}")
     network = network_of(config)
     check_size(network, content, config.layers, "content")
     if config.style_shape == "own":
@@ -372,6 +378,7 @@ def assemble_objective(
         style_weights=_weights(config.style_layers, config.style_weight / layers, dtype),
         statistics_weights=_weights(config.style_statistics, 1.0, dtype),
         tv_weight=_placed(config.tv_weight, dtype),
+        extra_weights=_weights(config.extra_terms, 1.0, dtype),
         statistics=statistics_of(config),
         network=network_of(config),
         precision=vgg.precision_of(params, config.precision),
@@ -379,13 +386,14 @@ def assemble_objective(
         content_normalization=config.content_normalization,
         style_normalization=config.style_normalization,
         tv=config.tv,
+        extra_terms=immutabledict({named(term): term for term in config.extra_terms}),
         gray=config.preserve_color == "luminance",
         tiles=tiling_of(shape, config.layers, config),
     )
 
 
 def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> dict[str, Scalar]:
-    return {str(name): _placed(weight * each, dtype) for name, each in weights.items()}
+    return {named(name): _placed(weight * each, dtype) for name, each in weights.items()}
 
 
 def _placed(value: Any, dtype: jnp.dtype) -> Array:

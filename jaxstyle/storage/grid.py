@@ -13,6 +13,7 @@ share nothing but the folder: the last one to finish finds every row and writes 
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,6 @@ from etils import epath
 
 from jaxstyle.config import (
     INITS,
-    SETTINGS,
     Config,
     ConfigError,
     FileError,
@@ -453,6 +453,6 @@ def _differences(config: Config, others: Sequence[Config]) -> str:
     settings, *rest = map(flat, (config, *others))
     return ", ".join(
         f"{name} = {' '.join(words(settings.get(name, 'not set')))}"
-        for name in SETTINGS
+        for name in dict.fromkeys(itertools.chain(settings, *rest))
         if any(settings.get(name) != other.get(name) for other in rest)
     )
