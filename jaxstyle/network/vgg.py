@@ -320,7 +320,10 @@ class VGGExtractor(FeatureExtractor):
         gaps = [conv for conv in self.convolutions[: len(there)] if conv not in there]
         if others or gaps:
             what = f"have {others[0]}" if others else f"lack {gaps[0]}"
-            raise ConfigError(f"the network is {self.name}, but the weights {what}: name theirs")
+            raise ConfigError(
+                f"these weights {what}, so they are not those of {self.name}: give others, or name "
+                "their network"
+            )
         for layer in layers:
             if self._up_to([layer])[-1] not in there:
                 raise ConfigError(f"the weights end before layer {layer!r}")

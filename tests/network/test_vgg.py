@@ -187,7 +187,7 @@ def test_weights_of_another_network_are_refused(
     network: Any, other: VGGExtractor, what: str
 ) -> None:
     params = random_params(network=other)
-    told = f"the network is {network}, but the weights {what}"
+    told = f"these weights {what}, so they are not those of {network}"
     config = Config(network=network, style_layers=("relu1_1",), evaluations=1)
     with pytest.raises(ConfigError, match=told):
         stylize(picture(32, 32, 0), picture(32, 32, 1), config, params)
