@@ -19,7 +19,12 @@ from .engine import (
     stylize_batch as stylize_batch,
 )
 from .imaging import load_image as load_image, save_image as save_image
-from .network import extract_features as extract_features, load_weights as load_weights
+from .network import (
+    FeatureExtractor as FeatureExtractor,
+    FunctionExtractor as FunctionExtractor,
+    extract_features as extract_features,
+    load_weights as load_weights,
+)
 from .objective import (
     Guides as Guides,
     Objective as Objective,

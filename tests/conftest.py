@@ -11,7 +11,7 @@ from PIL import Image as Pil
 
 from jaxstyle import Config, load_weights
 from jaxstyle.network.arrays import Params
-from jaxstyle.network.vgg import CONVOLUTIONS
+from jaxstyle.network.vgg import VGG19, VGGExtractor
 
 # Here and in the processes that tests start: what is compiled once is not compiled again.
 os.environ.setdefault(
@@ -56,12 +56,14 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     return pattern(height, width, seed).astype(np.float32) / 255
 
 
-def random_params(channels: tuple[int, ...] = SMALL_CHANNELS, seed: int = 0) -> Params:
-    """VGG19 of any width with He-normal kernels and small random biases, in float32."""
+def random_params(
+    channels: tuple[int, ...] = SMALL_CHANNELS, seed: int = 0, network: VGGExtractor = VGG19
+) -> Params:
+    """A VGG of any width with He-normal kernels and small random biases, in float32."""
     rng = np.random.default_rng(seed)
     params: dict[str, object] = {"mean": jnp.asarray([0.48, 0.45, 0.4], jnp.float32)}
     inputs = 3
-    for conv in CONVOLUTIONS:
+    for conv in network.convolutions:
         outputs = channels[int(conv[4]) - 1]
         kernel = rng.normal(size=(3, 3, inputs, outputs)) * np.sqrt(2 / (9 * inputs))
         bias = 0.1 * rng.normal(size=outputs)

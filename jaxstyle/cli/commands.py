@@ -236,7 +236,7 @@ class Fetch:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Convert VGG19 weights to safetensors that carry their preprocessing and provenance."""
+    """Convert VGG19's or VGG16's weights to safetensors with their preprocessing and provenance."""
 
     source: Annotated[str, arg(metavar="SOURCE"), Positional]
     """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""

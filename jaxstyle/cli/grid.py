@@ -33,7 +33,7 @@ def render_grid(command: RenderGrid) -> int:
     wanted = grid_cells(command)
     start_jax()
     from jaxstyle.engine import check_cell, spreadable
-    from jaxstyle.network import weights
+    from jaxstyle.network import common_network, weights
     from jaxstyle.storage import Schedule, grid, hosts
 
     snapshots = Schedule.parse(command.snapshots, "--snapshots")
@@ -48,7 +48,12 @@ def render_grid(command: RenderGrid) -> int:
         shard = hosts.join_cluster()
 
     def prepare() -> tuple[grid.Grid, weights.Checkpoint]:
-        path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+        path = weights.locate(
+            command.weights,
+            network=common_network(cell.config for cell in wanted),
+            offline=command.offline or None,
+            quiet=command.quiet,
+        )
         checkpoint = weights.read(path)
         sha256, aspect = checkpoint.sha256, command.aspect
         return grid.Grid(wanted, output, weights_sha256=sha256, aspect=aspect), checkpoint

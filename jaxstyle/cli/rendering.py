@@ -138,7 +138,12 @@ def _everywhere(
 def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     """Read everything that is needed, before anything is computed."""
     inputs = _read_inputs(command, command.output)
-    path = weights.locate(command.weights, offline=command.offline or None, quiet=command.quiet)
+    path = weights.locate(
+        command.weights,
+        network=command.settings.network,
+        offline=command.offline or None,
+        quiet=command.quiet,
+    )
     checkpoint = weights.read(path)
     sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
     return inputs._replace(sha256=sha256), checkpoint

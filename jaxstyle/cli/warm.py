@@ -27,7 +27,9 @@ def warm(command: Warm) -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         raise ConfigError("there is no folder for compiled programs; see `jaxstyle info`")
     offline = command.offline or None
-    params = load_weights(command.weights, offline=offline, quiet=command.quiet)
+    params = load_weights(
+        command.weights, network=config.network, offline=offline, quiet=command.quiet
+    )
     for size in command.sizes:
         for width, height in aspects:
             shape = fit_shape((height, width), size)

@@ -22,12 +22,13 @@ from jaxstyle.config.settings import (
     Adam,
     AutoPyramid,
     Config,
+    NetworkName,
     OneScale,
     Padding,
     Precision,
     Pyramid,
 )
-from jaxstyle.config.validation import equal
+from jaxstyle.config.validation import equal, named
 
 __all__ = [
     "INITS",
@@ -42,6 +43,7 @@ __all__ = [
     "FileError",
     "ImageError",
     "JaxstyleError",
+    "NetworkName",
     "OneScale",
     "Padding",
     "Precision",
@@ -51,6 +53,7 @@ __all__ = [
     "equal",
     "flat",
     "is_out_of_memory",
+    "named",
     "parse_toml",
     "preset",
     "to_toml",

@@ -4,13 +4,14 @@ import dataclasses
 import textwrap
 import tomllib
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
 from jaxstyle.config.errors import ConfigError
 from jaxstyle.config.settings import NESTED, Config
-from jaxstyle.config.validation import descriptions
+from jaxstyle.config.validation import descriptions, named
 
 
 class Setting(NamedTuple):
@@ -21,9 +22,15 @@ class Setting(NamedTuple):
     description: str
 
 
+_PYTHON_ONLY = ("extra_terms",)
+"""Tables that no text can fill; they are written if they are not empty."""
+
+
 def _settings() -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for name, setting in _fields(Config).items():
+        if name in _PYTHON_ONLY:
+            continue
         if name not in NESTED:
             settings[name] = setting
             continue
@@ -40,22 +47,22 @@ def _fields(cls: type) -> dict[str, Setting]:
 
 
 def _flag_type(hint: Any) -> Any:
-    """Return the type of a value that is given; None stands for one that is not."""
+    """Return the type of a value that is given: without None, and without objects of Python."""
     if get_origin(hint) is Mapping:
         return tuple[str, ...]
-    if type(None) in get_args(hint):
-        return Union[tuple(each for each in get_args(hint) if each is not type(None))]  # noqa: UP007
+    if {type(None), Any} & set(get_args(hint)):
+        return Union[tuple(each for each in get_args(hint) if each not in (type(None), Any))]  # noqa: UP007
     return hint
 
 
 SETTINGS: Mapping[str, Setting] = _settings()
-"""All settings, by flat name."""
+"""All settings that a text can give, by flat name."""
 
 
 def flat(config: Config) -> dict[str, Any]:
     """Return the settings by flat name, as JSON and TOML know them, without those that are None.
 
-    `Config().replace(**flat(config))` equals `config`, unless a statistic is a user's own.
+    `Config().replace(**flat(config))` equals `config`, unless something in it is a user's own.
     """
     result: dict[str, Any] = {}
     for name, value in _given(config).items():
@@ -103,8 +110,11 @@ def to_toml(config: Config) -> str:
     """Write `config` as commented TOML; `Config().replace(**parse_toml(text))` equals `config`."""
     values, tables = [], []
     for name, value in vars(config).items():
-        plain, comment = _plain(value), _comment(SETTINGS[name].description)
+        plain = _plain(value)
+        if name in _PYTHON_ONLY and not value:
+            continue
         if name in NESTED:
+            comment = _comment(SETTINGS[name].description)
             entries = "".join(_entry(option, each) for option, each in vars(value).items())
             tables.append(f"{comment}[{name}]\n{entries}")
         elif isinstance(plain, dict):
@@ -121,15 +131,21 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _given(values: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not None."""
-    fields = [field.name for field in dataclasses.fields(values)]
-    return {name: value for name in fields if (value := getattr(values, name)) is not None}
+    """Return the fields of a dataclass that are not None, nor tables that need not be written."""
+    fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and (value or name not in _PYTHON_ONLY)
+    }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): weight for name, weight in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        return {named(name): weight for name, weight in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (str, int, float, NoneType)) else str(value)
 
 
 def _renamed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+from immutabledict import immutabledict
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from jaxstyle.config.errors import ConfigError
@@ -23,6 +24,7 @@ from jaxstyle.config.validation import (
     Weights,
     equal,
     frozen,
+    named,
     settings,
     weighted,
 )
@@ -36,6 +38,7 @@ Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
 INITS = ("content", "noise", "style")
 """Named starting points of the image; any other value is the path of an image file."""
 
+NetworkName = Literal["vgg19", "vgg16"]
 Statistic = Literal["gram", "covariance", "wasserstein", "sliced", "moments"]
 
 
@@ -154,6 +157,18 @@ NESTED: Mapping[str, Alternatives] = {
 }
 
 
+def _check_network(value: Any) -> Any:
+    if value in get_args(NetworkName) if isinstance(value, str) else hasattr(value, "stride"):
+        try:
+            hash(value)
+        except TypeError:
+            raise ConfigError("network must be hashable; make it a frozen dataclass") from None
+        return value
+    raise ConfigError(
+        f"network must be {' or '.join(map(repr, get_args(NetworkName)))}, not {value!r}"
+    )
+
+
 def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     known = get_args(Statistic)
     if not weights:
@@ -162,9 +177,20 @@ def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
         named = isinstance(statistic, str)
         if (named and statistic not in known) or not (named or hasattr(statistic, "distance")):
             raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
-    for name, times in Counter(map(str, weights)).items():
+    return _check_names("style_statistics", weights)
+
+
+def _check_terms(weights: Mapping[Any, float]) -> Mapping[Any, float]:
+    for term in weights:
+        if not callable(term):
+            raise ConfigError(f"extra_terms must be functions of an image, not {term!r}")
+    return immutabledict(_check_names("extra_terms", weights))
+
+
+def _check_names(setting: str, weights: Mapping[Any, float]) -> Mapping[Any, float]:
+    for name, times in Counter(map(named, weights)).items():
         if times > 1:
-            raise ConfigError(f"style_statistics has {times} that differ but are all called {name}")
+            raise ConfigError(f"{setting} has {times} that differ but are all called {name}")
     return weights
 
 
@@ -174,6 +200,8 @@ Statistics = Annotated[
     AfterValidator(frozen),
     AfterValidator(_check_statistics),
 ]
+
+Terms = Annotated[Mapping[Any, Weight], BeforeValidator(weighted), AfterValidator(_check_terms)]
 
 Names = Mapping[str, float] | Iterable[str]
 Options = Mapping[str, Any]
@@ -224,6 +252,10 @@ class Config:
     tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
     """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
     mean of squares over a pixel and its eight neighbours."""
+    extra_terms: Converted[Terms, Mapping[Any, float] | Iterable[Any]] = Converted(immutabledict())
+    """Terms of one's own and the weight of each: functions of the sRGB 0-1 image that JAX can
+    differentiate. A name tells them apart: that of a function, or a frozen dataclass' with its
+    values."""
     style_shape: Literal["own", "content"] = "own"
     """Whether the style keeps its own shape or is stretched to the content's."""
     style_scale: Positive = 1.0
@@ -235,6 +267,10 @@ class Config:
     mean and covariance of colours, or its histograms; in Oklab."""
     init: Annotated[str, Field(min_length=1)] = "content"
     """Where the image starts: content, noise, style, or the path of an image file."""
+    network: Annotated[NetworkName | Any, BeforeValidator(_check_network)] = "vgg19"
+    """The network whose features are compared; weights of vgg16 are not fetched, only converted.
+    In Python also a FeatureExtractor of one's own, to which pooling, padding and convolution do
+    not apply."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
     padding: Padding = "replicate"

@@ -121,6 +121,11 @@ Weights = Annotated[Mapping[str, Weight], BeforeValidator(weighted), AfterValida
 """Weights by name; a sequence of names, or of texts like `relu1_1=0.5`, are accepted too."""
 
 
+def named(value: Any) -> str:
+    """Return the name by which records know a value: a text itself, or a user's own object."""
+    return getattr(value, "__name__", None) or str(value)
+
+
 def equal(*names: Any) -> Mapping[Any, float]:
     """Return weights of 1 for all `names`."""
     return immutabledict(dict.fromkeys(names, 1.0))

@@ -9,8 +9,8 @@ import jax
 from jaxstyle.config import LBFGS, Config, ConfigError
 from jaxstyle.engine.memory import USABLE, device_memory
 from jaxstyle.engine.optimizers import state_like
-from jaxstyle.network import Params, vgg
-from jaxstyle.objective import statistics_of, tiling
+from jaxstyle.network import Params, network_of, vgg
+from jaxstyle.objective import tileable, tiling
 
 _TIMES = {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3}
 """Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations."""
@@ -36,6 +36,17 @@ class _Need(NamedTuple):
     """Bytes that grow with the image."""
 
 
+class _Sizes(NamedTuple):
+    """What a network needs for images of one shape."""
+
+    params: int
+    """Bytes of the parameters."""
+    activations: int
+    """Number of activations."""
+    content: int
+    """Number of features at the content layers."""
+
+
 def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> Config:
     """Choose `activations` and `tile` so that images of `shape` fit the first device.
 
@@ -51,9 +62,8 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
     Raises:
         ConfigError: nothing fits; the message says what would.
     """
-    channels = vgg.network(params, config.layers).channels
     memory = device_memory(jax.local_devices()[0])
-    return _fit(config, (shape[0], shape[1]), channels, _size(params), memory, devices)
+    return _fit(config, (shape[0], shape[1]), _sizes(config, shape, params), memory, devices)
 
 
 def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Config:
@@ -62,16 +72,16 @@ def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Confi
     Without gradient or optimizer, activations are either kept or computed in the largest tiles
     that fit.
     """
-    channels = vgg.network(params, config.layers).channels
-    room = device_memory(jax.local_devices()[0]) * USABLE - _size(params)
-    needed = 4 * _FORWARD * _activations(config, shape, channels)
-    choices = _choices(config.replace(activations="tiled")) if _tileable(config) else []
+    sizes = _sizes(config, shape, params)
+    room = device_memory(jax.local_devices()[0]) * USABLE - sizes.params
+    needed = 4 * _FORWARD * sizes.activations
+    choices = _choices(config.replace(activations="tiled")) if tileable(config) else []
     if config.tile is None and config.activations != "tiled":
         choices = [config.replace(activations="kept"), *choices]
     for choice in choices:
         share = 1.0
         if choice.tile is not None:
-            window = tiling.tile(shape, choice.tile, config.layers).window
+            window = tiling.tile(network_of(config), shape, choice.tile, config.layers).window
             share = math.prod(window) / (shape[0] * shape[1])
         if needed * share <= room:
             return choice
@@ -80,14 +90,20 @@ def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Confi
 
 def estimate(config: Config, shape: tuple[int, ...], params: Params) -> int:
     """Estimate the bytes to optimize an image of `shape` on one device; `activations` not auto."""
-    channels = vgg.network(params, config.layers).channels
-    need = _need(config, (shape[0], shape[1]), channels, _size(params))
+    need = _need(config, (shape[0], shape[1]), _sizes(config, shape, params))
     return need.fixed + need.growing
 
 
-def _size(params: Params) -> int:
-    leaves = jax.tree.leaves(params)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+def _sizes(config: Config, shape: tuple[int, ...], params: Params) -> _Sizes:
+    network, leaves = network_of(config), jax.tree.leaves(params)
+    return _Sizes(
+        sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves),
+        network.activations(params, shape, config.layers),
+        sum(
+            math.prod(network.shape(layer, shape)) * network.channels(params, layer)
+            for layer in config.content_layers
+        ),
+    )
 
 
 def spreadable(config: Config) -> Config:
@@ -104,16 +120,11 @@ def spreadable(config: Config) -> Config:
     return config.replace(convolution="direct")
 
 
-def _tileable(config: Config) -> bool:
-    return all(statistic.mergeable for statistic in statistics_of(config).values())
-
-
 @functools.lru_cache
 def _fit(
     config: Config,
     shape: tuple[int, int],
-    channels: tuple[int, ...],
-    params: int,
+    sizes: _Sizes,
     memory: int,
     devices: int,
 ) -> Config:
@@ -121,10 +132,10 @@ def _fit(
     # An explicit choice is refused only if it cannot possibly fit.
     room = int(memory * (USABLE if len(choices) > 1 else 1))
     for choice in choices:
-        need = _need(choice, shape, channels, params)
+        need = _need(choice, shape, sizes)
         if need.fixed + need.growing / devices <= room:
             return choice
-    need = _need(choices[-1], shape, channels, params)
+    need = _need(choices[-1], shape, sizes)
     gigabytes = (need.fixed + need.growing / devices) / 1e9
     pixels = max(room - need.fixed, 0) * devices / need.growing
     fitting = int(max(shape) * math.sqrt(pixels)) // 16 * 16
@@ -141,7 +152,7 @@ def _choices(config: Config) -> list[Config]:
     if config.tile is not None:
         return [config.replace(activations="tiled")]
     untiled = [] if config.activations == "tiled" else _untiled(config)
-    if config.activations in ("kept", "recomputed") or not _tileable(config):
+    if config.activations in ("kept", "recomputed") or not tileable(config):
         return untiled
     return [*untiled, *(config.replace(activations="tiled", tile=side) for side in _SIDES)]
 
@@ -149,31 +160,23 @@ def _choices(config: Config) -> list[Config]:
 def _untiled(config: Config) -> list[Config]:
     if config.activations != "auto":
         return [config]
-    return [config.replace(activations=each) for each in ("kept", "recomputed")]
+    recomputed = config.replace(activations="recomputed")
+    kept = config.replace(activations="kept")
+    return [kept, recomputed] if network_of(recomputed).recompute else [kept]
 
 
-def _activations(config: Config, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
-    reached = vgg.CONVOLUTIONS[: vgg.depth(config.layers)]
-    return sum(_floats(layer, shape, channels) for layer in reached)
-
-
-def _floats(layer: str, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
-    width = channels[vgg.block(layer) - 1]
-    return width * math.prod(vgg.layer_shape(shape, layer))
-
-
-def _need(config: Config, shape: tuple[int, int], channels: tuple[int, ...], params: int) -> _Need:
+def _need(config: Config, shape: tuple[int, int], sizes: _Sizes) -> _Need:
     pixels = shape[0] * shape[1]
-    activations = 4 * _activations(config, shape, channels) * _TIMES[config.activations]
+    activations = 4 * sizes.activations * _TIMES[config.activations]
     if vgg.chosen_precision(config.precision, config.convolution) == "bfloat16":
         activations *= _BFLOAT16
     state = jax.tree.leaves(state_like((*shape, 3), config))
     growing = sum(leaf.size * leaf.dtype.itemsize for leaf in state)
-    growing += 4 * sum(_floats(layer, shape, channels) for layer in config.content_layers)
+    growing += 4 * sizes.content
     if config.activations != "tiled":
-        return _Need(params, growing + int(activations))
+        return _Need(sizes.params, growing + int(activations))
     assert config.tile is not None
-    tiles = tiling.tile(shape, config.tile, config.layers)
+    tiles = tiling.tile(network_of(config), shape, config.tile, config.layers)
     window = math.prod(tiles.window)
     growing += 12 * (window * len(tiles.starts) + _IMAGES * pixels)
-    return _Need(params + int(activations * window / pixels), growing)
+    return _Need(sizes.params + int(activations * window / pixels), growing)

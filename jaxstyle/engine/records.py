@@ -216,6 +216,6 @@ class Journal:
             reason=reason,
             seconds=self._elapsed - self._began,
             compile_seconds=self.compile_seconds,
-            convolution=objective.network.convolution if ours else None,
+            convolution=objective.convolution if ours else None,
             activations=objective.activations if ours else None,
         )

@@ -30,7 +30,7 @@ from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.scales import Outcomes, Passage, compile_scales, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
 from jaxstyle.imaging import PictureLike, as_several, load_image
-from jaxstyle.network import Params, load_weights
+from jaxstyle.network import Params, common_network, load_weights
 from jaxstyle.objective import (
     Guides,
     as_styles,
@@ -64,7 +64,8 @@ def stylize(
             (see `load_image`); resized to `config.size`.
         styles: one such picture, or several, blended as `config` says.
         config: the settings, or the name of a preset.
-        params: from `load_weights`; by default loaded, and downloaded on first use.
+        params: from `load_weights`, or those of your own network; by default loaded, and downloaded
+            on first use.
         callback: called with each `Record`; a true result ends the run early.
         guides: regions and their styles, or just the content's guide; by default all styles apply
             everywhere.
@@ -86,7 +87,7 @@ def stylize(
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     program = spreadable(config) if len(devices) > 1 else config
-    params = load_weights() if params is None else params
+    params = load_weights(network=common_network([config])) if params is None else params
     _check_memory(fitted_shape(cell.content.shape, config), program, params, devices)
     ((_, outcome),) = stylize_cells(
         [cell],
@@ -155,7 +156,8 @@ def stylize_batch(
         contents: as for `stylize`, of any shapes; each shape has its own program.
         styles: for each content, one picture, or several to blend.
         config: as for `stylize`, one per content.
-        params: from `load_weights`; by default loaded, and downloaded on first use.
+        params: from `load_weights`, or those of your own network; by default loaded, and downloaded
+            on first use.
         callback: called with the position of an image and each of its records; a true result ends
             that image's run early.
         guides: as for `stylize`, one per content.
@@ -193,7 +195,8 @@ def stylize_batch(
             cells[i] = sources.cell(content, as_styles(several), setting, guide)
         except (FileError, ImageError) as error:
             outcomes[i] = error
-    params = load_weights() if params is None else params
+    if params is None:
+        params = load_weights(network=common_network(given["configs"]))
     for program, shape in {
         (program_of(cell.config), fitted_shape(cell.content.shape, cell.config))
         for cell in cells.values()
@@ -298,6 +301,7 @@ def program_of(config: Config) -> Config:
         content_layers=equal(*config.content_layers),
         style_layers=equal(*config.style_layers),
         style_statistics=equal(*config.style_statistics),
+        extra_terms=equal(*config.extra_terms),
         style_weights=(),
         init="content",
         # Directions are drawn once per program, and a schedule depends on its length.

@@ -20,7 +20,7 @@ from jaxstyle.engine.memory import Device, device_memory
 from jaxstyle.engine.pictures import at_scale, initial_image, style_at_scale
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image, colored_content, colored_style
-from jaxstyle.network import Params, check_size
+from jaxstyle.network import Params, check_size, network_of
 from jaxstyle.objective import (
     Guide,
     Guided,
@@ -181,10 +181,11 @@ class Targets:
     def identity(self, *depends: Hashable) -> str | None:
         """Return an identity for a program that depends on this; see `stored.compiled`.
 
-        None if a statistic is one of the user's, whose code may change.
+        None if the network, a statistic or a term is the user's, whose code may change.
         """
         statistics = statistics_of(self.program).values()
         ours = all(type(each).__module__.startswith("jaxstyle.") for each in statistics)
+        ours &= isinstance(self.program.network, str) and not self.program.extra_terms
         return repr(depends) if ours else None
 
     def _bind(self, function: Any, *static: Hashable) -> Callable[..., Any]:
@@ -272,7 +273,8 @@ class Targets:
         source, ratio, like, colors, guide, region = wanted
         style = _style_at(source, colors, self.program, ratio)
         if self.program.style_shape == "own":
-            check_size(style.shape, self.program.style_layers, self.program.padding, "style")
+            network = network_of(self.program)
+            check_size(network, style.shape, self.program.style_layers, "style")
         loaded = None if guide is None else guide.load()
         shape = like or style.shape
         evaluated = shape if self.program.style_shape == "content" else style.shape

@@ -1,22 +1,32 @@
-"""VGG19, from images to named activations.
+"""Networks, from images to named activations.
 
-The Flax module, its convolution algorithms, and its weights: fetched, verified, converted from
-other formats, and loaded.
+What the other packages know of a network, the VGG networks in Flax with their convolution
+algorithms, and their weights: fetched, verified, converted from other formats, and loaded.
 """
 
 from jaxstyle.network import vgg, weights
-from jaxstyle.network.arrays import Params
-from jaxstyle.network.vgg import Features, check_size, extract_features, layer_shape
+from jaxstyle.network.arrays import Features, Params
+from jaxstyle.network.extractors import (
+    FeatureExtractor,
+    FunctionExtractor,
+    check_size,
+    extract,
+)
+from jaxstyle.network.vgg import common_network, extract_features, network_of
 from jaxstyle.network.weights import load_weights, locate, read, to_params
 
 __all__ = [
+    "FeatureExtractor",
     "Features",
+    "FunctionExtractor",
     "Params",
     "check_size",
+    "common_network",
+    "extract",
     "extract_features",
-    "layer_shape",
     "load_weights",
     "locate",
+    "network_of",
     "read",
     "to_params",
     "vgg",

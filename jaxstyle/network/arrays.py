@@ -1,6 +1,5 @@
 """Types of a network's parameters and activations, as pytrees of arrays."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jax import Array
@@ -9,6 +8,6 @@ from jaxtyping import Float
 Features = dict[str, Float[Array, "_h _w _c"]]
 """Activations `[height, width, channels]` by layer name."""
 
-Params = Mapping[str, Any]
-"""VGG19's parameters: `mean` `[3]` and, per convolution, `kernel` (HWIO, or
-transformed by `convolution.winograd_kernel`) and `bias`."""
+Params = Any
+"""A network's parameters, a pytree of arrays. Of VGG networks `mean` `[3]` and, per convolution,
+`kernel` (HWIO, or transformed by `convolution.winograd_kernel`) and `bias`."""

@@ -1,4 +1,4 @@
-"""Readers for all formats in which VGG19 weights are published.
+"""Readers for all formats in which weights of VGG networks are published.
 
 Everything is parsed from bytes already in memory and nothing is unpickled: HDF5 by h5py,
 `.npz` with pickles disallowed, `.pth` by torch's weights-only loader.
@@ -10,7 +10,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 from jaxstyle.config import WeightsError, brief
-from jaxstyle.network.vgg import CHANNELS, CONVOLUTIONS, block
+from jaxstyle.network.vgg import CHANNELS, NETWORKS, VGG19, VGGExtractor
 
 Tensors = dict[str, np.ndarray]
 """`conv1_1.kernel` (HWIO) and `conv1_1.bias` for every convolution."""
@@ -40,7 +40,7 @@ class Preprocessing(NamedTuple):
 PREPROCESSINGS: Mapping[str, Preprocessing] = {
     # Keras and the original Caffe model.
     "caffe": Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
-    # torchvision's VGG19, which is another network, trained separately.
+    # torchvision's VGGs, which are other networks, trained separately.
     "torch": Preprocessing("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
@@ -53,12 +53,26 @@ class Checkpoint(NamedTuple):
     metadata: dict[str, str]
     sha256: str
 
+    @property
+    def network(self) -> VGGExtractor:
+        """The network that the tensors are of."""
+        return network_with(self.tensors)
 
-def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of VGG19's convolutional part, by name."""
-    widths = [CHANNELS[block(conv) - 1] for conv in CONVOLUTIONS]
+
+def network_with(names: Iterable[str]) -> VGGExtractor:
+    """Return the smallest network that has tensors of all these names, or else VGG19."""
+    wanted = set(names)
+    has_all = (each for each in NETWORKS.values() if wanted <= expected_shapes(each).keys())
+    return next(has_all, VGG19)
+
+
+def expected_shapes(network: VGGExtractor) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a network's convolutional part, by name."""
+    widths = [
+        width for count, width in zip(network.blocks, CHANNELS, strict=True) for _ in range(count)
+    ]
     shapes: dict[str, tuple[int, ...]] = {}
-    for conv, inputs, outputs in zip(CONVOLUTIONS, [3, *widths], widths, strict=False):
+    for conv, inputs, outputs in zip(network.convolutions, [3, *widths], widths, strict=False):
         shapes |= {f"{conv}.kernel": (3, 3, inputs, outputs), f"{conv}.bias": (outputs,)}
     return shapes
 
@@ -128,7 +142,7 @@ def _read_h5(data: bytes) -> tuple[Tensors, dict[str, str]]:
         if item.external or item.is_virtual:  # would read other files
             raise WeightsError(f"{name} is kept outside the file")
         if math.prod(item.shape or ()) > _LARGEST:  # a claim without data behind it
-            raise WeightsError(f"{name} has shape {item.shape}, which is not VGG19's")
+            raise WeightsError(f"{name} has shape {item.shape}, which no VGG has")
         tensors[name] = np.asarray(item)
 
     with h5py.File(io.BytesIO(data), "r") as file:
@@ -144,7 +158,7 @@ def _read_npz(data: bytes) -> tuple[Tensors, dict[str, str]]:
         names = [name for name in archive.files if _target(name)]
         for name in names:
             if sizes[name] > _LARGEST_BYTES:  # may be compressed to next to nothing
-                raise WeightsError(f"{name} has {sizes[name]} bytes, more than any of VGG19's")
+                raise WeightsError(f"{name} has {sizes[name]} bytes, more than any of a VGG's")
         return {name: archive[name] for name in names}, {}
 
 
@@ -180,16 +194,13 @@ _LARGEST_BYTES = 8 * _LARGEST + 4096
 """Size of the largest kernel in float64, with a header."""
 
 
-_INDICES = {str(2 * i + block(conv) - 1): conv for i, conv in enumerate(CONVOLUTIONS)}
-"""Our convolutions by torchvision's index in `features`, which counts every ReLU and pooling."""
-
 _KERAS = r"(?:.*/)?block(\d)_conv(\d)(?:.*[/_.])(kernel|W|bias|b)(?:_\d+)?(?::\d+)?"
 
 
 def _target(name: str) -> tuple[str, str] | None:
-    """Return the family and our name of a file's tensor `name`; None if it is not VGG19's.
+    """Return the family and our name of a file's tensor `name`; None if it is not a VGG's.
 
-    Classifier layers and optimizer slots are not.
+    Classifier layers and optimizer slots are not. torchvision's numbers are left as they are.
     """
     if re.fullmatch(r"conv\d_\d\.(kernel|bias)", name):
         return "jaxstyle", name
@@ -198,10 +209,29 @@ def _target(name: str) -> tuple[str, str] | None:
     if match := re.fullmatch(_KERAS, name):
         kind = "kernel" if match[3] in ("kernel", "W") else "bias"
         return "caffe", f"conv{match[1]}_{match[2]}.{kind}"
-    if match := re.fullmatch(r"(?:.*\.)?features\.(\d+)\.(weight|bias)", name):
-        conv = _INDICES.get(match[1], f"features.{match[1]}")
-        return "torch", f"{conv}.{'kernel' if match[2] == 'weight' else 'bias'}"
+    if match := re.fullmatch(r"(?:.*\.)?(features\.\d+)\.(weight|bias)", name):
+        return "torch", f"{match[1]}.{'kernel' if match[2] == 'weight' else 'bias'}"
     return None
+
+
+def _renumbered(tensors: Tensors) -> Tensors:
+    """Return torchvision's tensors under our names; what no network has keeps its own."""
+
+    def renamed(network: VGGExtractor) -> Tensors:
+        # torchvision counts every ReLU and pooling.
+        names = {
+            f"features.{2 * i + int(conv[4]) - 1}": conv
+            for i, conv in enumerate(network.convolutions)
+        }
+        split = {name: name.rpartition(".") for name in tensors}
+        return {
+            f"{names.get(layer, layer)}.{kind}": tensors[name]
+            for name, (layer, _, kind) in split.items()
+        }
+
+    several = [renamed(network) for network in NETWORKS.values()]
+    whole = (each for each in several if not any(name.startswith("features") for name in each))
+    return next(whole, several[-1])
 
 
 def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
@@ -219,21 +249,27 @@ def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
         families.add(family)
         tensors[ours] = np.ascontiguousarray(array)
     if len(families) != 1:
-        raise WeightsError(f"{file_name}: not VGG19 by the names in it")
-    return tensors, families.pop()
+        raise WeightsError(f"{file_name}: no VGG by the names in it")
+    family = families.pop()
+    return _renumbered(tensors) if family == "torch" else tensors, family
 
 
 def check_tensors(tensors: Tensors, file_name: str) -> None:
-    """Raise `WeightsError` unless `tensors` have VGG19's names and shapes and finite floats."""
-    shapes = expected_shapes()
+    """Raise `WeightsError` unless `tensors` have a VGG's names and shapes and finite floats."""
+    network = network_with(tensors)
+    shapes, title = expected_shapes(network), network.name.upper()
     if missing := [name for name in shapes if name not in tensors]:
-        raise WeightsError(f"{file_name}: incomplete VGG19, {len(missing)} missing: {missing[0]}…")
+        raise WeightsError(
+            f"{file_name}: incomplete {title}, {len(missing)} missing: {missing[0]}…"
+        )
     if unknown := [name for name in tensors if name not in shapes]:
-        raise WeightsError(f"{file_name}: not VGG19: unexpected {unknown[0]}")
+        raise WeightsError(f"{file_name}: not {title}: unexpected {unknown[0]}")
     for name, shape in shapes.items():
         array = tensors[name]
         if array.shape != shape:
-            raise WeightsError(f"{file_name}: {name} has shape {array.shape}, VGG19 needs {shape}")
+            raise WeightsError(
+                f"{file_name}: {name} has shape {array.shape}, {title} needs {shape}"
+            )
         if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
             raise WeightsError(f"{file_name}: {name} is {array.dtype}, not floating-point")
         if not np.isfinite(array.astype(np.float32)).all():

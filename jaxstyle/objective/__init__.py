@@ -38,6 +38,7 @@ from jaxstyle.objective.targets import (
     prepare_params,
     style_part,
     style_shares,
+    tileable,
 )
 
 __all__ = [
@@ -77,5 +78,6 @@ __all__ = [
     "statistics_of",
     "style_part",
     "style_shares",
+    "tileable",
     "tiling",
 ]

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle.config import Precision
-from jaxstyle.network import Features, Params, vgg
+from jaxstyle.network import FeatureExtractor, Features, Params, extract, vgg
 from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
 from jaxstyle.objective.style_statistics import Layer, Measure, StyleStatistic, Target
@@ -58,16 +58,30 @@ class Objective:
     style_weights: dict[str, Scalar]
     statistics_weights: dict[str, Scalar]
     tv_weight: Scalar
+    extra_weights: dict[str, Scalar]
     statistics: Mapping[str, StyleStatistic] = struct.field(pytree_node=False)
     """Hashable, as all static fields."""
-    network: vgg.VGG19 = struct.field(pytree_node=False)
+    network: FeatureExtractor = struct.field(pytree_node=False)
+    precision: Precision = struct.field(pytree_node=False)
+    """Precision of the statistics' products."""
+    convolution: Literal["direct", "winograd"] = struct.field(pytree_node=False)
+    """Algorithm of the network's convolutions."""
     content_normalization: Literal["sum", "half-sum", "mean"] = struct.field(pytree_node=False)
     style_normalization: Literal["seed", "gatys", "mean"] = struct.field(pytree_node=False)
     tv: Literal["seed", "l1", "l2", "nine-point"] = struct.field(pytree_node=False)
+    extra_terms: Mapping[str, Callable[[Float[Array, "h w 3"]], Scalar]] = struct.field(
+        pytree_node=False
+    )
+    """Terms of the user's own by name."""
     gray: bool = struct.field(pytree_node=False)
     """Whether only the mean of the image's channels is compared."""
     tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
     """The tiles in which features are computed; None for the whole image at once."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that are compared."""
+        return tuple(dict.fromkeys((*self.content_weights, *self.style_weights)))
 
     @property
     def activations(self) -> Literal["kept", "recomputed", "tiled"]:
@@ -87,7 +101,7 @@ class Objective:
         return none.replace(content_targets=targets, parts=tuple(parts))
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
-        """Compute the loss and its terms: `content`, `style/<layer>` for each layer, and `tv`.
+        """Compute the loss and its terms: `content`, `style/<layer>`, `tv` and `extra/<name>`.
 
         The terms are already weighted; the loss is their sum.
         """
@@ -101,12 +115,14 @@ class Objective:
         for layer, loss in self._style_losses(measures, image).items():
             terms[f"style/{layer}"] = self.style_weights[layer] * loss
         terms["tv"] = self.tv_weight * total_variation(image * GREY_LEVELS, self.tv)
+        for name, term in self.extra_terms.items():
+            terms[f"extra/{name}"] = self.extra_weights[name] * term(image)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
     def _measure(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
         """Compute the loss of each content layer, and the gathered statistics of each part."""
         if self.tiles is None:
-            features = vgg.apply(self.network, self.params, image)
+            features = extract(self.network, self.layers, self.params, image)
             return self._measure_features(features, None, whole=True)
 
         def visit(carry: Any, features: Features, place: tiling.Place) -> Any:
@@ -117,12 +133,13 @@ class Objective:
             )
 
         return tiling.fold(
-            self.network, self.params, image, self.tiles, visit, self._nothing(image)
+            self.network, self.layers, self.params, image, self.tiles, visit, self._nothing(image)
         )
 
     def _nothing(self, image: Float[Array, "h w 3"]) -> Any:
         """Return zeros like the result of `_measure_features`, to start a sum over tiles."""
-        features = jax.eval_shape(vgg.apply, self.network, self.params, image)
+        compute = functools.partial(extract, self.network, self.layers)
+        features = jax.eval_shape(compute, self.params, image)
         measure = functools.partial(self._measure_features, place=None, whole=False)
         return zeros(jax.eval_shape(measure, features))
 
@@ -138,7 +155,7 @@ class Objective:
             self.statistics,
             tuple(self.style_weights),
             features,
-            precision=self.network.precision,
+            precision=self.precision,
             axes=self.axes,
         )
         measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
@@ -152,7 +169,7 @@ class Objective:
         measures: dict[str, list[Measure]] = {kind: [] for kind in self.statistics}
         targets: dict[str, list[Target]] = {kind: [] for kind in self.statistics}
         for layer in self.style_weights:
-            gram_divisor = divisor(layer, image, self.style_normalization)
+            gram_divisor = divisor(self.network, layer, image, self.style_normalization)
             for part, results in zip(self.parts, gathered, strict=True):
                 measured = {
                     kind: self.statistics[kind].finish(result, gram_divisor)
@@ -234,8 +251,8 @@ def merged(statistics: Mapping[str, StyleStatistic], some: Gathered, others: Gat
     }
 
 
-def divisor(layer: str, picture: Array, normalization: str) -> int:
+def divisor(network: FeatureExtractor, layer: str, picture: Array, normalization: str) -> int:
     """Return the divisor of Gram matrices: the picture's own size, so that sizes may differ."""
     return math.prod(
-        picture.shape[:2] if normalization == "seed" else vgg.layer_shape(picture.shape, layer)
+        picture.shape[:2] if normalization == "seed" else network.shape(layer, picture.shape)
     )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image as Pil
 
 from jaxstyle.config import ImageError
-from jaxstyle.network import layer_shape
+from jaxstyle.network import FeatureExtractor
 from jaxstyle.objective.guides import Color, Guide, Guides, color_name
 
 
@@ -117,6 +117,7 @@ def layer_guides(
     guide: Guide,
     color: Color,
     shape: tuple[int, ...],
+    network: FeatureExtractor,
     layers: Collection[str],
     name: str,
 ) -> tuple[dict[str, Float[np.ndarray, "_h _w"]], dict[str, bool]]:
@@ -126,7 +127,8 @@ def layer_guides(
         guide: the content's or a style's guide.
         color: colour of the region.
         shape: shape of the picture that the network gets.
-        layers: layers to compute guides for.
+        network: the network.
+        layers: layers of it to compute guides for.
         name: `content` or `style`, for the message about a region too small for a layer.
 
     Returns:
@@ -137,7 +139,7 @@ def layer_guides(
     guides: dict[str, Float[np.ndarray, "_h _w"]] = {}
     present: dict[str, bool] = {}
     for layer in layers:
-        height, width = layer_shape(shape, layer)
+        height, width = network.shape(layer, shape)
         soft = np.asarray(mask.resize((width, height), Pil.Resampling.BOX))
         present[layer] = bool(soft.max(initial=0) >= 0.5)
         weights = soft / np.mean(soft, dtype=np.float64) if present[layer] else np.zeros_like(soft)

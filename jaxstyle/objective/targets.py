@@ -10,12 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config, ConfigError, ImageError
+from jaxstyle.config import Config, ConfigError, ImageError, Precision, named
 from jaxstyle.imaging import Image, PictureLike, as_several, load_image, resize_image
-from jaxstyle.network import Features, Params, vgg
+from jaxstyle.network import (
+    FeatureExtractor,
+    Features,
+    Params,
+    check_size,
+    extract,
+    network_of,
+    vgg,
+)
 from jaxstyle.objective import regions, sliced, tiling
 from jaxstyle.objective.guides import Guide, Guides
 from jaxstyle.objective.losses import Scalar
@@ -37,26 +46,30 @@ Bind = Callable[..., Callable[..., Any]]
 that it is given, in a way of its own."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _features(
-    network: vgg.VGG19,
+    network: FeatureExtractor,
+    layers: tuple[str, ...],
     tiles: tiling.Tiling | None,
     params: Params,
     picture: Float[Array, "h w 3"],
 ) -> Features:
+    compute = functools.partial(extract, network, layers)
     if tiles is None:
-        return vgg.apply(network, params, picture)
+        return compute(params, picture)
 
     def visit(carry: Features, features: Features, place: tiling.Place) -> Features:
         return {layer: place.put(layer, whole, features[layer]) for layer, whole in carry.items()}
 
-    shapes = jax.eval_shape(vgg.apply, network, params, picture)
-    return tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+    shapes = jax.eval_shape(compute, params, picture)
+    return tiling.fold(network, layers, params, picture, tiles, visit, zeros(shapes))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6))
 def _statistics(
-    network: vgg.VGG19,
+    network: FeatureExtractor,
+    layers: tuple[str, ...],
+    precision: Precision,
     statistics: Mapping[str, StyleStatistic],
     normalization: str,
     positions: tuple[int, ...],
@@ -66,32 +79,25 @@ def _statistics(
     guides: dict[str, Float[Array, "_h _w"]] | None,
     axes: dict[str, Float[Array, "_c d"]],
 ) -> StyleTargets:
-    layers = network.layers
+    compute = functools.partial(extract, network, layers)
 
     def gathered(features: Features, place: tiling.Place | None) -> Gathered:
         return gathered_of(
-            statistics,
-            layers,
-            features,
-            guides,
-            network.precision,
-            axes,
-            place,
-            whole=tiles is None,
+            statistics, layers, features, guides, precision, axes, place, whole=tiles is None
         )
 
     def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
         return merged(statistics, carry, gathered(features, place))
 
     if tiles is None:
-        whole = gathered(vgg.apply(network, params, picture), None)
+        whole = gathered(compute(params, picture), None)
     else:
-        features = jax.eval_shape(vgg.apply, network, params, picture)
+        features = jax.eval_shape(compute, params, picture)
         shapes = jax.eval_shape(lambda features: gathered(features, None), features)
-        whole = tiling.fold(network, params, picture, tiles, visit, zeros(shapes))
+        whole = tiling.fold(network, layers, params, picture, tiles, visit, zeros(shapes))
     targets: StyleTargets = {}
     for layer, positions_of_layer in zip(layers, positions, strict=True):
-        divided_by = divisor(layer, picture, normalization)
+        divided_by = divisor(network, layer, picture, normalization)
         targets[layer] = {
             kind: statistics[kind].as_target(
                 statistics[kind].finish(sums, divided_by), positions_of_layer
@@ -117,14 +123,31 @@ def check_settings(config: Config) -> None:
     """Check settings that depend on the network and the statistics.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice; a statistic of whole layers with tiles.
+        ConfigError: an unknown layer, or one named twice; a statistic of whole layers, or a network
+            whose layers do not know their reach, with tiles; recomputed activations of a network
+            that has none.
     """
+    network = network_of(config)
     for names in (config.content_layers, config.style_layers):
-        if len({vgg.canonical_layer(name) for name in names}) != len(names):
+        if len({network.canonical(name) for name in names}) != len(names):
             raise ConfigError(f"a layer is named twice: {', '.join(names)}")
+    if config.activations == "recomputed" and not network.recompute:
+        raise ConfigError(f"network {network} does not recompute activations")
+    if config.activations != "tiled" and config.tile is None:
+        return
+    for layer in config.layers:
+        if network.reach(layer) is None:
+            raise ConfigError(f"network {network} has no tiles: the reach of {layer} is not known")
     for name, statistic in statistics_of(config).items():
-        if not statistic.mergeable and (config.activations == "tiled" or config.tile is not None):
+        if not statistic.mergeable:
             raise ConfigError(f"style_statistics {name} needs whole layers, not tiles of them")
+
+
+def tileable(config: Config) -> bool:
+    """Return whether the network and all statistics can be computed tile by tile."""
+    network = network_of(config)
+    known = all(network.reach(layer) is not None for layer in config.layers)
+    return known and all(statistic.mergeable for statistic in statistics_of(config).values())
 
 
 def style_shares(count: int, config: Config) -> tuple[float, ...]:
@@ -147,19 +170,25 @@ def check_shapes(
     """Raise the errors of `build_objective` for pictures of these shapes.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice.
+        ConfigError: an unknown layer, or one named twice; an extra term that is no number.
         ImageError: a picture is too small for its deepest layer.
     """
     check_settings(config)
-    vgg.check_size(content, config.layers, config.padding, "content")
+    for term in config.extra_terms:
+        image = jax.ShapeDtypeStruct((*content[:2], 3), jnp.float32)
+        found = jax.tree.leaves(jax.eval_shape(term, image))
+        if [leaf.shape for leaf in found] != [()]:
+            raise ConfigError(f"extra_terms {named(term)} must return a number, not {found}")
+    network = network_of(config)
+    check_size(network, content, config.layers, "content")
     if config.style_shape == "own":
         for style in styles:
-            vgg.check_size(style, config.style_layers, config.padding, "style")
+            check_size(network, style, config.style_layers, "style")
 
 
 def prepare_params(params: Params, config: Config) -> Params:
-    """Transform the kernels of `params` for `config.convolution`, unless that is done already."""
-    return vgg.transform_kernels(params, config.layers, config.convolution, config.precision)
+    """Return `params` in the form that the network of `config` uses, if they are not already."""
+    return network_of(config).prepare(params, config.layers)
 
 
 def content_targets(
@@ -175,9 +204,9 @@ def content_targets(
     """
     if not config.content_layers:
         return {}
-    network = _network(params, tuple(config.content_layers), config)
-    tiles = tiling_of(content.shape, tuple(config.content_layers), config)
-    return bind(_features, network, tiles)(params, content)
+    layers = tuple(config.content_layers)
+    tiles = tiling_of(content.shape, layers, config)
+    return bind(_features, network_of(config), layers, tiles)(params, content)
 
 
 def tiling_of(
@@ -186,7 +215,7 @@ def tiling_of(
     """Return the tiles in which pictures of `shape` are evaluated, or None for whole pictures."""
     if config.activations != "tiled" and config.tile is None:
         return None
-    return tiling.tile(shape, config.tile or tiling.SIDE, layers)
+    return tiling.tile(network_of(config), shape, config.tile or tiling.SIDE, layers)
 
 
 def style_targets(
@@ -211,20 +240,21 @@ def style_targets(
         return {}
     if config.style_shape == "content":
         style = resize_image(style, like)
-    network = _network(params, tuple(config.style_layers), config)
+    network, layers = network_of(config), tuple(config.style_layers)
     positions = [
-        math.prod(vgg.layer_shape(like, layer)) if depends_on_shape(config) else 0
-        for layer in config.style_layers
+        math.prod(network.shape(layer, like)) if depends_on_shape(config) else 0 for layer in layers
     ]
     compute = bind(
         _statistics,
         network,
+        layers,
+        vgg.precision_of(params, config.precision),
         statistics_of(config),
         config.style_normalization,
         tuple(positions),
-        tiling_of(style.shape, tuple(config.style_layers), config),
+        tiling_of(style.shape, layers, config),
     )
-    return compute(params, style, guides, _axes(network, config))
+    return compute(params, style, guides, _axes(params, config))
 
 
 def depends_on_shape(config: Config) -> bool:
@@ -243,21 +273,17 @@ def _directions(config: Config) -> int:
     return max(statistic.directions for statistic in statistics_of(config).values())
 
 
-def _axes(network: vgg.VGG19, config: Config) -> dict[str, Float[Array, "_c d"]]:
+def _axes(params: Params, config: Config) -> dict[str, Float[Array, "_c d"]]:
     number = _directions(config)
     if not number:
         return {}
+    network = network_of(config)
     axes: dict[str, Float[Array, "_c d"]] = {}
     for layer in config.style_layers:
-        name = vgg.canonical_layer(layer)
-        channels = network.channels[vgg.block(name) - 1]
-        axes[layer] = sliced.directions(vgg.LAYERS.index(name), channels, number, config.seed)
+        position = network.layers.index(network.canonical(layer))
+        channels = network.channels(params, layer)
+        axes[layer] = sliced.directions(position, channels, number, config.seed)
     return axes
-
-
-def _network(params: Params, layers: tuple[str, ...], config: Config) -> vgg.VGG19:
-    recompute = config.activations == "recomputed"
-    return vgg.network(params, layers, config.pooling, config.padding, config.precision, recompute)
 
 
 class Guided(NamedTuple):
@@ -341,30 +367,33 @@ def assemble_objective(
     dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
 ) -> Objective:
     """Assemble an objective for images of `shape` from targets computed before."""
-    network = _network(params, config.layers, config)
     # seed and gatys average over layers, the others add them up.
     layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
     return Objective(
         params=params,
         content_targets=content,
         parts=tuple(parts),
-        axes=_axes(network, config),
+        axes=_axes(params, config),
         content_weights=_weights(config.content_layers, config.content_weight, dtype),
         style_weights=_weights(config.style_layers, config.style_weight / layers, dtype),
         statistics_weights=_weights(config.style_statistics, 1.0, dtype),
         tv_weight=_placed(config.tv_weight, dtype),
+        extra_weights=_weights(config.extra_terms, 1.0, dtype),
         statistics=statistics_of(config),
-        network=network,
+        network=network_of(config),
+        precision=vgg.precision_of(params, config.precision),
+        convolution=vgg.convolution_of(params),
         content_normalization=config.content_normalization,
         style_normalization=config.style_normalization,
         tv=config.tv,
+        extra_terms=immutabledict({named(term): term for term in config.extra_terms}),
         gray=config.preserve_color == "luminance",
         tiles=tiling_of(shape, config.layers, config),
     )
 
 
 def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> dict[str, Scalar]:
-    return {str(name): _placed(weight * each, dtype) for name, each in weights.items()}
+    return {named(name): _placed(weight * each, dtype) for name, each in weights.items()}
 
 
 def _placed(value: Any, dtype: jnp.dtype) -> Array:
@@ -441,8 +470,7 @@ def guided_content(
     """Compute the guides of `region` for a content of `shape`."""
     if guides is None or region.color is None:
         return EVERYWHERE
-    layers = config.style_layers
-    return Guided(*regions.layer_guides(guides.content, region.color, shape, layers, "content"))
+    return _layer_guides(guides.content, region, shape, config, "content")
 
 
 def guided_targets(
@@ -469,7 +497,15 @@ def _guided_style(
     if guide is None or region.color is None:
         return EVERYWHERE
     shape = like if config.style_shape == "content" else shape
-    return Guided(*regions.layer_guides(guide, region.color, shape, config.style_layers, "style"))
+    return _layer_guides(guide, region, shape, config, "style")
+
+
+def _layer_guides(
+    guide: Guide, region: Region, shape: tuple[int, ...], config: Config, name: str
+) -> Guided:
+    assert region.color is not None
+    network, layers = network_of(config), config.style_layers
+    return Guided(*regions.layer_guides(guide, region.color, shape, network, layers, name))
 
 
 def check_guides(

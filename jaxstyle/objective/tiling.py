@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxstyle.network import Features, Params, vgg
+from jaxstyle.network import FeatureExtractor, Features, Params, extract
 
 T = TypeVar("T")
 
@@ -39,20 +39,25 @@ class Tiling(NamedTuple):
     """`(top, bottom, left, right)` of each tile; bottom and right are exclusive."""
 
 
-def tile(shape: tuple[int, ...], side: int, layers: Iterable[str]) -> Tiling:
+def tile(
+    network: FeatureExtractor, shape: tuple[int, ...], side: int, layers: Iterable[str]
+) -> Tiling:
     """Cover pictures of `shape` with even tiles of at most about `side` pixels.
 
     Args:
+        network: the network, which knows the reach of its layers.
         shape: `(height, width, …)`.
         side: side of a tile without its overlap, in pixels; rounded up to a multiple of the
-            deepest layer's stride.
-        layers: the layers whose features are used; the deepest decides the overlap.
+            layers' strides.
+        layers: the layers whose features are used; the one that reaches farthest decides the
+            overlap.
     """
-    align, reach = 1, 0
-    for conv in vgg.CONVOLUTIONS[: vgg.depth(layers)]:
-        align = 2 ** (vgg.block(conv) - 1)
-        reach += align
-    halo = _rounded_up(reach, align)
+    names = [network.canonical(layer) for layer in layers]
+    reaches = [network.reach(layer) for layer in names]
+    # Windows start where the strides of all layers do that these are computed from.
+    depth = max(map(network.layers.index, names)) + 1
+    align = math.lcm(*map(network.stride, network.layers[:depth]))
+    halo = _rounded_up(max(reach for reach in reaches if reach is not None), align)
     rows, columns = (_along(size, side, halo, align) for size in shape[:2])
     return Tiling(
         (shape[0], shape[1]),
@@ -85,17 +90,18 @@ def _rounded_up(value: int, multiple: int) -> int:
 class Place(NamedTuple):
     """The position of a tile and its window in a picture."""
 
-    shape: tuple[int, int]
+    network: FeatureExtractor
     start: Int[Array, " 2"]
     tile: Int[Array, " 4"]
 
     def own(self, layer: str, features: Float[Array, "h w c"]) -> Float[Array, "h w"]:
         """Return a mask of the window's features: 1 inside the tile, 0 in the overlap."""
-        halvings = vgg.block(layer) - 1
+        stride = self.network.stride(layer)
         inside = []
         for axis in range(2):
-            first, end = self.tile[2 * axis] >> halvings, self.tile[2 * axis + 1] >> halvings
-            position = (self.start[axis] >> halvings) + jnp.arange(features.shape[axis])
+            first = self.tile[2 * axis] // stride
+            end = (self.tile[2 * axis + 1] + stride - 1) // stride
+            position = self.start[axis] // stride + jnp.arange(features.shape[axis])
             inside.append((position >= first) & (position < end))
         return (inside[0][:, None] & inside[1]).astype(jnp.float32)
 
@@ -111,11 +117,13 @@ class Place(NamedTuple):
         return jax.lax.dynamic_update_slice(whole, written, self._corner(layer, whole))
 
     def _corner(self, layer: str, whole: Array) -> list[Array]:
-        return [*(self.start >> (vgg.block(layer) - 1)), *[jnp.int32(0)] * (whole.ndim - 2)]
+        corner = self.start // self.network.stride(layer)
+        return [*corner, *[jnp.int32(0)] * (whole.ndim - 2)]
 
 
 def fold(
-    network: vgg.VGG19,
+    network: FeatureExtractor,
+    layers: tuple[str, ...],
     params: Params,
     picture: Float[Array, "h w 3"],
     tiling: Tiling,
@@ -133,8 +141,8 @@ def fold(
     @jax.checkpoint
     def step(carry: T, tile: tuple[Array, Array, Array]) -> tuple[T, None]:
         window, corner, bounds = tile
-        features = vgg.apply(network, params, window)
-        return visit(carry, features, Place(tiling.shape, corner, bounds)), None
+        features = extract(network, layers, params, window)
+        return visit(carry, features, Place(network, corner, bounds)), None
 
     tiles = windows, starts, jnp.asarray(np.asarray(tiling.tiles), jnp.int32)
     return jax.lax.scan(step, start, tiles)[0]

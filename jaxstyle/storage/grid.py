@@ -14,6 +14,7 @@ share nothing but the folder: the last one to finish finds every row and writes 
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,6 @@ from etils import epath
 
 from jaxstyle.config import (
     INITS,
-    SETTINGS,
     Config,
     ConfigError,
     FileError,
@@ -49,7 +49,7 @@ from jaxstyle.engine import (
     stylize_cells,
 )
 from jaxstyle.imaging import contact_sheet, files, images, to_json
-from jaxstyle.network import Params, locate, read, to_params
+from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.pictures import Pictures
@@ -482,7 +482,8 @@ def run_grid(
     Raises:
         JaxstyleError: a problem that affects every cell.
     """
-    checkpoint = read(locate(weights))
+    network = common_network(cell.config for cell in cells)
+    checkpoint = read(locate(weights, network=network))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
     grid.run(to_params(checkpoint), shard=shard, lanes=lanes, runs=runs)
     rows = grid.rows()
@@ -502,6 +503,6 @@ def _differences(config: Config, others: Sequence[Config]) -> str:
     settings, *rest = map(flat, (config, *others))
     return ", ".join(
         f"{name} = {' '.join(words(settings.get(name, 'not set')))}"
-        for name in SETTINGS
+        for name in dict.fromkeys(itertools.chain(settings, *rest))
         if any(settings.get(name) != other.get(name) for other in rest)
     )

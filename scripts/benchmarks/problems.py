@@ -10,7 +10,7 @@ from gallery.patterns import PATTERNS
 from jaxstyle import load_image, load_weights
 from jaxstyle.imaging import Image, fit_shape, resize_image
 from jaxstyle.network import Params
-from jaxstyle.network.vgg import BLOCKS, CHANNELS, CONVOLUTIONS
+from jaxstyle.network.vgg import CHANNELS, VGG19
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 CONTENTS = (str(IMAGES / "chelsea.jpg"),)
@@ -56,7 +56,7 @@ def _random_weights(channels: tuple[int, ...]) -> Params:
     rng = np.random.default_rng(0)
     params: dict[str, Any] = {"mean": np.array([0.48, 0.45, 0.4], np.float32)}
     inputs, gain = 3, 255.0
-    for conv in CONVOLUTIONS:
+    for conv in VGG19.convolutions:
         outputs = channels[int(conv[4]) - 1]
         kernel = rng.normal(size=(3, 3, inputs, outputs)) * gain * np.sqrt(2 / (9 * inputs))
         bias = rng.normal(size=outputs)
@@ -72,8 +72,8 @@ def evaluation_flops(size: int, channels: tuple[int, ...] = CHANNELS) -> float:
     does each Gram matrix; a multiplication and an addition are two operations.
     """
     total, inputs, side = 0, 3, size
-    for block, (count, outputs) in enumerate(zip(BLOCKS, channels, strict=True)):
-        convolutions = min(count, 2) if block == len(BLOCKS) - 1 else count
+    for block, (count, outputs) in enumerate(zip(VGG19.blocks, channels, strict=True)):
+        convolutions = min(count, 2) if block == len(VGG19.blocks) - 1 else count
         for _ in range(convolutions):
             total += 2 * 9 * inputs * outputs * side**2
             inputs = outputs

@@ -93,8 +93,8 @@ def _config(name: str, precision: str) -> Config:
 def _params(width: float) -> dict[str, Any]:
     params: dict[str, Any] = {"mean": jax.ShapeDtypeStruct((3,), jnp.float32)}
     inputs = vgg.COLORS
-    for conv in vgg.CONVOLUTIONS:
-        outputs = round(width * vgg.CHANNELS[vgg.block(conv) - 1])
+    for conv in vgg.VGG19.convolutions:
+        outputs = round(width * vgg.CHANNELS[int(conv[4]) - 1])
         params[conv] = {
             "kernel": jax.ShapeDtypeStruct((3, 3, inputs, outputs), jnp.float32),
             "bias": jax.ShapeDtypeStruct((outputs,), jnp.float32),

@@ -28,9 +28,11 @@ from jaxstyle.cli.commands import CLI_SIZE
 from jaxstyle.config import Config, parse_toml
 from jaxstyle.config.presets import PRESETS
 from jaxstyle.engine.layout import Program
-from jaxstyle.network import weights
+from jaxstyle.network import conversion, weights
 from jaxstyle.network.arrays import Params
-from tests.conftest import pattern
+from jaxstyle.network.vgg import VGG16, VGG19
+from tests.conftest import SMALL_CHANNELS, pattern
+from tests.network.test_weights import random_tensors, write_keras
 
 
 def stylize(*arguments: str) -> int:
@@ -435,6 +437,33 @@ def test_weights_commands(
     assert "must end in .safetensors" in capsys.readouterr().err
     assert cli.run(["weights", "verify", "content.png"]) == 2
     assert "unknown weights format" in capsys.readouterr().err
+
+
+def test_vgg16_is_a_network_of_the_command(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "CHANNELS", SMALL_CHANNELS)
+    for network in (VGG19, VGG16):
+        write_keras(folder / f"{network.name}.h5", random_tensors(network))
+    assert cli.run(["weights", "convert", "vgg16.h5", "-o", "vgg16.safetensors"]) == 0
+    assert "VGG16, float32, bgr input" in capsys.readouterr().out
+    vgg16 = ("--network", "vgg16", "--weights", "vgg16.safetensors")
+    assert stylize(*QUICK, "-o", "out.png", "--workdir", "RUN", *vgg16, "--quiet") == 0
+    assert json.loads(Path("RUN/result.json").read_text())["config"]["network"] == "vgg16"
+    capsys.readouterr()
+    for words, told in (
+        (("--network=vgg16", "--weights=vgg19.h5"), "have conv3_4, so they are not those of vgg16"),
+        (("--weights=vgg16.safetensors",), "lack conv3_4, so they are not those of vgg19"),
+        ((*vgg16, "--style-layers", "relu3_4"), "unknown layer 'relu3_4'; close ones are"),
+        (("--network", "vgg11"), "--network"),
+    ):  # fmt: skip
+        assert stylize(*QUICK, "-o", "other.png", *words) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    both = ["grid", "--contents", "content.png", "--styles", "style.png", "-o", "out"]
+    assert cli.run([*both, "--sweep", "network=vgg19,vgg16"]) == 2
+    assert "vgg19 and vgg16 have different weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("platforms", ["nonsense", "rocm", "cpu,nonsense"])

@@ -29,6 +29,7 @@ Config(size="big")
 # optax has no stubs, and says so itself.
 CALLS = """
 # pyright: strict, reportMissingTypeStubs=false
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -69,6 +70,33 @@ def own(start: jax.Array) -> jax.Array:
     loss, terms = objective(start)
     features = jaxstyle.extract_features(params, content, ["relu4_2"])
     return terms["content"] + loss + features["relu4_2"].mean()
+
+
+def features(params: object, image: jax.Array) -> dict[str, jax.Array]:
+    return {"colors": image, "halves": image[::2, ::2]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves(jaxstyle.FeatureExtractor):
+    layers = ("halves",)
+
+    def stride(self, layer: str) -> int:
+        return 2
+
+    def __call__(
+        self, params: object, image: jax.Array, layers: tuple[str, ...]
+    ) -> dict[str, jax.Array]:
+        return {"halves": image[::2, ::2]}
+
+
+def darkness(image: jax.Array) -> jax.Array:
+    return 1 - image.mean()
+
+
+network = jaxstyle.FunctionExtractor(features, {"colors": 1, "halves": 2}, rounds_up=True)
+mine = Config(network=network, style_layers=["halves"], extra_terms={darkness: 2})
+for each in (mine, Config(network=Halves()), Config(network="vgg16", extra_terms=[darkness])):
+    jaxstyle.stylize(content, "style.png", each, params={})
 
 
 def squares(x: jax.Array) -> jax.Array:

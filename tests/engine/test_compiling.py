@@ -20,6 +20,7 @@ from jaxstyle.engine.compiling import cached, quick_options
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, picture
 from tests.engine.test_own_statistic import Means, of
+from tests.own_networks import BLURRED, NNX, POOLED_PARAMS
 
 CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
 TWO_SCALES = SHALLOW.replace(evaluations=3, scales=2, scale_factor=1.5)
@@ -277,9 +278,23 @@ def test_programs_of_other_settings_are_others(folder: Path, small_params: Param
     assert set(folder.iterdir()) == files
 
 
-def test_a_statistic_of_ones_own_is_not_stored(folder: Path, small_params: Params) -> None:
+def shade(image: jax.Array) -> jax.Array:
+    return jnp.mean(image)
+
+
+OF_ONES_OWN = {
+    "statistic": of(Means()),
+    "term": SHALLOW.replace(extra_terms=(shade,), evaluations=1),
+    "network": BLURRED,
+    "function": NNX,
+}
+
+
+@pytest.mark.parametrize("kind", OF_ONES_OWN)
+def test_what_is_of_ones_own_is_not_stored(kind: str, folder: Path, small_params: Params) -> None:
     forget()
-    stylize(CONTENT, STYLE, of(Means()), small_params)
+    params = {"network": {}, "function": POOLED_PARAMS}.get(kind, small_params)
+    stylize(CONTENT, STYLE, OF_ONES_OWN[kind], params)
     assert not folder.exists()
 
 

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +9,32 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxstyle import ConfigError, ImageError, extract_features
+from jaxstyle import Config, ConfigError, ImageError, extract_features, stylize
 from jaxstyle.network import vgg
 from jaxstyle.network.arrays import Params
-from jaxstyle.network.vgg import CONVOLUTIONS, LAYERS, VGG19
+from jaxstyle.network.extractors import FeatureExtractor, extract
+from jaxstyle.network.vgg import VGG16, VGG19, VGGExtractor
 from tests.conftest import SMALL_CHANNELS, picture, random_params
 
+KERAS_16 = (
+    *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"),
+    *("conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"),
+)
+"""Convolutions as in keras.applications, in order."""
+KERAS_19 = tuple(sorted((*KERAS_16, "conv3_4", "conv4_4", "conv5_4")))
+
+WINOGRAD = dataclasses.replace(VGG19, convolution="winograd")
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference.json").read_text())["features"]
 
 
 def numpy_features(
-    params: Params, image: np.ndarray, pooling: str, padding: str
+    params: Params, image: np.ndarray, pooling: str, padding: str, convolutions: Any = KERAS_19
 ) -> dict[str, np.ndarray]:
-    """VGG19 by its definition, in float64."""
+    """A VGG by its definition, in float64."""
     mode = {"zero": "constant", "replicate": "edge", "reflect": "reflect"}[padding]
     x = np.asarray(image, np.float64) - np.asarray(params["mean"], np.float64)
     found = {}
-    for conv in CONVOLUTIONS:
+    for conv in convolutions:
         if conv[6] == "1" and conv[4] != "1":
             h, w = x.shape[0] // 2, x.shape[1] // 2
             windows = x[: 2 * h, : 2 * w].reshape(h, 2, w, 2, -1)
@@ -60,13 +71,21 @@ def test_features_equal_keras(of_keras: dict[str, jax.Array], layer: str) -> Non
 @pytest.mark.parametrize("pooling", ["max", "average"])
 @pytest.mark.parametrize("padding", ["zero", "replicate", "reflect"])
 @pytest.mark.parametrize("shape", [(32, 48), (35, 41)])
+@pytest.mark.parametrize(
+    ("network", "convolutions"), [(VGG19, KERAS_19), (VGG16, KERAS_16)], ids=["vgg19", "vgg16"]
+)
 def test_every_layer_equals_numpy(
-    small_params: Params, pooling: str, padding: str, shape: tuple[int, int]
+    network: VGGExtractor,
+    convolutions: tuple[str, ...],
+    pooling: Any,
+    padding: Any,
+    shape: tuple[int, int],
 ) -> None:
-    image = picture(*shape, 0)
-    expected = numpy_features(small_params, image, pooling, padding)
-    found = extract_features(small_params, image, LAYERS, pooling=pooling, padding=padding)
-    assert list(found) == sorted(LAYERS)
+    image, params = picture(*shape, 0), random_params(network=network)
+    expected = numpy_features(params, image, pooling, padding, convolutions)
+    evaluated = dataclasses.replace(network, pooling=pooling, padding=padding)
+    found = extract_features(params, image, network.layers, network=evaluated)
+    assert set(found) == set(expected) == set(network.layers)
     for layer, features in found.items():
         scale = np.abs(expected[layer]).max()
         assert_allclose(features, expected[layer], atol=2e-5 * scale, err_msg=layer)
@@ -75,8 +94,8 @@ def test_every_layer_equals_numpy(
 @pytest.mark.parametrize("padding", ["zero", "replicate", "reflect"])
 def test_winograd_changes_nothing_but_rounding(small_params: Params, padding: str) -> None:
     image = picture(35, 42, 0)
-    layers = [layer for layer in LAYERS if layer[4] in "123"]
-    transformed = vgg.transform_kernels(small_params, layers, "winograd")
+    layers = [layer for layer in VGG19.layers if layer[4] in "123"]
+    transformed = WINOGRAD.prepare(small_params, layers)
     expected = extract_features(small_params, image, layers, padding=padding)
     found = extract_features(transformed, image, layers, padding=padding)
     for layer in layers:
@@ -86,24 +105,24 @@ def test_winograd_changes_nothing_but_rounding(small_params: Params, padding: st
 
 def test_auto_takes_winograd_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     params = random_params((64, 64, 8, 8, 8))
-    transformed = vgg.transform_kernels(params, ["relu4_1"])
+    transformed = VGG19.prepare(params, ["relu4_1"])
     chosen = ("conv1_2", "conv2_1", "conv2_2", "conv3_1")
-    assert vgg.network(transformed, ["relu4_1"]).winograd == chosen
+    assert VGG19.module(transformed, ["relu4_1"]).winograd == chosen
     assert transformed["conv3_2"] is params["conv3_2"]
-    again = vgg.transform_kernels(transformed, ["relu4_1"])
+    again = VGG19.prepare(transformed, ["relu4_1"])
     assert again["conv1_2"]["kernel"] is transformed["conv1_2"]["kernel"]
-    assert vgg.transform_kernels(params, ["relu4_1"], "direct") is params
-    assert vgg.transform_kernels(params, ["relu4_1"], precision="tf32") is params
-    rounded = vgg.transform_kernels(params, ["relu4_1"], precision="bfloat16")
+    for changes in ({"convolution": "direct"}, {"precision": "tf32"}):
+        assert dataclasses.replace(VGG19, **changes).prepare(params, ["relu4_1"]) is params
+    rounded = dataclasses.replace(VGG19, precision="bfloat16").prepare(params, ["relu4_1"])
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(rounded["conv4_1"]))
     assert rounded["mean"] is params["mean"]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert vgg.transform_kernels(params, ["relu4_1"]) is params
+    assert VGG19.prepare(params, ["relu4_1"]) is params
 
 
 def test_only_what_is_deep_enough_is_transformed(small_params: Params) -> None:
-    transformed = vgg.transform_kernels(small_params, ["relu2_1"], "winograd")
-    assert vgg.network(transformed, ["relu2_1"]).winograd == ("conv1_2", "conv2_1")
+    transformed = WINOGRAD.prepare(small_params, ["relu2_1"])
+    assert VGG19.module(transformed, ["relu2_1"]).winograd == ("conv1_2", "conv2_1")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +131,9 @@ def test_only_what_is_deep_enough_is_transformed(small_params: Params) -> None:
 def test_precision_is_what_the_platform_is_asked_for(
     small_params: Params, precision: vgg.Precision, asked: str
 ) -> None:
-    module = vgg.network(small_params, ["relu1_2"], precision=precision)
-    lowered = vgg.apply.lower(module, small_params, jnp.zeros((16, 16, 3))).as_text()
+    network = dataclasses.replace(VGG19, precision=precision)
+    image = jnp.zeros((16, 16, 3))
+    lowered = extract.lower(network, ("relu1_2",), small_params, image).as_text()
     lines = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
     assert len(lines) == 2
     for line in lines:
@@ -147,17 +167,49 @@ def test_the_close_layers_are_close(small_params: Params) -> None:
 def test_the_network_is_only_as_deep_as_asked(
     small_params: Params, layer: str, convolutions: int
 ) -> None:
-    module = vgg.network(small_params, [layer])
     image = jnp.zeros((32, 32, 3))
-    text = jax.jit(lambda i: module.apply({"params": small_params}, i)).lower(image).as_text()
+    text = extract.lower(VGG19, (layer,), small_params, image).as_text()
     assert text.count("stablehlo.convolution") == convolutions
 
 
 def test_weights_that_end_early_are_refused(small_params: Params) -> None:
     short = {name: value for name, value in small_params.items() if not name.startswith("conv5")}
-    assert vgg.network(short, ["relu4_4"]).channels == SMALL_CHANNELS[:4]
+    assert VGG19.module(short, ["relu4_4"]).channels == SMALL_CHANNELS[:4]
     with pytest.raises(ConfigError, match="the weights end before layer 'relu5_1'"):
-        vgg.network(short, ["relu5_1"])
+        VGG19.module(short, ["relu5_1"])
+
+
+@pytest.mark.parametrize(
+    ("network", "other", "what"),
+    [("vgg19", VGG16, "lack conv3_4"), ("vgg16", VGG19, "have conv3_4")],
+)
+def test_weights_of_another_network_are_refused(
+    network: Any, other: VGGExtractor, what: str
+) -> None:
+    params = random_params(network=other)
+    told = f"these weights {what}, so they are not those of {network}"
+    config = Config(network=network, style_layers=("relu1_1",), evaluations=1)
+    with pytest.raises(ConfigError, match=told):
+        stylize(picture(32, 32, 0), picture(32, 32, 1), config, params)
+    with pytest.raises(ConfigError, match=told):
+        extract_features(params, picture(32, 32, 0), ["relu1_1"], network=network)
+
+
+@pytest.mark.parametrize("network", [VGG19, VGG16], ids=["vgg19", "vgg16"])
+def test_what_it_says_of_itself_is_what_any_network_would_be_found_to_be(
+    network: VGGExtractor,
+) -> None:
+    params, layers = random_params(network=network), ("conv2_2", "relu4_1", "block3_conv2")
+    for layer in layers:
+        found = network.channels(params, layer)
+        assert found == FeatureExtractor.channels(network, params, layer)
+    # The arithmetic of its own saves tracing.
+    for prepared in (
+        params,
+        dataclasses.replace(network, convolution="winograd").prepare(params, layers),
+    ):
+        found = network.activations(prepared, (70, 90), layers)
+        assert found == FeatureExtractor.activations(network, prepared, (70, 90), layers)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +240,7 @@ def test_bfloat16_is_close(small_params: Params) -> None:
 
 
 def test_module_makes_its_own_random_parameters() -> None:
-    module = VGG19(("relu2_1",), SMALL_CHANNELS)
+    module = VGG19.module(random_params(), ["relu2_1"])
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((16, 16, 3)))
     shapes = jax.tree.map(jnp.shape, variables["params"])
     expected = jax.tree.map(jnp.shape, random_params())
@@ -212,6 +264,7 @@ def test_automatic_precision_is_that_of_the_platform(
     monkeypatch: pytest.MonkeyPatch, small_params: Params, platform: str, expected: str
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert vgg.network(small_params, ["relu1_1"], precision="auto").precision == expected
+    network = dataclasses.replace(VGG19, precision="auto")
+    assert network.module(small_params, ["relu1_1"]).precision == expected
     assert vgg.chosen_precision("float32") == "float32"
     assert vgg.chosen_precision("auto", "winograd") == "float32"

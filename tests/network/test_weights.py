@@ -20,12 +20,15 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxstyle import FileError, WeightsError, extract_features
 from jaxstyle.network import conversion, weights
-from jaxstyle.network.conversion import CONVOLUTIONS, PREPROCESSINGS, Tensors
-from jaxstyle.network.vgg import LAYERS
+from jaxstyle.network.conversion import PREPROCESSINGS, Tensors
+from jaxstyle.network.vgg import VGG16, VGG19, VGGExtractor
 from tests.conftest import SMALL_CHANNELS, picture
 
-TORCH_INDICES = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
-"""Positions of VGG19's convolutions in torchvision's `features`."""
+TORCH_INDICES = {
+    16: [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34],
+    13: [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28],
+}
+"""Positions of VGG19's and VGG16's convolutions in torchvision's `features`."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +39,27 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(weights.OFFLINE, raising=False)
 
 
-@pytest.fixture
-def tensors() -> Tensors:
+def random_tensors(network: VGGExtractor) -> Tensors:
     rng = np.random.default_rng(0)
     return {
         name: rng.normal(scale=0.2, size=shape).astype(np.float32)
-        for name, shape in conversion.expected_shapes().items()
+        for name, shape in conversion.expected_shapes(network).items()
     }
+
+
+@pytest.fixture
+def tensors() -> Tensors:
+    return random_tensors(VGG19)
+
+
+def convolutions(tensors: Tensors) -> list[str]:
+    return [name.removesuffix(".kernel") for name in tensors if name.endswith(".kernel")]
 
 
 def write_keras(path: Path, tensors: Tensors, old: bool = True, top: bool = False) -> Path:
     """The layout of Keras' .h5 files, of 2016 (`_W_1:0`) or newer (`kernel:0`)."""
     with h5py.File(path, "w") as file:
-        for conv in CONVOLUTIONS:
+        for conv in convolutions(tensors):
             layer = f"block{conv[4]}_conv{conv[6]}"
             for kind, short in (("kernel", "W"), ("bias", "b")):
                 name = f"{layer}_{short}_1:0" if old else f"{layer}/{kind}:0"
@@ -62,7 +73,8 @@ def write_keras(path: Path, tensors: Tensors, old: bool = True, top: bool = Fals
 
 def torch_named(tensors: Tensors) -> Tensors:
     named = {}
-    for conv, index in zip(CONVOLUTIONS, TORCH_INDICES, strict=True):
+    names = convolutions(tensors)
+    for conv, index in zip(names, TORCH_INDICES[len(names)], strict=True):
         kernel = tensors[f"{conv}.kernel"].transpose(3, 2, 0, 1)
         named[f"features.{index}.weight"] = np.ascontiguousarray(kernel)
         named[f"features.{index}.bias"] = tensors[f"{conv}.bias"]
@@ -91,9 +103,11 @@ def write(path: Path, tensors: Tensors) -> Path:
         ("torch.npz", "torch"),
     ],
 )
+@pytest.mark.parametrize("network", [VGG19, VGG16], ids=["vgg19", "vgg16"])
 def test_every_format_is_converted(
-    tmp_path: Path, tensors: Tensors, name: str, family: str
+    tmp_path: Path, network: VGGExtractor, name: str, family: str
 ) -> None:
+    tensors = random_tensors(network)
     source = write(tmp_path / name, tensors)
     target = tmp_path / "out.safetensors"
     weights.convert(source, target)
@@ -102,6 +116,9 @@ def test_every_format_is_converted(
     assert checkpoint.tensors.keys() == tensors.keys()
     for key, array in tensors.items():
         assert_array_equal(checkpoint.tensors[key], array)
+    assert checkpoint.network == network
+    assert checkpoint.metadata["network"] == f"{network.name.upper()} without classifier"
+    assert f": {network.name.upper()}, float32, " in weights.verify(target)
     assert checkpoint.metadata["source"] == name
     assert checkpoint.metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     # The source itself can be loaded as well, to the same parameters.
@@ -171,8 +188,8 @@ def drop(tensors: Tensors, name: str) -> Tensors:
             lambda t: t | {"conv1_2.bias": np.zeros(4, np.int32)},
             "conv1_2.bias",
         ),
-        (lambda t: {"weight": np.zeros(3, np.float32)}, "not VGG19 by the names in it"),
-        (lambda t: {}, "not VGG19 by the names in it"),
+        (lambda t: {"weight": np.zeros(3, np.float32)}, "no VGG by the names in it"),
+        (lambda t: {}, "no VGG by the names in it"),
         (
             lambda t: t | {"conv1_2.bias": np.full(4, np.nan, np.float32)},
             "conv1_2.bias has values that are not finite",
@@ -230,7 +247,7 @@ def test_shapes_that_are_only_claimed_are_not_allocated(tmp_path: Path, tensors:
         file.create_dataset(
             "block1_conv1/block1_conv1_W_1:0", (3, 3, 3, 10**12), np.float32, chunks=(3, 3, 3, 64)
         )
-    with pytest.raises(WeightsError, match="which is not VGG19's"):
+    with pytest.raises(WeightsError, match="which no VGG has"):
         weights.read(path)
     buffer = io.BytesIO()
     np.save(buffer, tensors["conv1_1.kernel"])
@@ -248,7 +265,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     kernel = np.zeros((3, 3, 512, 1100), np.float32)
     np.savez_compressed(path, **{"conv5_4.kernel": kernel})
     assert path.stat().st_size < kernel.nbytes / 100
-    with pytest.raises(WeightsError, match="more than any of VGG19's"):
+    with pytest.raises(WeightsError, match="more than any of a VGG's"):
         weights.read(path)
 
 
@@ -384,7 +401,7 @@ def test_offline_touches_no_network(
 
     monkeypatch.setattr(weights.urllib.request, "urlopen", network)
     monkeypatch.setattr(weights.subprocess, "run", network)
-    monkeypatch.setattr(weights, "default_path", lambda: tmp_path / "w.safetensors")
+    monkeypatch.setattr(weights, "default_path", lambda *_: tmp_path / "w.safetensors")
     if how == "environment":
         monkeypatch.setenv(weights.OFFLINE, "1")
     with pytest.raises(WeightsError, match="fetching is off"):
@@ -461,9 +478,28 @@ def test_a_header_without_sense_is_refused(tmp_path: Path, tensors: Tensors) -> 
         weights.load_weights(path)
 
 
+def test_weights_of_vgg16_are_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        weights, "default_path", lambda network: tmp_path / f"{network}.safetensors"
+    )
+    monkeypatch.setattr(weights, "fetch", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(WeightsError, match=r"not fetched: download https.*vgg16.*convert FILE -o"):
+        weights.load_weights(network="vgg16")
+    write_keras(tmp_path / "keras.h5", random_tensors(VGG16))
+    weights.convert(tmp_path / "keras.h5", tmp_path / "vgg16.safetensors")
+    assert "conv3_4" not in weights.load_weights(network="vgg16")
+
+
+def test_what_lacks_a_layer_of_vgg16_is_vgg16(tmp_path: Path) -> None:
+    tensors = random_tensors(VGG16)
+    np.savez(tmp_path / "a.npz", **drop(tensors, "conv5_3.kernel"))
+    with pytest.raises(WeightsError, match=r"incomplete VGG16, 1 missing: conv5_3\.kernel"):
+        weights.read(tmp_path / "a.npz")
+
+
 def test_the_real_weights_are_the_pinned_ones(
     monkeypatch: pytest.MonkeyPatch, imagenet: object
 ) -> None:
     monkeypatch.undo()
     assert "the ImageNet weights that Keras publishes" in weights.verify(weights.chosen_path())
-    assert len(LAYERS) == 32
+    assert len(VGG19.layers) == 32

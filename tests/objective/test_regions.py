@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxstyle import Guides, ImageError
+from jaxstyle.network.vgg import VGG19
 from jaxstyle.objective import Guide
 from jaxstyle.objective.regions import assign, check_aspects, explain, layer_guides
 from tests.objective.test_guides import BLACK, GRAY, RED, WHITE, bands
@@ -107,7 +108,9 @@ def test_weights_reach_every_layer() -> None:
     ramp = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 32, axis=0)
     guide = Guide.of(ramp)
     layers = ["relu1_1", "conv3_1"]
-    dark, bright = (layer_guides(guide, c, (32, 64), layers, "content")[0] for c in (BLACK, WHITE))
+    dark, bright = (
+        layer_guides(guide, c, (32, 64), VGG19, layers, "content")[0] for c in (BLACK, WHITE)
+    )
     for layer in layers:
         # Both regions have half of the picture: together they weigh 2 at every position.
         assert_allclose(dark[layer] ** 2 + bright[layer] ** 2, 2, atol=0.02)
@@ -117,7 +120,7 @@ def test_weights_reach_every_layer() -> None:
 
 def test_guides_reach_every_layer() -> None:
     guide = Guide.of(bands(BLACK, WHITE, height=32, width=64), "g")
-    guides, there = layer_guides(guide, WHITE, (32, 64), ["relu1_1", "conv3_1"], "content")
+    guides, there = layer_guides(guide, WHITE, (32, 64), VGG19, ["relu1_1", "conv3_1"], "content")
     assert there == {"relu1_1": True, "conv3_1": True}
     assert guides["relu1_1"].shape == (32, 64)
     assert guides["conv3_1"].shape == (8, 16)
@@ -133,11 +136,13 @@ def test_a_region_that_vanishes_is_reported() -> None:
     small[:4, :4] = WHITE
     guide = Guide.of(small, "g")
     with pytest.warns(UserWarning, match="#ffffff of the content guide vanishes at relu5_1"):
-        guides, there = layer_guides(guide, WHITE, (64, 64), ["relu1_1", "relu5_1"], "content")
+        guides, there = layer_guides(
+            guide, WHITE, (64, 64), VGG19, ["relu1_1", "relu5_1"], "content"
+        )
     assert there == {"relu1_1": True, "relu5_1": False}
     assert not guides["relu5_1"].any()
     with pytest.raises(ImageError, match="too small for any layer"):
-        layer_guides(guide, WHITE, (64, 64), ["relu5_1"], "content")
+        layer_guides(guide, WHITE, (64, 64), VGG19, ["relu5_1"], "content")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        layer_guides(guide, BLACK, (64, 64), ["relu1_1", "relu5_1"], "content")
+        layer_guides(guide, BLACK, (64, 64), VGG19, ["relu1_1", "relu5_1"], "content")

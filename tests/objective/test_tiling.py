@@ -13,7 +13,8 @@ from jaxstyle import Config, ConfigError, Guides, build_objective, stylize, styl
 from jaxstyle.config.settings import Padding
 from jaxstyle.imaging.arrays import Image
 from jaxstyle.network.arrays import Params
-from jaxstyle.network.vgg import LAYERS, apply, network
+from jaxstyle.network.extractors import extract
+from jaxstyle.network.vgg import VGG19
 from jaxstyle.objective.objective import Objective
 from jaxstyle.objective.targets import check_settings
 from jaxstyle.objective.tiling import tile
@@ -26,7 +27,7 @@ CONTENT, STYLE = picture(203, 171, 0), picture(187, 234, 1)
 def test_tiles_cover_a_picture_once() -> None:
     for shape in ((203, 171), (64, 64), (16, 500), (1000, 33)):
         for side in (16, 48, 100, 512):
-            tiles = tile(shape, side, ("relu4_1",))
+            tiles = tile(VGG19, shape, side, ("relu4_1",))
             counts = np.zeros(shape, int)
             for (top, left), (y0, y1, x0, x1) in zip(tiles.starts, tiles.tiles, strict=True):
                 counts[y0:y1, x0:x1] += 1
@@ -41,14 +42,13 @@ def test_tiles_cover_a_picture_once() -> None:
 def test_a_window_sees_all_that_a_tile_depends_on(small_params: Params) -> None:
     """The radius that is reserved is the network's, not more than rounding asks for."""
     for layer in ("relu2_2", "relu3_1", "relu4_1"):
-        (top, _), (y0, _, _, _) = (each[2] for each in tile((480, 16), 96, (layer,))[2:])
-        module = network(small_params, [layer])
+        (top, _), (y0, _, _, _) = (each[2] for each in tile(VGG19, (480, 16), 96, (layer,))[2:])
         halvings = int(layer[4]) - 1
 
         def first_own(
-            image: jax.Array, row: int, halvings: int = halvings, module=module
+            image: jax.Array, row: int, halvings: int = halvings, layer: str = layer
         ) -> jax.Array:
-            (features,) = apply(module, small_params, image).values()
+            (features,) = extract(VGG19, (layer,), small_params, image).values()
             return jnp.sum(features[row >> halvings])
 
         slope = jax.grad(first_own)(jnp.asarray(picture(480, 16, 3)), y0)
@@ -105,7 +105,7 @@ def test_every_border(small_params: Params, padding: Padding) -> None:
 @pytest.mark.slow
 def test_deepest_layers_and_other_normalizations(small_params: Params) -> None:
     config = Config(
-        content_layers=(LAYERS[-1], "conv3_2"),
+        content_layers=(VGG19.layers[-1], "conv3_2"),
         style_normalization="seed",
         content_normalization="sum",
         style_statistics=("gram", "moments"),
