@@ -361,7 +361,7 @@ def tried(check: Check, path: Path) -> tuple[str, str | None]:
         check(path)
     except JaxstyleError as error:
         text = str(error)
-        fine = text.isprintable() and len(text) < 1000
+        fine = text.isprintable() and len(text) <= 2000
         return "refused", None if fine else f"not a line: {text[:300]!r}"
     except MemoryError:  # the command line says so
         return "memory", None

@@ -10,6 +10,9 @@ from jaxstyle.config import ConfigError
 from jaxstyle.imaging import files
 from jaxstyle.storage import cells
 
+_LATE = 30.0
+"""Seconds after which files of other hosts should be seen: network file systems cache names."""
+
 
 def render_grid(command: RenderGrid) -> int:
     """Run the command and return the exit code; a user error is a `JaxstyleError`."""
@@ -82,7 +85,7 @@ def render_grid(command: RenderGrid) -> int:
                 on_evaluations=on_evaluations,
                 rows=rows,
             )
-    rows = whole.rows()
+    rows = whole.rows_of_all(0 if command.collect or shard[1] == 1 else _LATE)
     summary = whole.summary(rows)
     missing = f", {summary.missing} not there yet" if summary.missing else ""
     say(f"{output}: {summary.done} cells done, {summary.failed} failed{missing}", command.quiet)

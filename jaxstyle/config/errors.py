@@ -1,8 +1,16 @@
 """User-facing exceptions: each message is one line that says what to change."""
 
+_LONGEST = 2000
+"""Most characters of a message, which may show what a damaged file has in place of a name."""
+
 
 class JaxstyleError(ValueError):
     """A mistake that the user can correct; the command line exits with code 2."""
+
+    def __init__(self, message: str) -> None:
+        """Make `message` one line: characters that cannot be shown are replaced."""
+        shown = (each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in message)
+        super().__init__("".join(shown)[:_LONGEST])
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -13,10 +21,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def brief(error: BaseException) -> str:
     """Return what another library's `error` says, as part of a line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in lines[0]
-    )[:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class ConfigError(JaxstyleError):

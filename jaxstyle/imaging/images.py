@@ -164,19 +164,11 @@ def save_image(
         )
     check_output(path, bits, given.shape)
     suffix = PurePath(path).suffix.lower()
-    pixels = given.astype(np.float32)
-    if given.dtype == np.uint8:
-        pixels /= np.float32(255)
-    if not np.isfinite(pixels).all():
-        raise ImageError(f"cannot write {path}: the image has values that are not finite")
-    if alpha is not None:
-        if suffix in (".jpg", ".jpeg"):
-            pixels = pixels * alpha[..., None] + _WHITE * (1 - alpha[..., None])
-        else:
-            pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
     bits = 16 if 8 not in _BIT_DEPTHS[suffix] else bits
-    levels = 2**bits - 1
-    values = np.rint(np.clip(pixels, 0, 1) * levels).astype(np.uint16 if bits == 16 else np.uint8)
+    if given.dtype == np.uint8 and bits == 8 and alpha is None:
+        values = given
+    else:
+        values = _levels(path, given, alpha, bits)
     if suffix in (".tif", ".tiff"):
         data = encoding.encode_tiff(values, metadata)
     elif bits == 16:
@@ -184,3 +176,24 @@ def save_image(
     else:
         data = encoding.encode_8bit(values, suffix, metadata)
     files.write_atomically(path, data)
+
+
+def _levels(
+    path: epath.PathLike,
+    given: np.ndarray,
+    alpha: Float[np.ndarray, "h w"] | None,
+    bits: int,
+) -> np.ndarray:
+    """Return the values to encode of an image to be written at `path`."""
+    pixels = given.astype(np.float32)
+    if given.dtype == np.uint8:
+        pixels /= np.float32(255)
+    if not np.isfinite(pixels).all():
+        raise ImageError(f"cannot write {path}: the image has values that are not finite")
+    if alpha is not None:
+        if PurePath(path).suffix.lower() in (".jpg", ".jpeg"):
+            pixels = pixels * alpha[..., None] + _WHITE * (1 - alpha[..., None])
+        else:
+            pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
+    levels = 2**bits - 1
+    return np.rint(np.clip(pixels, 0, 1) * levels).astype(np.uint16 if bits == 16 else np.uint8)

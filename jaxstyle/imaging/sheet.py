@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image as Pil, ImageDraw, ImageFont
 
 from jaxstyle.config import JaxstyleError
-from jaxstyle.imaging.arrays import Image
 from jaxstyle.imaging.resampling import to_uint8
 from jaxstyle.imaging.sources import load_image
 
@@ -19,13 +19,15 @@ _SIDE = 256
 _GAP, _TEXT = 8, 14
 _PAPER, _EMPTY, _INK = (255, 255, 255), (228, 228, 228), (60, 60, 60)
 
+Levels = UInt8[np.ndarray, "h w 3"]
+
 
 def contact_sheet(
     rows: Sequence[str],
     columns: Sequence[tuple[str, ...]],
     cells: Mapping[tuple[str, tuple[str, ...]], epath.Path | str],
     caption: str,
-) -> Image:
+) -> Levels:
     """Draw a page with the picture of every pair; pairs missing from `cells` stay empty.
 
     Args:
@@ -35,7 +37,7 @@ def contact_sheet(
         caption: a line above the table.
 
     Returns:
-        sRGB `[h, w, 3]`.
+        Grey levels of sRGB.
     """
     header = [None, *((epath.Path(s[0]), " + ".join(map(_stem, s))) for s in columns)]
     table: list[list[Entry | None]] = [header]
@@ -52,7 +54,7 @@ Entry = tuple[PurePath | epath.Path | str, str]
 """The path of a picture, or a remark to show in its place, and the label below it."""
 
 
-def draw_sheet(entries: Sequence[Sequence[Entry | None]], caption: str) -> Image:
+def draw_sheet(entries: Sequence[Sequence[Entry | None]], caption: str) -> Levels:
     """Draw a page of rows of labelled pictures, None where there is none, below a caption."""
     table = [[_item(entry) for entry in line] for line in entries]
     heights = [max(item.picture.height for item in line if item) for line in table]
@@ -72,7 +74,7 @@ def draw_sheet(entries: Sequence[Sequence[Entry | None]], caption: str) -> Image
             page.paste(item.picture, centred)
             draw.text((left, top + height + 2), item.label[: _SIDE * 2 // _TEXT], _INK, font)
         top += height + below
-    return np.asarray(page, np.float32) / 255
+    return np.asarray(page)
 
 
 class _Item(NamedTuple):

@@ -11,12 +11,14 @@ NAME consists of the files' names and a hash of everything that determines the c
 share nothing but the folder: the last one to finish finds every row and writes the last two.
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
@@ -57,6 +59,9 @@ from jaxstyle.storage.runs import Identity, Run, Schedule, summarize
 
 _ON_A_SHEET = 24
 """Maximum number of contents, and of styles, on one contact sheet."""
+
+_MOST_WAITING = 64
+"""Number of images in memory that wait to be written."""
 
 _ABANDONED = 3600.0
 """Age in seconds of temporary files that no process is still writing."""
@@ -184,6 +189,20 @@ class Grid:
         chosen = self.entries if entries is None else entries
         return {entry.name: self.row(entry) for entry in chosen}
 
+    def rows_of_all(self, seconds: float) -> Rows:
+        """Read all rows; where some are missing, look again for them for `seconds`.
+
+        Network file systems show what other hosts wrote late, and the last one to finish must see
+        all of it.
+        """
+        rows, until = dict(self.rows()), time.monotonic() + seconds
+        while missing := [entry for entry in self.entries if rows[entry.name] is None]:
+            if time.monotonic() >= until:
+                break
+            time.sleep(min(1.0, seconds / 10))
+            rows |= self.rows(missing)
+        return rows
+
     def is_done(self, entry: Entry, rows: Rows | None = None) -> bool:
         """Return whether the row of `entry`, from `rows` if given, says so and its image exists."""
         row = self.row(entry) if rows is None else rows[entry.name]
@@ -282,7 +301,7 @@ class Grid:
             for keeper in keepers.values():
                 stack.callback(keeper.close)
             writer = stack.enter_context(ThreadPoolExecutor(1))
-            writing: list[Future[None]] = []
+            writing: collections.deque[Future[None]] = collections.deque()
             outcomes = stylize_cells(
                 cells,
                 params,
@@ -296,9 +315,8 @@ class Grid:
             )
             for index, outcome in outcomes:
                 writing.append(writer.submit(finish, index, outcome))
-                for written in [future for future in writing if future.done()]:
-                    writing.remove(written)
-                    written.result()
+                while len(writing) > _MOST_WAITING or (writing and writing[0].done()):
+                    writing.popleft().result()
             for written in writing:
                 written.result()
 

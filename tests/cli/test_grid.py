@@ -120,8 +120,12 @@ def test_a_sweep_makes_a_sheet_for_each_setting(
 
 
 def test_a_table_and_shards_and_collect(
-    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+    folder: Path,
+    imagenet: Params,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("jaxstyle.cli.grid._LATE", 0)
     Path("cells.csv").write_text(
         "content,style,style_weight\n"
         "photos/a.png,paintings/s.png,10\nphotos/b.png,paintings/t.png,\n"

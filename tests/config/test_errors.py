@@ -2,17 +2,21 @@
 
 import pytest
 
-from jaxstyle.config import brief
+from jaxstyle.config import ConfigError, brief
 
 
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (ValueError("one\ntwo"), "one"),
-        (ValueError("a\0b\x1b[31m"), "a\ufffdb\ufffd[31m"),
         (ValueError("x" * 1000), "x" * 200),
         (ValueError(), "ValueError"),
     ],
 )
 def test_messages_are_shortened(error: Exception, text: str) -> None:
     assert brief(error) == text
+
+
+def test_errors_are_one_line() -> None:
+    assert str(ConfigError("a\nb\x1b[31m×\udc80")) == "a\ufffdb\ufffd[31m×\ufffd"
+    assert len(str(ConfigError("x" * 10000))) == 2000

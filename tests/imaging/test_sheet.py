@@ -22,7 +22,7 @@ def test_pictures_stand_where_their_content_and_style_meet(tmp_path: Path) -> No
         (contents[1], styles[0]): epath.Path(flat(tmp_path / "c.png", tuple(blue))),
         (contents[1], styles[1]): "failed: no reason",
     }
-    sheet = contact_sheet(contents, styles, cells, "a caption")
+    sheet = contact_sheet(contents, styles, cells, "a caption") / 255
 
     def middle(color: np.ndarray) -> np.ndarray:
         return np.argwhere(np.abs(sheet - color).max(axis=2) < 0.02).mean(axis=0)
