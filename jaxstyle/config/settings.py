@@ -158,15 +158,15 @@ NESTED: Mapping[str, Alternatives] = {
 
 
 def _check_network(value: Any) -> Any:
-    if value in get_args(NetworkName) if isinstance(value, str) else hasattr(value, "stride"):
-        try:
-            hash(value)
-        except TypeError:
-            raise ConfigError("network must be hashable; make it a frozen dataclass") from None
-        return value
-    raise ConfigError(
-        f"network must be {' or '.join(map(repr, get_args(NetworkName)))}, not {value!r}"
-    )
+    names = get_args(NetworkName)
+    own = hasattr(value, "stride") and not isinstance(value, type)
+    if not own and not (isinstance(value, str) and value in names):
+        raise ConfigError(f"network must be {' or '.join(map(repr, names))}, not {value!r}")
+    try:
+        hash(value)
+    except TypeError:
+        raise ConfigError("network must be hashable; make it a frozen dataclass") from None
+    return value
 
 
 def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:

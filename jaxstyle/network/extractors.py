@@ -50,7 +50,8 @@ class FeatureExtractor(abc.ABC):
         """Return how far a position depends on the image.
 
         A number of pixels to each side, beyond the square of `stride` pixels that is the
-        position's own. By default None: it is not known, and the network has no tiles.
+        position's own. By default None, and the network has no tiles: the reach is not known, or
+        is the whole image, as with a mean over it.
         """
         del layer
         return None
@@ -112,9 +113,9 @@ class FunctionExtractor(FeatureExtractor):
     function: Callable[[Any, Float[jax.Array, "h w 3"]], Mapping[str, Any]]
     """Pure; see `FeatureExtractor.__call__`."""
     strides: Mapping[str, int]
-    """By layer, in order; see `FeatureExtractor`."""
+    """By layer, in the order of `FeatureExtractor.layers`."""
     reaches: Mapping[str, int] | None = None
-    """By layer; None if they are not known."""
+    """By layer; see `FeatureExtractor.reach`."""
     rounds_up: bool = False
     """Whether a layer has a position for the last pixels that do not fill a stride: strided
     convolutions padded with SAME have one, pooling has none."""
@@ -123,6 +124,8 @@ class FunctionExtractor(FeatureExtractor):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.strides))
         object.__setattr__(self, "strides", immutabledict(self.strides))
+        if wrong := [layer for layer in self.layers if self.strides[layer] < 1]:
+            raise ConfigError(f"{self}: the stride of {wrong[0]} must be at least 1")
         if self.reaches is not None:
             if missing := [layer for layer in self.layers if layer not in self.reaches]:
                 raise ConfigError(f"{self}: the reach of {missing[0]} is missing")

@@ -404,9 +404,9 @@ def extract_features(
         ConfigError: a layer is unknown; the message lists close names.
         ImageError: the image is too small for the deepest layer.
     """
-    if isinstance(network, str):
-        network = dataclasses.replace(
-            NETWORKS[network], pooling=pooling, padding=padding, precision=precision
-        )
-    check_size(network, image.shape, layers)
-    return extract(network, tuple(layers), params, jnp.asarray(image))
+    config = Config(network=network, pooling=pooling, padding=padding, precision=precision)
+    extractor = network_of(config)
+    for layer in layers:
+        extractor.canonical(layer)
+    check_size(extractor, image.shape, layers)
+    return extract(extractor, tuple(layers), params, jnp.asarray(image))

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +228,43 @@ def test_what_is_no_network_is_told() -> None:
         Config(network="vgg11")
     with pytest.raises(ConfigError, match="network must be 'vgg19' or 'vgg16', not <"):
         Config(network=STRIDED.apply)
+    with pytest.raises(ConfigError, match="network must be 'vgg19' or 'vgg16', not <class"):
+        Config(network=Blurred)
     with pytest.raises(ConfigError, match="network must be hashable; make it a frozen dataclass"):
         Config(network=Changing())
+    with pytest.raises(ConfigError, match="Strided: the stride of late must be at least 1"):
+        FunctionExtractor(STRIDED.apply, {"early": 1, "late": 0})
     with pytest.raises(ConfigError, match="Strided: the reach of late is missing"):
         FunctionExtractor(STRIDED.apply, {"early": 1, "late": 2}, {"early": 1})
+
+
+def test_its_parameters_are_enough_for_features() -> None:
+    found = extract_features(STRIDED_PARAMS, CONTENT, ["late"], network=OF_LINEN)
+    assert list(found) == ["late"]
+    assert_allclose(found["late"], STRIDED.apply(STRIDED_PARAMS, CONTENT)["late"], atol=1e-6)
+    with pytest.raises(ConfigError, match="unknown layer 'center'; close ones are centred"):
+        extract_features({}, CONTENT, ["center"], network=Blurred())
+
+
+def test_devices_share_its_rows() -> None:
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from jaxstyle import stylize
+from tests.conftest import picture
+from tests.own_networks import LINEN, STRIDED_PARAMS
+pictures = picture(72, 95, 0), picture(53, 61, 1)
+config = LINEN.replace(extra_terms=(jax.numpy.mean,))
+one, two = (
+    stylize(*pictures, config, STRIDED_PARAMS, devices=jax.devices()[:count]) for count in (1, 2)
+)
+assert one.terms.keys() == two.terms.keys() >= {"extra/mean"}
+np.testing.assert_allclose(two.loss, one.loss, rtol=1e-4)
+np.testing.assert_allclose(two.image, one.image, atol=1e-4)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
 
 
 def test_grids_of_files_are_for_named_ones(tmp_path: Path) -> None:
