@@ -20,7 +20,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import filelock
 import jax
@@ -31,9 +31,11 @@ from etils import epath
 from jaxstyle.config import Config, ConfigError, FileError, flat, to_toml
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
-from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_config, read_metrics
 from jaxstyle.storage.pace import Pace
+
+if TYPE_CHECKING:
+    from jaxstyle.storage.checkpoints import Checkpoints
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of file systems without locks, as some network mounts are."""
@@ -149,7 +151,7 @@ class Run:
                 )
         for name in ("", "inputs", "snapshots"):
             files.remove_leftovers(self.folder / name)
-        self._checkpoints = Checkpoints(self.folder / "checkpoint")
+        self._checkpoints = _checkpoints(self.folder)
         self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
@@ -337,7 +339,7 @@ def fork(
     """
     changed = differences(folder, identity)
     harmless = () if identity.config.scheduled else _BUDGETS
-    checkpoints = Checkpoints(epath.Path(folder) / "checkpoint", read_only=True)
+    checkpoints = _checkpoints(epath.Path(folder), read_only=True)
     try:
         if set(changed) <= set(harmless):
             progress = checkpoints.restore(like)
@@ -397,6 +399,13 @@ def versions() -> dict[str, str]:
     """Return the versions of the packages that a result depends on, by name."""
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _checkpoints(folder: epath.Path, *, read_only: bool = False) -> "Checkpoints":
+    # Orbax takes a quarter of a second to import; most runs have no folder.
+    from jaxstyle.storage.checkpoints import Checkpoints
+
+    return Checkpoints(folder / "checkpoint", read_only=read_only)
 
 
 def _line(record: Record, last: Record | None, memory: int | None) -> str:

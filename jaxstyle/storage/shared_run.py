@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxstyle.engine import Progress, State
 from jaxstyle.storage import hosts
-from jaxstyle.storage.checkpoints import from_arrays, to_arrays
 from jaxstyle.storage.runs import Run, Schedule
 
 
@@ -38,6 +37,8 @@ class SharedRun:
             finished: its result, of what JSON has, or None.
             like: gives the expected structure and shapes of a scale's state.
         """
+        from jaxstyle.storage.checkpoints import from_arrays, to_arrays  # imports Orbax
+
         arrays, meta = ({}, None) if progress is None else to_arrays(progress)
         arrays, (meta, finished) = hosts.broadcast(arrays, [meta, finished])
         return None if meta is None else from_arrays(arrays, meta, like), finished
