@@ -1,10 +1,12 @@
 # Sourced by the other scripts, with $extra set to what to install beside the project ("[test]") and
-# $version to the Python to use ("3.13"; the newest there is if unset).
+# $version to the Python to use ("3.13"; the newest there is if unset) and $constraints to a file that
+# limits the versions installed, if any, in which case $variant tells its environment from others.
 # Creates the virtual environment if there is none, and sets $root and $venv.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 version="${version:-}"
-venv="$root/.venv${version:+-$version}"
+constraints="${constraints:-}"
+venv="$root/.venv${version:+-$version}${variant:+-$variant}"
 
 if ! "$venv/bin/python" -c "" >/dev/null 2>&1; then
   rm -rf "$venv"  # none, or one whose Python has gone
@@ -29,8 +31,9 @@ fi
 
 # Installing again is only worth the wait when what is asked for has changed.
 stamp="$venv/installed$extra"
-if ! cmp -s "$root/pyproject.toml" "$stamp"; then
+if ! cat "$root/pyproject.toml" ${constraints:+"$constraints"} | cmp -s - "$stamp"; then
   echo "installing jaxstyle$extra into $venv" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extra"
-  cp "$root/pyproject.toml" "$stamp"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    ${constraints:+--constraint "$constraints"} --editable "$root$extra"
+  cat "$root/pyproject.toml" ${constraints:+"$constraints"} > "$stamp"
 fi

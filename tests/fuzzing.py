@@ -98,10 +98,11 @@ def pictures() -> dict[str, bytes]:
     ]
     wanted += [("TGA", color, "tga", {"compression": "tga_rle"}), ("JPEG2000", color, "jp2", {})]
     wanted += [("AVIF", alpha, "avif", {}), ("MPO", color, "jpg", {"save_all": True})]
+    Pil.init()
     found: dict[str, bytes] = {}
     for number, (name, picture, suffix, given) in enumerate(wanted):
         buffer = io.BytesIO()
-        if name in Pil.SAVE or name in ("AVIF", "MPO", "WEBP"):
+        if name in Pil.SAVE:  # Pillow may lack AVIF
             picture.save(buffer, name, **given)
             found[f"{number}.{suffix}"] = buffer.getvalue()
     floats = pattern(13, 17, 2).astype(np.float32) / 255
