@@ -1,6 +1,8 @@
 """Every file operation of a run or a grid fails, or is the last one before a kill.
 
-    python -m tests.faults.campaign run|grid [--resumed] [--every N]
+    python -m tests.faults.campaign run|grid|cells [--resumed] [--every N]
+
+`cells` is a grid whose cells keep folders like runs.
 
 The command line runs in this process on a small random network, again and again, each time with
 trouble at another operation, and afterwards without. After the trouble there must be one line and
@@ -47,6 +49,8 @@ QUICK += ("--coarse-evaluations=2", "--content-layers=relu2_1", "--style-layers=
 COMMANDS = {
     "run": "stylize content.png style.png --workdir=RUN -o=out.png --checkpoints=2 --snapshots=3",
     "grid": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=1e-6 --lanes=1",
+    "cells": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=1e-6 --lanes=1"
+    " --runs --snapshots=3",
 }
 
 CLOCK = ("seconds", "compile_seconds", "evaluations_per_second", "memory_bytes")
@@ -171,7 +175,7 @@ class Campaign:
 
     def reference(self, resumed: bool) -> None:
         """Run without trouble; let trials start with nothing, or where one was cut off."""
-        self.expected_code = 3 if self.kind == "grid" else 0
+        self.expected_code = 0 if self.kind == "run" else 3
         prepare(self.root / "start", self.kind)
         for _ in range(2):  # the first compiles
             self.fresh()
