@@ -15,11 +15,10 @@ import collections
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -29,24 +28,18 @@ from etils import epath
 
 from jaxstyle.config import (
     INITS,
-    Config,
     ConfigError,
     FileError,
     ImageError,
     JaxstyleError,
     flat,
-    words,
 )
 from jaxstyle.engine import (
     Cell,
     Progress,
     Record,
     Result,
-    State,
     finished_image,
-    program_of,
-    pyramid,
-    state_like,
     style_at_scale,
     stylize_cells,
 )
@@ -54,11 +47,10 @@ from jaxstyle.imaging import contact_sheet, files, images, to_json
 from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
+from jaxstyle.storage.entries import Entry, Rows, shared_out
 from jaxstyle.storage.pictures import Pictures
 from jaxstyle.storage.runs import Identity, Run, Schedule, summarize
-
-_ON_A_SHEET = 24
-"""Maximum number of contents, and of styles, on one contact sheet."""
+from jaxstyle.storage.sheets import sheet_pages
 
 _MOST_WAITING = 64
 """Number of images in memory that wait to be written."""
@@ -67,36 +59,8 @@ _ABANDONED = 3600.0
 """Age in seconds of temporary files that no process is still writing."""
 
 
-class Entry(NamedTuple):
-    """A cell whose files were inspected, with its name and its problem, if any."""
-
-    cell: GridCell
-    name: str
-    sha256: dict[str, list[str]]
-    shape: tuple[int, int]
-    """Shape of the resulting image; (0, 0) if unknown."""
-    problem: str | None
-
-    @property
-    def cost(self) -> int:
-        """Pixels times evaluations, summed over all scales."""
-        levels = pyramid.levels(self.cell.config, self.shape)
-        pixels = self.shape[0] * self.shape[1]
-        return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
-
-    def state_like(self, scale: int) -> State:
-        """Return the structure of the cell's state at a scale, counted from the coarsest."""
-        level = pyramid.levels(self.cell.config, self.shape)[scale]
-        shape = pyramid.level_shape(self.shape, level.ratio)
-        return state_like((*shape, 3), self.cell.config)
-
-
 OnCell = Callable[[Entry, str | None], None]
 """Callback for each cell that ends, with its problem, if any."""
-
-
-Rows = Mapping[str, dict[str, Any] | None]
-"""The row of each cell by name, or None if missing."""
 
 
 class Summary(NamedTuple):
@@ -322,16 +286,7 @@ class Grid:
 
     def share(self, shard: tuple[int, int]) -> list[Entry]:
         """Return the entries of one shard, with those of the same program adjacent."""
-        index, count = shard
-
-        def program_and_content(entry: Entry) -> tuple[Any, ...]:
-            return repr(program_of(entry.cell.config)), entry.shape, entry.cell.content
-
-        ordered = sorted(self.entries, key=program_and_content)
-        costs = np.array([entry.cost for entry in ordered], np.float64) + 1
-        middles = np.cumsum(costs) - costs / 2
-        owners = np.floor(middles / costs.sum() * count)
-        return [entry for entry, owner in zip(ordered, owners, strict=True) if owner == index]
+        return shared_out(self.entries, *shard)
 
     def _enter(
         self, entry: Entry, cell: Cell, options: Mapping[str, Any], folder: epath.Path
@@ -432,48 +387,13 @@ class Grid:
         rows = self.rows() if rows is None else rows
         lines = [json.dumps(row) + "\n" for row in rows.values() if row is not None]
         files.write_atomically(self.output / "grid.jsonl", "".join(lines).encode())
-        pages = list(self._pages(rows))
+        pages = list(sheet_pages(self.entries, rows, self.output))
         sheets: list[epath.Path] = []
         for number, page in enumerate(pages, 1):
             name = "sheet.jpg" if len(pages) == 1 else f"sheet-{number:03}.jpg"
             sheets.append(self.output / name)
             images.save_image(sheets[-1], contact_sheet(**page))
         return sheets
-
-    def _pages(self, rows: Rows) -> Iterator[dict[str, Any]]:
-        """Yield the arguments of each sheet: one per setting, or several if it has many pictures.
-
-        Cells that differ only in their guides go on different sheets.
-        """
-        settings = list(dict.fromkeys(entry.cell.config for entry in self.entries))
-        places: dict[tuple[Config, int], dict[tuple[str, tuple[str, ...]], Any]] = {}
-        for entry in self.entries:
-            key, number = (entry.cell.content, entry.cell.styles), 1
-            while key in places.setdefault((entry.cell.config, number), {}):
-                number += 1
-            places[entry.cell.config, number][key] = self._shown(rows[entry.name])
-        guided = {config for config, number in places if number > 1}
-        for (config, number), cells in places.items():
-            caption = [_differences(config, settings)]
-            if config in guided:
-                caption.append(f"guides {number}")
-            contents, styles = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-            for top in range(0, len(contents), _ON_A_SHEET):
-                for left in range(0, len(styles), _ON_A_SHEET):
-                    yield {
-                        "rows": contents[top : top + _ON_A_SHEET],
-                        "columns": styles[left : left + _ON_A_SHEET],
-                        "cells": cells,
-                        "caption": ", ".join(filter(None, caption)),
-                    }
-
-    def _shown(self, row: dict[str, Any] | None) -> epath.Path | str:
-        """Return the path of a row's image, or the reason why it is missing."""
-        if row is None:
-            return "not done yet"
-        if row["status"] == "failed":
-            return f"failed: {row['reason']}"
-        return self.output / row["image"]
 
 
 def run_grid(
@@ -514,13 +434,3 @@ def run_grid(
 def _stem(path: str) -> str:
     """Return the stem of `path`, reduced to characters valid in file names everywhere."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", PurePath(path).stem)[:40].strip("-") or "picture"
-
-
-def _differences(config: Config, others: Sequence[Config]) -> str:
-    """Describe the settings of `config` that vary among `others`."""
-    settings, *rest = map(flat, (config, *others))
-    return ", ".join(
-        f"{name} = {' '.join(words(settings.get(name, 'not set')))}"
-        for name in dict.fromkeys(itertools.chain(settings, *rest))
-        if any(settings.get(name) != other.get(name) for other in rest)
-    )

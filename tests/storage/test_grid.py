@@ -21,8 +21,9 @@ from jaxstyle.reporting import write_animation, write_report
 from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell, product
 from jaxstyle.storage.folders import read_config, read_metrics, read_result
-from jaxstyle.storage.grid import Entry, Grid, Summary, _differences
+from jaxstyle.storage.grid import Entry, Grid, Summary
 from jaxstyle.storage.runs import Identity, Schedule, fork
+from jaxstyle.storage.sheets import _differences, sheet_pages
 from tests.conftest import SHALLOW, picture
 
 QUICK = SHALLOW.replace(size=32, evaluations=4, style_weight=1.0, tv_weight=1e-5)
@@ -482,7 +483,8 @@ def test_guides_are_read_once_and_have_sheets_of_their_own(
     grid = grid_of(cells, tmp_path / "out")
     assert len(grid.entries) == 4
     assert sorted(reads) == sorted(guides)
-    captions = [page["caption"] for page in grid._pages(grid.rows())]
+    pages = sheet_pages(grid.entries, grid.rows(), grid.output)
+    captions = [page["caption"] for page in pages]
     assert captions == [
         f"style_weight = {weight}, guides {number}" for weight in (1.0, 2.0) for number in (1, 2)
     ]
