@@ -29,11 +29,12 @@ elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 \
   exit 1
 fi
 
-# Installing again is only worth the wait when what is asked for has changed.
+# Installing again is only worth the wait when what is asked for, or the version, has changed.
 stamp="$venv/installed$extra"
-if ! cat "$root/pyproject.toml" ${constraints:+"$constraints"} | cmp -s - "$stamp"; then
+asked=("$root/pyproject.toml" "$root/jaxstyle/__init__.py" ${constraints:+"$constraints"})
+if ! cat "${asked[@]}" | cmp -s - "$stamp"; then
   echo "installing jaxstyle$extra into $venv" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     ${constraints:+--constraint "$constraints"} --editable "$root$extra"
-  cat "$root/pyproject.toml" ${constraints:+"$constraints"} > "$stamp"
+  cat "${asked[@]}" > "$stamp"
 fi

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+import jaxstyle
 from jaxstyle import cli
 from jaxstyle.cli.commands import Command, Stylize
 from jaxstyle.cli.parsing import COMMANDS, parse
@@ -20,7 +21,11 @@ def test_every_command_has_a_name() -> None:
 def test_the_version_is_shown(module: str) -> None:
     command = [sys.executable, "-m", module, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "jaxstyle 0.1.0\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"jaxstyle {jaxstyle.__version__}\n",
+        "",
+    )
 
 
 STYLIZE = ("stylize", "a.png", "b.png")
