@@ -175,7 +175,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from jaxstyle.network import conversion, weights as network_weights
     from jaxstyle.objective import parse_guide
     from jaxstyle.reporting import write_report
-    from jaxstyle.storage import Base, cells, grid
+    from jaxstyle.storage import Base, cells, grid, sheets
 
     small = {
         f"{name}.{kind}": np.shape(v)
@@ -183,7 +183,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         if name != "mean"
         for kind, v in each.items()
     }
-    conversion.expected_shapes = lambda: small
+    conversion.expected_shapes = lambda _: small
     # More pixels take more time and memory, and are read no other way.
     formats._MAX_DECODED = 2**22
     save_image(folder / "a.png", pattern(24, 24, 0))
@@ -221,7 +221,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         target.write_bytes(path.read_bytes())
         one.is_done(one.entries[0])
         rows = one.rows()
-        return one.summary(rows), list(one._pages(rows))
+        return one.summary(rows), list(sheets.sheet_pages(one.entries, rows, one.output))
 
     files.write_atomically = lambda *_: None  # waits for the disk
     guides: dict[str, bytes] = {}

@@ -164,7 +164,7 @@ def main() -> None:
         counts = {"cells": len(rows), "kills": kills, "disk full": workers.refused}
         memory = [int(path.read_text()) for path in folder.glob("memory-*")]
         print(json.dumps(counts | {"seconds": round(seconds), "MB": memory}))  # noqa: T201
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or None)
 
 
 def check(

@@ -12,5 +12,6 @@ def test_mutated_files_are_read_or_refused(count: int) -> None:
     ends, problems = campaign(names, count, seed=count, seconds=3600)
     assert problems == []
     assert all(each.total() == count for each in ends.values())
-    assert ends["picture"]["read"]
-    assert ends["picture"]["refused"]
+    # Some are whole enough; of safetensors, digests tell all others.
+    assert all(ends[name]["read"] for name in names if name != "safetensors")
+    assert all(ends[name]["refused"] for name in names if name != "row")

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,9 @@ SUFFIXES = (
 
 _LONGEST = 80
 """Number of characters of a name that an error shows."""
+
+_MOST_SETTINGS = 10**4
+"""Number of settings that sweeps may combine to; each is checked, at a millisecond or so."""
 
 _MOST_NAMED = 5
 """Number of other suffixes that a warning names."""
@@ -157,6 +161,9 @@ def sweep(base: Base, sweeps: Sequence[str]) -> list[Config]:
         if name in axes:
             raise ConfigError(f"{name} is swept twice; give all its values to one --sweep")
         axes[name] = [each for value in values.split(",") for each in _expanded(value)]
+    count = math.prod(map(len, axes.values()))
+    if count > _MOST_SETTINGS:
+        raise ConfigError(f"sweeps of {count} settings; more than {_MOST_SETTINGS} are refused")
     combinations = itertools.product(*axes.values())
     return [base.vary(dict(zip(axes, values, strict=True))) for values in combinations]
 
@@ -165,7 +172,7 @@ def _expanded(value: str) -> list[str]:
     span = re.fullmatch(r"(\d+):(\d+)", value)
     if span is None:
         return [value]
-    if int(span[2]) <= int(span[1]) or int(span[2]) - int(span[1]) > 10**6:
+    if int(span[2]) <= int(span[1]) or int(span[2]) - int(span[1]) > _MOST_SETTINGS:
         raise ConfigError(f"the range {value} is empty or too long; 0:4 is 0, 1, 2, 3")
     return [str(number) for number in range(int(span[1]), int(span[2]))]
 

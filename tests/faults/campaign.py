@@ -97,11 +97,13 @@ def results(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
+        if "/checkpoint" in name and (folder / name.partition("/checkpoint")[0] / ".lock").exists():
+            continue  # of a run, which keeps it
         if path.is_dir():
             if name.startswith("out/cells/"):  # a checkpoint
                 found[name] = None
             continue
-        if path.name == ".lock" or name.startswith("RUN/checkpoint"):
+        if path.name == ".lock":
             continue
         found[name] = path.read_bytes()
         if path.suffix in (".json", ".jsonl"):

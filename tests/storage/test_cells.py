@@ -75,6 +75,7 @@ def test_values_are_read_as_the_setting_wants_them(text: str, expected: list[Con
         (["seed=1.5"], "seed must be a valid integer"),
         (["seed=4:4"], "empty"),
         (["seed=0:99999999"], "too long"),
+        (["seed=0:1000", "style_weight=" + "1," * 99 + "2"], "sweeps of 100000 settings"),
         (["seed=1", "seed=2"], "swept twice"),
         (["preset=monet"], "unknown preset"),
         (["learning_rate=0.1"], "no meaning"),
