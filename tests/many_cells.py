@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -182,9 +183,10 @@ def check(
     # A kill between a row and the log of it hides a computation.
     if len(computed) < len(good) - kills or any(count > 1 for count in computed.values()):
         problems.append(f"computed {len(computed)} of {len(good)}: {computed.most_common(3)}")
-    told = [line.split(": ")[1] for lines in workers.told.values() for line in lines]
-    if sorted(told) != sorted(bad):
-        problems.append(f"told of {len(told)} bad cells, not {len(bad)}")
+    lines = [line for lines in workers.told.values() for line in lines]
+    told = sum(int((re.search(r"\((\d+) cells fail\)", line) or (1, 1))[1]) for line in lines)
+    if told != len(bad):
+        problems.append(f"told of {told} bad cells, not {len(bad)}")
     if not all((folder / "out" / row["image"]).exists() for row in good):
         problems.append("an image is missing")
     left = [path.name for path in (folder / "out" / "cells").iterdir()]

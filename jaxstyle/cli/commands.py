@@ -39,7 +39,7 @@ else:
 class Stylize:
     """Render CONTENT in the style of STYLE.
 
-    Settings come from the preset, over it from --config, over both from the flags.
+    Flags override --config, which overrides --preset.
     """
 
     content: Annotated[str, arg(metavar="CONTENT"), Positional]

@@ -5,7 +5,7 @@ import difflib
 import functools
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_type_hints
 
 import tyro
@@ -173,4 +173,42 @@ def _sentence(box: str) -> str:
     sections = (section.replace("│", " ").split() for section in re.split("[─-]{9,}", body))
     text = " ".join(next(filter(None, sections), ["usage"]))
     text = text.removeprefix("Error parsing ").removesuffix(" (required)")
+    for pattern, wanted in _EXPECTED:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return f"{match['flag']} is {wanted(match)}, not {match['value']}"
     return text[:1].lower() + text[1:]
+
+
+def _alternatives(match: re.Match[str]) -> str:
+    names = {"INT": "a whole number", "FLOAT": "a number"}
+    kinds = [kind.strip("{}") for kind in match["kinds"].split("|")]
+    return " or ".join(names.get(kind, kind) for kind in kinds if kind != "None")
+
+
+_EXPECTED: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
+    (
+        re.compile(
+            r"(?P<flag>--\S+): no type matching (?P<kinds>\S+) could be instantiated "
+            r"from \[(?P<value>.*?)\]\. .*"
+        ),
+        _alternatives,
+    ),
+    (
+        re.compile(r"(?P<flag>--\S+): invalid literal for int\(\) with base 10: (?P<value>.*)"),
+        lambda _: "a whole number",
+    ),
+    (
+        re.compile(r"(?P<flag>--\S+): could not convert string to float: (?P<value>.*)"),
+        lambda _: "a number",
+    ),
+    (
+        re.compile(
+            r"Invalid choice (?P<value>.*?) for argument '(?P<flag>--\S+)'\. "
+            r"Expected one of \((?P<kinds>.*)\)\.",
+            re.IGNORECASE,
+        ),
+        lambda match: f"one of {match['kinds'].replace(chr(39), '')}",
+    ),
+)
+"""What tyro says of values that do not fit, and what is wanted instead."""

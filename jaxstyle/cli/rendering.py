@@ -268,6 +268,10 @@ def _enter_run(
     shapes = [scale.content.shape for scale in inputs.scales]
     start = None if fork is None else runs.fork(fork, identity, like, shapes)
     run.identify(identity)
+    if fork is not None and start is not None and not start.records:
+        changed = "; ".join(runs.differences(fork, identity).values())
+        told = f"starts from the image of {fork}, as settings differ: {changed}"
+        say(f"{command.workdir}: {told} (--config {fork}/config.toml has its own)", command.quiet)
     finished = read_result(run.folder)
     if finished is not None:
         return run, None, finished
@@ -304,7 +308,8 @@ def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:
         else:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
-    say(f"{command.workdir}: finished; its result is {result}{kept}", command.quiet)
+    copied = "" if output is None or kept else f"; {output} is a copy"
+    say(f"{command.workdir}: finished; its result is {result}{kept}{copied}", command.quiet)
     return EXIT_FAILED if finished.get("reason") == "not finite" else 0
 
 

@@ -1,5 +1,6 @@
 """Terminal output: results on stdout, errors, warnings and progress on stderr."""
 
+import collections
 import contextlib
 import datetime
 import os
@@ -54,13 +55,13 @@ def run_progress(
     levels = pyramid.levels(config, shape)
     total = sum(level.evaluations for level in levels)
     log = _Log(quiet, every, _work(levels, total))
-    bar = _bar(quiet, "loss {task.fields[loss]}")
+    bar = _bar(quiet, "{task.fields[state]}")
     with bar:
-        task = bar.add_task("", total=total, loss="…")
+        task = bar.add_task("", total=total, state="compiling")
 
         def show(record: "Record") -> None:
             count, loss = record.evaluation, f"{record.loss:.4g}"
-            bar.update(task, completed=count, loss=loss)
+            bar.update(task, completed=count, state=f"loss {loss}")
             log.show(_work(levels, count), f"{count}/{total} evaluations, loss {loss}")
 
         yield show
@@ -81,12 +82,19 @@ def cells_progress(
         task = bar.add_task("", total=total, cells=f"0/{len(todo)}")
         done = count = 0
 
+        unusable = collections.Counter(entry.problem for entry in todo)
+        told: set[str] = set()
+
         def on_cell(entry: "grid.Entry", problem: str | None) -> None:
             nonlocal done
             done += 1
             bar.update(task, cells=f"{done}/{len(todo)}")
-            if problem is not None:
+            if problem is not None and entry.problem is None:
                 complain(f"{entry.name}: {problem}")
+            elif problem is not None and problem not in told:  # of a file that many cells may have
+                told.add(problem)
+                count = unusable[problem]
+                complain(problem if count == 1 else f"{problem} ({count} cells fail)")
 
         def on_evaluations(more: int) -> None:
             nonlocal count

@@ -1,5 +1,6 @@
 """Named recipes: this project's own and those of other programs and papers."""
 
+import difflib
 from collections.abc import Mapping
 
 from jaxstyle.config.errors import ConfigError
@@ -107,5 +108,7 @@ def preset(name: str) -> Config:
         ConfigError: the preset is unknown; the message lists the known ones.
     """
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}"
+        raise ConfigError(f"unknown preset {name!r}; {hint}")
     return PRESETS[name]

@@ -124,6 +124,8 @@ def make_folder(path: epath.PathLike) -> epath.Path:
         FileError: it cannot be created or written to, or `path` is not a folder.
     """
     folder = open_path(path)
+    if is_local(path) and Path(path).is_file():
+        raise FileError(f"{path} is a file; name a folder")
     with _explained(f"cannot make the folder {path}"):
         folder.mkdir(parents=True, exist_ok=True)
     if is_local(path) and not os.access(path, os.W_OK):

@@ -158,7 +158,7 @@ def style_shares(count: int, config: Config) -> tuple[float, ...]:
     """
     weights = config.style_weights or (1.0,) * count
     if len(weights) != count:
-        raise ConfigError(f"style_weights must be as many as styles, {count}, not {len(weights)}")
+        raise ConfigError(f"{len(weights)} style_weights for {count} styles; give one for each")
     largest = max(weights)  # their sum may be infinite
     total = math.fsum(weight / largest for weight in weights)
     return tuple(weight / largest / total for weight in weights)

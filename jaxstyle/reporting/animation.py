@@ -13,6 +13,7 @@ from PIL import Image as Pil
 
 from jaxstyle.config import ConfigError, FileError
 from jaxstyle.imaging import files, images, load_image, resize_image, to_uint8
+from jaxstyle.storage import read_config
 
 _HELD = 1.5
 """Duration of the last frame in seconds."""
@@ -50,6 +51,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
     snapshots = [path for path in candidates if path.stem.isdecimal()]
     paths = sorted(snapshots, key=lambda path: int(path.stem))
     if not paths:
+        read_config(run)  # raises if it is no run's folder
         raise FileError(f"{run}: no snapshots; make some with stylize --workdir --snapshots N")
     most = int(seconds * (_FPS if suffix == ".mp4" else _MOST_PER_SECOND))
     paths = spread(paths, max(1, most))

@@ -40,5 +40,7 @@ def read_result(run: epath.PathLike) -> dict[str, Any] | None:
 def _file_in(run: epath.PathLike, name: str) -> epath.Path:
     path = files.open_path(epath.Path(run) / name)
     if not path.exists():
+        if (epath.Path(run) / "cells").is_dir():
+            raise FileError(f"{run} is a grid's folder; name one of a cell, {run}/cells/NAME")
         raise FileError(f"{run}: not a run's folder; it has no {name}")
     return path

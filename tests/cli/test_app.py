@@ -337,7 +337,7 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
         ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
         ((*PAIR, "-o", "o.png", "--config", "rate.toml"), "learning_rate has no meaning"),
-        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "as many as styles, 1, not 2"),
+        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "2 style_weights for 1 styles"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu1_1=x"), "relu1_1 must be a number"),
         (("content.png", "folder.png", "-o", "o.png"), "folder.png: no pictures in this folder"),
     ],

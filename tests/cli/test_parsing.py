@@ -71,9 +71,12 @@ STYLIZE = ("stylize", "a.png", "b.png")
         (("weights",), "expected one of {fetch, convert, verify, path}."),
         (("stylize",), "missing from jaxstyle stylize: CONTENT The picture to render."),
         (("animate", "run"), "missing from jaxstyle animate: -o FILE, --output FILE Where"),
-        ((*STYLIZE, "--evaluations", "many"), "--evaluations: invalid literal for int() "),
         ((*STYLIZE, "--evaluations"), "missing value for argument '--evaluations'."),
-        ((*STYLIZE, "--optimizer", "sgd"), "invalid choice 'sgd' for argument '--optimizer'."),
+        ((*STYLIZE, "--optimizer", "sgd"), "--optimizer is one of lbfgs, adam, not 'sgd'"),
+        ((*STYLIZE, "--size", "abc"), "--size is a whole number or original, not 'abc'"),
+        ((*STYLIZE, "--evaluations", "3.5"), "--evaluations is a whole number, not '3.5'"),
+        ((*STYLIZE, "--style-weight", "x"), "--style-weight is a number, not 'x'"),
+        (("grid", "--lanes", "a"), "--lanes is a whole number, not 'a'"),
     ],
     ids=str,
 )
@@ -98,8 +101,7 @@ def test_a_mistake_is_one_line_in_any_terminal(encoding: str, columns: str) -> N
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "jaxstyle: invalid choice 'sgd' for argument '--optimizer'. "
-        "Expected one of ('lbfgs', 'adam').\n",
+        "jaxstyle: --optimizer is one of lbfgs, adam, not 'sgd'\n",
     )
 
 

@@ -114,6 +114,10 @@ def test_a_run_from_its_start_to_its_report(
     assert stylize("--workdir", "NEW", "--evaluations", "6", "--fork-from", "RUN") == 0
     assert losses("NEW")[:4] == losses("RUN")
     assert len(losses("NEW")) == 6
+    assert "starts from" not in capsys.readouterr().out
+    other = ("--workdir", "OTHER", "--tv-weight", "0.5")
+    assert stylize(*other, "--evaluations", "1", "--fork-from", "RUN") == 0
+    assert "OTHER: starts from the image of RUN, as settings differ: " in capsys.readouterr().out
     # Killed before its first checkpoint, a fork is made again.
     Path("LATE").mkdir()
     shutil.copy("NEW/config.toml", "LATE")
@@ -183,7 +187,7 @@ def test_a_second_process_is_refused(
         (("--workdir", "RUN", "--checkpoints", "0"), "--checkpoints must be at least 1"),
         (("--workdir", "RUN", "--checkpoint-seconds", "0"), "must be greater than 0, not 0"),
         (("--workdir", "RUN", "--fork-from", "none"), "none: not a run's folder"),
-        (("--workdir", "content.png"), "cannot make the folder content.png"),
+        (("--workdir", "content.png"), "content.png is a file; name a folder"),
         (("--workdir", "s3://a/b"), "neither a local file nor gs://"),
     ],
 )

@@ -45,7 +45,9 @@ def test_lines_can_be_switched_off(every: float, quiet: bool, capsys: Any) -> No
 
 def test_a_grid_has_a_line_now_and_then(capsys: pytest.CaptureFixture) -> None:
     entries: Any = [
-        SimpleNamespace(cell=SimpleNamespace(config=SCALES), shape=(100, 100), name=name)
+        SimpleNamespace(
+            cell=SimpleNamespace(config=SCALES), shape=(100, 100), name=name, problem=None
+        )
         for name in ("a", "b")
     ]
     with terminal.cells_progress(entries, quiet=False, every=100) as (on_cell, on_evaluations):

@@ -330,7 +330,9 @@ def test_options_of_one_name_are_described_alike() -> None:
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match="there are default, seed, gatys"):
-        preset("sed")
+        preset("mine")
+    with pytest.raises(ConfigError, match=r"did you mean gatys\?"):
+        preset("gatis")
 
 
 def test_bad_toml_is_a_config_error() -> None:

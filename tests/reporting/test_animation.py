@@ -85,8 +85,15 @@ def test_what_cannot_be_animated_is_told(
 ) -> None:
     with pytest.raises(FileError, match=r"must end in \.webp or \.gif or \.mp4"):
         write_animation(run, run / "a.avi")
-    with pytest.raises(FileError, match="no snapshots; make some"):
+    with pytest.raises(FileError, match="not a run's folder"):
         write_animation(run / "none", run / "a.gif")
+    (run / "grid" / "cells").mkdir(parents=True)
+    with pytest.raises(FileError, match="is a grid's folder; name one of a cell"):
+        write_animation(run / "grid", run / "a.gif")
+    (run / "bare").mkdir()
+    (run / "bare" / "config.toml").write_text("size = 9\n")
+    with pytest.raises(FileError, match="no snapshots; make some"):
+        write_animation(run / "bare", run / "a.gif")
     with pytest.raises(ConfigError, match="--seconds must be above 0"):
         write_animation(run, run / "a.gif", seconds=0)
     with pytest.raises(FileError, match="does not exist"):
