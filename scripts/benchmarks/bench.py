@@ -143,11 +143,15 @@ class Bench:
         return files
 
     def prepare(
-        self, module: str, key: str, problem: Row, device: str | None = None, **settings: object
+        self, module: str, key: str, problem: Row, of: str | None = None, **settings: object
     ) -> Row:
-        """Have a worker prepare `problem`; return its answer and the `gradient`'s file."""
+        """Have a worker of the device `of` prepare `problem`.
+
+        Returns:
+            Its answer and the `gradient`'s file.
+        """
         gradient = str(self.folder / f"{module} {key}.npy")
-        worker = self.worker(module, device)
+        worker = self.worker(module, of)
         answer = worker.call("prepare", key=key, gradient=gradient, **problem, **settings)
         return answer | {"gradient": gradient}
 

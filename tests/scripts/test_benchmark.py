@@ -1,5 +1,6 @@
 """The measuring program measures, on tiny pictures and a narrow network; no time is asserted."""
 
+import inspect
 import json
 import math
 import os
@@ -345,3 +346,12 @@ def test_help_says_what_is_measured() -> None:
     assert done.returncode == 0, done.stderr
     for section in ALL:
         assert section in done.stdout
+
+
+def test_settings_of_every_system_reach_its_worker() -> None:
+    from benchmarks.bench import Bench
+    from benchmarks.evaluation import systems
+
+    for way in systems("cpu", ("float32", "bfloat16"), {"device": "cpu", "threads": 2}):
+        arguments = None, way.module, way.key, {}, "cpu"
+        inspect.signature(Bench.prepare).bind(*arguments, precision="float32", **way.settings)
