@@ -89,32 +89,36 @@ class CellRun:
     def __init__(
         self,
         folder: epath.Path,
-        enter: Callable[[epath.Path], tuple[Run, Progress | None]],
+        enter: Callable[[epath.Path], Run],
+        like: Callable[[int], State],
     ) -> None:
         """Plan the folder, which is opened when the cell begins.
 
         Args:
             folder: the cell's folder.
-            enter: opens it and returns the run and its progress.
+            enter: opens it and returns the run.
+            like: gives the expected structure and shapes of a scale's state.
         """
-        self._folder, self._enter = folder, enter
+        self._folder, self._enter, self._like = folder, enter, like
         self._run: Run | None = None
 
     def restore(self) -> Progress | None:
         """Return the progress to resume from, or None; a run that is damaged starts anew."""
+        self._run = self._enter(self._folder)
         try:
-            self._run, progress = self._enter(self._folder)
+            return self._run.resume(self._like)
         except AccessError:
             raise
         except FileError as error:
             _tell_of_new_start(error)
+            self.close()
             _remove(self._folder)
             return None
-        return progress
 
     def _opened(self) -> Run:
         if self._run is None:
-            self._run, _ = self._enter(self._folder)
+            self._run = self._enter(self._folder)
+            self._run.resume(self._like)
         return self._run
 
     def record(self, record: Record) -> None:

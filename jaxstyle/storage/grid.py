@@ -241,9 +241,8 @@ class Grid:
                     progress.remove()
             elif runs is not None:
                 options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": runs}
-                keepers[i] = CellRun(
-                    folder, functools.partial(self._enter, entry, cells[i], options)
-                )
+                enter = functools.partial(self._enter, entry, cells[i], options)
+                keepers[i] = CellRun(folder, enter, entry.state_like)
             else:
                 keepers[i] = progress
 
@@ -290,18 +289,21 @@ class Grid:
 
     def _enter(
         self, entry: Entry, cell: Cell, options: Mapping[str, Any], folder: epath.Path
-    ) -> tuple[Run, Progress | None]:
-        """Open the folder of a cell's run, and return the run and its progress."""
-        config = cell.config
+    ) -> Run:
+        """Open the folder of a cell's run."""
+        config, content = cell.config, cell.content.load()
+        styles = [style_at_scale(style.load(), config, 1.0) for style in cell.styles]
         finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
         run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
         files = entry.cell.content, entry.cell.styles
-        run.identify(Identity(config, entry.sha256, *files, None, *guides))
-        progress = run.resume(entry.state_like)
-        styles = [style_at_scale(style.load(), config, 1.0) for style in cell.styles]
-        run.show_inputs(cell.content.load(), styles)
-        return run, progress
+        try:
+            run.identify(Identity(config, entry.sha256, *files, None, *guides))
+            run.show_inputs(content, styles)
+        except JaxstyleError:
+            run.close()
+            raise
+        return run
 
     def _finish(
         self,

@@ -96,8 +96,9 @@ def machine(tmp_path: Path) -> Machine:
 def checkout(machine: Machine, tmp_path: Path) -> Path:
     """A committed checkout whose path has to be quoted, with one file git does not know."""
     root = tmp_path / "a checkout"
-    (root / "scripts").mkdir(parents=True)
-    for name in ("pyproject.toml", "scripts/tpu_vm.sh", "scripts/environment.sh"):
+    scripts = ("scripts/tpu_vm.sh", "scripts/environment.sh")
+    for name in ("pyproject.toml", "jaxstyle/__init__.py", *scripts):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
