@@ -208,7 +208,7 @@ _EXPECTED: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
             r"Expected one of \((?P<kinds>.*)\)\.",
             re.IGNORECASE,
         ),
-        lambda match: f"one of {match['kinds'].replace(chr(39), '')}",
+        lambda match: "one of " + match["kinds"].replace("'", ""),
     ),
 )
 """What tyro says of values that do not fit, and what is wanted instead."""

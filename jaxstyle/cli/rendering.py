@@ -86,8 +86,10 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
             board = TensorBoard(command.tensorboard, progress.evaluations if progress else 0)
             stack.callback(board.close)
             run.on_image = board.picture
-        schedules = _checkpoints(command), Schedule.parse(command.snapshots, "--snapshots")
-        shared = SharedRun(run, schedules) if command.distributed else None
+        shared = None
+        if command.distributed:
+            snapshots = Schedule.parse(command.snapshots, "--snapshots")
+            shared = SharedRun(run, (_checkpoints(command), snapshots))
         shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
@@ -112,7 +114,8 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
                     weights.to_params(checkpoint),
                     callback,
                     guides=inputs.guides,
-                    keeper=run if shared is None else shared if command.workdir else None,
+                    # Without a folder there is no run either.
+                    keeper=shared if shared is not None and command.workdir is not None else run,
                     progress=progress,
                     devices=devices,
                 )

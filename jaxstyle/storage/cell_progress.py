@@ -48,9 +48,6 @@ class CellProgress:
             self.remove()
             return None
 
-    def record(self, record: Record) -> None:
-        """Do nothing: only runs have metrics."""
-
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
         del evaluation

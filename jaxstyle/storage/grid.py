@@ -247,7 +247,9 @@ class Grid:
                 keepers[i] = progress
 
         def record(index: int, record: Record) -> None:
-            keepers[index].record(record)
+            keeper = keepers[index]
+            assert isinstance(keeper, CellRun)
+            keeper.record(record)
 
         def resumed(index: int) -> Progress | None:
             found = keepers[index].restore() if todo[index].name in begun else None

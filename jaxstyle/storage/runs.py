@@ -12,6 +12,7 @@ RUN/result.json      written last: a run that has one is finished
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib.metadata
 import io
 import json
@@ -384,7 +385,7 @@ def summarize(
     return {
         "config": flat(config),
         "sha256": dict(sha256),
-        "versions": versions(),
+        "versions": dict(versions()),
         "device": f"{device.platform} {device.device_kind}",
         "convolution": result.convolution,
         "activations": result.activations,
@@ -395,7 +396,8 @@ def summarize(
     }
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the versions of the packages that a result depends on, by name."""
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     return {name: importlib.metadata.version(name) for name in packages}
