@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
+from jaxstyle.cli.help_text import command
 from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
 from jaxstyle.imaging import images, read_bytes
 from jaxstyle.storage import Base, cells
@@ -35,7 +36,7 @@ else:
     Flags = TypedDict("Flags", {name: _flag(name) for name in SETTINGS}, total=False)
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Stylize:
     """Render CONTENT in the style of STYLE.
 
@@ -101,7 +102,7 @@ class Stylize:
         return base_settings(self).vary()
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class RenderGrid:
     """Render every content in every style, under every setting of a sweep.
 
@@ -158,7 +159,7 @@ class RenderGrid:
     """Print nothing but errors."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Warm:
     """Compile ahead of time what stylize needs on one device, into JAX's compilation cache.
 
@@ -182,7 +183,7 @@ class Warm:
     """Print nothing but errors."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Presets:
     """List the presets, with the settings in which each differs from the default."""
 
@@ -190,7 +191,7 @@ class Presets:
     """Show all settings of one, as TOML for --config."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Animate:
     """Make an animation of a run's snapshots: RUN's folder to .webp, .gif or .mp4."""
 
@@ -202,7 +203,7 @@ class Animate:
     """How long it takes, the result at its end not counted."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Report:
     """Make one HTML file of a run or a grid, that opens from disk without a network."""
 
@@ -212,7 +213,7 @@ class Report:
     """The .html file to write."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Plot:
     """Plot the loss of runs against evaluations and seconds, for a paper."""
 
@@ -222,7 +223,7 @@ class Plot:
     """A .png, .pdf or .svg file (needs pip install 'jaxstyle[plots]')."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Fetch:
     """Fetch the ImageNet weights and check them; nothing to do if they are here."""
 
@@ -234,7 +235,7 @@ class Fetch:
     """Show no progress."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Convert:
     """Convert VGG19's or VGG16's weights to safetensors with their preprocessing and provenance."""
 
@@ -248,7 +249,7 @@ class Convert:
     """Preprocessing the network expects; by default, that of its tensors' names."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Verify:
     """Check a weights file and print its provenance."""
 
@@ -256,12 +257,12 @@ class Verify:
     """The file; if not given, the one that would be used."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Locate:
     """Print the path of the weights file that would be used."""
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Weights:
     """Fetch, convert, verify or locate the network's weights."""
 
@@ -273,7 +274,7 @@ class Weights:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Info:
     """Show versions, devices, and the paths of weights and caches, for bug reports."""
 

@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Config] = {
         content_normalization="mean",
         style_normalization="mean",
         padding="zero",
-        scales=Pyramid(2, scale_factor=800 / 512, coarse_evaluations=500),
+        scales=Pyramid(2, scale_factor=800 / 512, coarse_evaluations=500, coarse_aspect="own"),
     ),
     # jcjohnson/neural-style and its PyTorch port.
     "neural-style": Config(
@@ -85,7 +85,13 @@ PRESETS: Mapping[str, Config] = {
         tv="nine-point",
         padding="replicate-first",
         optimizer=Adam(learning_rate=0.02, adam_beta2=0.99, ema=0.99),
-        scales=Pyramid(5, scale_factor=2**0.5, coarse_evaluations=500, first_evaluations=1000),
+        scales=Pyramid(
+            5,
+            scale_factor=2**0.5,
+            coarse_evaluations=500,
+            first_evaluations=1000,
+            coarse_aspect="own",
+        ),
     ),
 }
 """Recipes by name."""

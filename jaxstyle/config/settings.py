@@ -35,6 +35,8 @@ Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 Padding = Literal["zero", "replicate", "reflect", "replicate-first"]
 """What the network sees beyond the border."""
 
+CoarseAspect = Literal["rounded", "own"]
+
 INITS = ("content", "noise", "style")
 """Named starting points of the image; any other value is the path of an image file."""
 
@@ -91,6 +93,9 @@ class Pyramid:
     """Budget of each scale before the last; `evaluations` if not given."""
     first_evaluations: Count | None = None
     """Budget of the coarsest scale; `coarse_evaluations` if not given."""
+    coarse_aspect: CoarseAspect = "rounded"
+    """Aspect ratio of the image before the last scale: rounded, by 9 % at most, so that few
+    programs have to be compiled for pictures of many shapes, or the content's own."""
 
 
 @settings
@@ -105,6 +110,9 @@ class AutoPyramid:
     """Budget of each scale before the last; `evaluations` if not given."""
     first_evaluations: Count | None = None
     """Budget of the coarsest scale; `coarse_evaluations` if not given."""
+    coarse_aspect: CoarseAspect = "rounded"
+    """Aspect ratio of the image before the last scale: rounded, by 9 % at most, so that few
+    programs have to be compiled for pictures of many shapes, or the content's own."""
     start_size: Count = 96
     """Smallest long side of an automatic scale, in pixels."""
 

@@ -71,7 +71,7 @@ def check_scales(
         check_aspects(guides, content, styles)
     fitted = fitted_shape(content, config)
     for ratio, _ in pyramid.levels(config, fitted):
-        content_shape = pyramid.level_shape(fitted, ratio)
+        content_shape = pyramid.image_shape(fitted, ratio, config)
         style_shapes = [_style_shape(style, config, ratio) for style in styles]
         check_shapes(content_shape, style_shapes, config)
         if guides is not None:
@@ -81,7 +81,7 @@ def check_scales(
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
     """Resize `picture` to `config.size`, then by `ratio`."""
     picture = resize_image(picture, fitted_shape(picture.shape, config))
-    return resize_image(picture, pyramid.level_shape(picture.shape, ratio))
+    return resize_image(picture, pyramid.image_shape(picture.shape, ratio, config))
 
 
 def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:

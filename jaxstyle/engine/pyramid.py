@@ -1,5 +1,6 @@
 """Coarse-to-fine schedules: the scales of a run and their budgets."""
 
+import math
 from typing import NamedTuple
 
 from jaxstyle.config import AutoPyramid, Config, OneScale
@@ -38,6 +39,22 @@ def _fitting(scales: AutoPyramid, shape: tuple[int, ...]) -> int:
         number += 1
 
 
+def image_shape(shape: tuple[int, ...], ratio: float, config: Config) -> tuple[int, int]:
+    """Return the `(height, width)` of the image at a scale of `ratio`, `shape` at the last one.
+
+    Programs are compiled for shapes, and photographs have many: before the last scale, the aspect
+    ratio is rounded to a power of 2^¼, unless `config` says otherwise. So 3:2 and 4:3 are both √2,
+    and no side changes by more than 9 %.
+    """
+    height, width = level_shape(shape, ratio)
+    if ratio == 1 or isinstance(config.scales, OneScale) or config.scales.coarse_aspect == "own":
+        return height, width
+    long, short = max(height, width), min(height, width)
+    power = round(4 * math.log2(max(shape[:2]) / min(shape[:2])))
+    short = max(round(long * 2 ** (-power / 4)), min(short, SHORTEST))
+    return (short, long) if height <= width else (long, short)
+
+
 def level_shape(shape: tuple[int, ...], ratio: float) -> tuple[int, int]:
-    """Return the `(height, width)` of a picture of `shape` at a scale of `ratio`."""
+    """Return the `(height, width)` of a picture of `shape` resized by `ratio`."""
     return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))

@@ -235,7 +235,7 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
     levels = pyramid.levels(program, shape)
     scales: list[_Scale] = []
     for number, ((ratio, evaluations), budget) in enumerate(zip(levels, budgets, strict=True)):
-        reduced = pyramid.level_shape(shape, ratio)
+        reduced = pyramid.image_shape(shape, ratio, program)
         scales.append(
             _Scale(
                 number,

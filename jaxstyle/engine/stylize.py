@@ -129,7 +129,7 @@ def _check_memory(
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
     prepared = _prepared_shapes(params, program)
     for level in reversed(pyramid.levels(program, shape)):
-        reduced = pyramid.level_shape(shape, level.ratio)
+        reduced = pyramid.image_shape(shape, level.ratio, program)
         shared = Layout.of(devices, reduced[0], space=len(devices)).space
         fit(program, reduced, prepared, shared)
 

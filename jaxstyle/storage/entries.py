@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     def state_like(self, scale: int) -> State:
         """Return the structure of the cell's state at a scale, counted from the coarsest."""
         level = pyramid.levels(self.cell.config, self.shape)[scale]
-        shape = pyramid.level_shape(self.shape, level.ratio)
+        shape = pyramid.image_shape(self.shape, level.ratio, self.cell.config)
         return state_like((*shape, 3), self.cell.config)
 
 

@@ -8,7 +8,7 @@ import pytest
 from jaxstyle import Config, Result, save_image, stylize, stylize_batch
 from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.pictures import plan
-from jaxstyle.engine.pyramid import level_shape, levels
+from jaxstyle.engine.pyramid import image_shape, levels
 from jaxstyle.engine.records import Progress
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.cells import GridCell
@@ -17,7 +17,7 @@ from jaxstyle.storage.grid import Grid
 from tests.conftest import SHALLOW, picture
 
 CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
-# 48×64 and, above the 32 pixels that its short side has to have, 34×45.
+# 48×64 and, as small as a short side may be, 32×45.
 AUTO = SHALLOW.replace(
     evaluations=5,
     coarse_evaluations=4,
@@ -44,8 +44,9 @@ AUTO = SHALLOW.replace(
     ],
 )
 def test_automatic_scales_are_as_many_as_fit(shape: tuple[int, int], long_sides: list[int]) -> None:
-    found = levels(Config(scales="auto", evaluations=7), shape)
-    assert [max(level_shape(shape, level.ratio)) for level in found] == long_sides
+    config = Config(scales="auto", evaluations=7)
+    found = levels(config, shape)
+    assert [max(image_shape(shape, level.ratio, config)) for level in found] == long_sides
     assert [level.evaluations for level in found] == [7] * len(long_sides)
     assert found[-1].ratio == 1
 
@@ -64,8 +65,32 @@ def test_automatic_scales_are_as_many_as_fit(shape: tuple[int, int], long_sides:
 )
 def test_where_automatic_scales_start(changes: dict, long_sides: list[int]) -> None:
     shape = (182, 256)
-    found = levels(Config(scales="auto").replace(**changes), shape)
-    assert [max(level_shape(shape, level.ratio)) for level in found] == long_sides
+    config = Config(scales="auto").replace(**changes)
+    found = levels(config, shape)
+    assert [max(image_shape(shape, level.ratio, config)) for level in found] == long_sides
+
+
+@pytest.mark.parametrize(
+    ("shape", "coarse"),
+    [
+        ((384, 512), (181, 256)),  # 4:3
+        ((341, 512), (181, 256)),  # 3:2
+        ((342, 512), (181, 256)),
+        ((512, 342), (256, 181)),
+        ((410, 512), (215, 256)),  # 5:4
+        ((288, 512), (152, 256)),  # 16:9
+        ((512, 512), (256, 256)),
+        ((66, 500), (32, 250)),  # no less than 32 pixels by rounding
+        ((60, 512), (32, 256)),
+        ((3, 512), (2, 256)),
+    ],
+)
+def test_coarse_scales_have_few_shapes(shape: tuple[int, int], coarse: tuple[int, int]) -> None:
+    config = Config().replace(scales=2)
+    assert image_shape(shape, 0.5, config) == coarse
+    assert image_shape(shape, 1.0, config) == shape
+    own = config.replace(coarse_aspect="own")
+    assert image_shape(shape, 0.5, own) == (round(shape[0] / 2), round(shape[1] / 2))
 
 
 def test_coarse_scales_have_their_own_budget() -> None:
@@ -168,7 +193,7 @@ def test_a_run_goes_on_within_and_between_automatic_scales(
     stylize(CONTENT, STYLE, AUTO, small_params, keeper=keeper)
     assert set(keeper.scales) == {0, 1}
     shapes = [scale.content.shape for scale in plan(CONTENT, STYLE, AUTO)]
-    assert shapes == [(34, 45, 3), (48, 64, 3)]
+    assert shapes == [(32, 45, 3), (48, 64, 3)]
     for folder in sorted(tmp_path.iterdir()):
         progress = Checkpoints(folder).restore(lambda scale: state_like(shapes[scale], AUTO))
         assert progress is not None
