@@ -134,7 +134,9 @@ class Blocks(NamedTuple):
             rows[matrix, number, start : start + size] = True
         return rows
 
-    def filled(self, matrices: Sequence[Float[Array | np.ndarray, "_n _n"]]) -> Float[Array, "b n n"]:
+    def filled(
+        self, matrices: Sequence[Float[Array | np.ndarray, "_n _n"]]
+    ) -> Float[Array, "b n n"]:
         """Return the batch, zero beside the blocks."""
         _, batch, width = self._rows.shape
         rows = [jnp.zeros((width, width), matrices[0].dtype)] * batch
