@@ -127,6 +127,6 @@ def _nine_point_variation(image: Float[Array, "h w c"]) -> Scalar:
     # One more row and column than the image: at a corner both pixels may come from the border.
     falling = padded[1:, 1:] - padded[:-1, :-1]
     rising = padded[1:, :-1] - padded[:-1, 1:]
-    straight = jnp.mean(jnp.square(across)) + jnp.mean(jnp.square(down))
-    diagonal = jnp.mean(jnp.square(falling)) + jnp.mean(jnp.square(rising))
+    straight = jnp.mean(jnp.square(across) + jnp.square(down))
+    diagonal = jnp.mean(jnp.square(falling) + jnp.square(rising))
     return 2 / 3 * straight + diagonal / 6

@@ -318,9 +318,15 @@ def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h 
 
 def _products(layer: Layer) -> Spread:
     mass, mean, centred = _centred(layer)
-    centred = centred.astype(layer.features.dtype)
-    scatter = gram_matrix(_guided(centred, layer.guide), layer.precision)
-    return Spread(mass, mean, scatter)
+
+    def scatter(centred: Float[Array, "h w c"]) -> Float[Array, "c c"]:
+        centred = centred.astype(layer.features.dtype)
+        return gram_matrix(_guided(centred, layer.guide), layer.precision)
+
+    # The mean's derivative adds up to 0, as deviations do, which takes a pass over all of them.
+    without_mean = jax.custom_jvp(lambda _, centred: scatter(centred))
+    without_mean.defjvp(lambda primals, tangents: jax.jvp(scatter, primals[1:], tangents[:1]))
+    return Spread(mass, mean, without_mean(_wide(layer.features), centred))
 
 
 def _merged(some: Spread, others: Spread) -> Spread:

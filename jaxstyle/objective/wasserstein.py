@@ -104,6 +104,66 @@ def prepare(style: Gaussian) -> Target:
     return Target(mean, *(np.asarray(each, mean.dtype) for each in (root, trace, floor, idle)))
 
 
+class Blocks(NamedTuple):
+    """Square matrices as blocks along the diagonals of a batch of wider ones."""
+
+    places: tuple[tuple[int, int, int], ...]
+    """Position in the batch, first row and size of each."""
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> "Blocks":
+        """Fill a batch of matrices as wide as the widest (first-fit decreasing)."""
+        filled: list[int] = []
+        places = [(0, 0, 0)] * len(sizes)
+        for position in sorted(range(len(sizes)), key=lambda each: -sizes[each]):
+            size = sizes[position]
+            fitting = [number for number, end in enumerate(filled) if end + size <= max(sizes)]
+            if not fitting:
+                filled.append(0)
+            number = fitting[0] if fitting else len(filled) - 1
+            places[position] = number, filled[number], size
+            filled[number] += size
+        return cls(tuple(places))
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """Which rows belong to which matrix, `[k, b, n]`."""
+        batch = 1 + max(number for number, _, _ in self.places)
+        rows = np.zeros((len(self.places), batch, max(size for *_, size in self.places)), bool)
+        for matrix, (number, start, size) in enumerate(self.places):
+            rows[matrix, number, start : start + size] = True
+        return rows
+
+    def filled(
+        self, matrices: Sequence[Float[Array | np.ndarray, "_n _n"]]
+    ) -> Float[Array, "b n n"]:
+        """Return the batch, zero beside the blocks."""
+        _, batch, width = self._rows.shape
+        rows = [jnp.zeros((width, width), matrices[0].dtype)] * batch
+        for matrix, (number, start, size) in zip(matrices, self.places, strict=True):
+            rows[number] += jnp.pad(matrix, (start, width - start - size))
+        return jnp.stack(rows)
+
+    def spread(self, values: Float[Array, " k"], rest: float) -> Float[Array, "b n 1"]:
+        """Return each matrix's value for its rows, and `rest` for rows of none."""
+        rows = self._rows
+        alone = np.where(rows.any(axis=0), 0.0, rest).astype(values.dtype)
+        # Elementwise, so that it becomes a part of what it is used in.
+        return sum((values[k] * each for k, each in enumerate(rows)), jnp.asarray(alone))[..., None]
+
+    def sums(self, rows: Float[Array, "b n"]) -> Float[Array, " k"]:
+        """Return the sum of each matrix's rows."""
+        return jnp.sum(jnp.where(self._rows, rows, 0.0), axis=(1, 2))
+
+    def traces(self, batch: Float[Array, "b n n"]) -> Float[Array, " k"]:
+        """Return the trace of each matrix."""
+        return self.sums(jnp.sum(jnp.where(_diagonal(batch), batch, 0.0), axis=-1))
+
+
+def _diagonal(batch: Float[Array, "b n n"]) -> np.ndarray:
+    return np.eye(batch.shape[-1], dtype=bool)
+
+
 def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
     """Return the squared 2-Wasserstein distance from a style, divided by the channels."""
     return distances((measure,), (target,))[0]
@@ -112,109 +172,124 @@ def distance(measure: Gaussian | Sample, target: Target) -> Scalar:
 def distances(
     measures: Sequence[Gaussian | Sample], targets: Sequence[Target]
 ) -> tuple[Scalar, ...]:
-    """Return the distance of each measure from its target; their roots are computed together.
+    """Return the distance of each measure from its target."""
+    # An accelerator waits longer for each product than it computes; a CPU does not.
+    return jax.lax.platform_dependent(
+        tuple(measures), tuple(targets), cpu=_distances_alone, default=_distances_together
+    )
+
+
+def _distances_alone(
+    measures: tuple[Gaussian | Sample, ...], targets: tuple[Target, ...]
+) -> tuple[Scalar, ...]:
+    """Compute each distance from matrices of its own.
 
     A has C×C entries; of a `Sample` of M positions, the M×M matrix with the same eigenvalues
     other than 0 takes its place.
     """
-    inners = [_inner(*pair) for pair in zip(measures, targets, strict=True)]
-    deltas_squared = [
-        EPSILON**2 * (jnp.trace(inner) + target.floor)
-        for inner, target in zip(inners, targets, strict=True)
-    ]
-    overlaps = traces_of_roots(
-        tuple(
-            inner + delta_squared * jnp.eye(len(inner), dtype=inner.dtype)
-            for inner, delta_squared in zip(inners, deltas_squared, strict=True)
-        )
-    )
     found: list[Scalar] = []
-    for measure, target, inner, delta_squared, overlap in zip(
-        measures, targets, inners, deltas_squared, overlaps, strict=True
-    ):
-        channels = len(measure.mean)
-        idle = channels - len(inner) - target.idle
-        means = jnp.sum(jnp.square(measure.mean - target.mean))
-        total = means + _trace(measure) + target.trace
-        found.append((total - 2 * (overlap + idle * jnp.sqrt(delta_squared))) / channels)
+    for measure, target in zip(measures, targets, strict=True):
+        if isinstance(measure, Sample):
+            half = _product(measure.rows, target.root)
+            inner = _product(half, half.T)
+            variance = jnp.sum(jnp.square(measure.rows))
+        else:
+            inner = _product(_product(target.root, measure.covariance), target.root)
+            variance = jnp.trace(measure.covariance)
+        blocks = Blocks.of([len(inner)])
+        found += _distances(blocks, inner[None], variance[None], (measure,), (target,))
     return tuple(found)
 
 
-def _inner(measure: Gaussian | Sample, target: Target) -> Float[Array, "n n"]:
-    root = jnp.asarray(target.root)
-    if isinstance(measure, Sample):
-        half = _product(measure.rows, root)
-        return _product(half, half.T)
-    return _product(_product(root, measure.covariance), root)
+def _distances_together(
+    measures: tuple[Gaussian | Sample, ...], targets: tuple[Target, ...]
+) -> tuple[Scalar, ...]:
+    """Compute all distances from one batch of matrices."""
+    blocks = Blocks.of([len(measure.mean) for measure in measures])
+    covariance = blocks.filled([gaussian(measure).covariance for measure in measures])
+    root = blocks.filled([target.root for target in targets])
+    inner = _product(_product(root, covariance), root)
+    return _distances(blocks, inner, blocks.traces(covariance), measures, targets)
 
 
-def _trace(measure: Gaussian | Sample) -> Scalar:
-    if isinstance(measure, Sample):
-        return jnp.sum(jnp.square(measure.rows))
-    return jnp.trace(measure.covariance)
+def _distances(
+    blocks: Blocks,
+    inner: Float[Array, "b n n"],
+    variances: Float[Array, " k"],
+    measures: Sequence[Gaussian | Sample],
+    targets: Sequence[Target],
+) -> tuple[Scalar, ...]:
+    """Compute distances from the matrices A and the traces of Σ."""
+    floors, idle, traces = (
+        jnp.stack(each)
+        for each in zip(*((each.floor, each.idle, each.trace) for each in targets), strict=True)
+    )
+    delta_squared = EPSILON**2 * (blocks.traces(inner) + floors)
+    shift = jnp.where(_diagonal(inner), blocks.spread(delta_squared, 1.0), 0.0)
+    overlaps = traces_of_roots(blocks, inner + shift)
+    channels = [len(measure.mean) for measure in measures]
+    positions = [size for *_, size in blocks.places]
+    idle = np.subtract(channels, positions).astype(inner.dtype) - idle
+    squares = jnp.square(
+        jnp.concatenate([measure.mean for measure in measures])
+        - jnp.concatenate([target.mean for target in targets])
+    )
+    owners = np.repeat(np.arange(len(channels)), channels)
+    means = jnp.sum(jnp.where(owners == np.arange(len(channels))[:, None], squares, 0.0), axis=1)
+    total = means + variances + traces - 2 * (overlaps + idle * jnp.sqrt(delta_squared))
+    return tuple(total / np.asarray(channels, inner.dtype))
 
 
-@jax.custom_jvp
-def traces_of_roots(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[Scalar, ...]:
-    """Traces of the square roots of symmetric matrices, of condition number at most 1/ε².
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def traces_of_roots(blocks: Blocks, batch: Float[Array, "b n n"]) -> Float[Array, " k"]:
+    """Traces of the square roots of symmetric matrices, with eigenvalues from ε² of their trace on.
 
-    The gradients are half the inverse roots, from the same iteration as the values.
+    The gradients are half the inverse roots, from the same iteration as the values. The batch has
+    1 on the diagonal where there is no matrix.
     """
-    return _roots(matrices)[0]
+    return _roots(blocks, batch)[0]
 
 
 @traces_of_roots.defjvp
 def _(
-    primals: tuple[tuple[Float[Array, "_n _n"], ...]],
-    tangents: tuple[tuple[Float[Array, "_n _n"], ...]],
-) -> tuple[tuple[Scalar, ...], tuple[Scalar, ...]]:
-    traces, inverses = _roots(primals[0])
-    slopes = [
-        jnp.sum(inverse * tangent) / 2
-        for inverse, tangent in zip(inverses, tangents[0], strict=True)
-    ]
-    return traces, tuple(slopes)
+    blocks: Blocks, primals: tuple[Float[Array, "b n n"]], tangents: tuple[Float[Array, "b n n"]]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    traces, inverse = _roots(blocks, primals[0])
+    return traces, blocks.sums(jnp.sum(inverse * tangents[0], axis=-1) / 2)
 
 
 def _roots(
-    matrices: tuple[Float[Array, "_n _n"], ...],
-) -> tuple[tuple[Scalar, ...], tuple[Float[Array, "_n _n"], ...]]:
+    blocks: Blocks, batch: Float[Array, "b n n"]
+) -> tuple[Float[Array, " k"], Float[Array, "b n n"]]:
     """Traces of the square roots, and the inverse square roots."""
-    # The limits do not depend on the norms.
-    sizes = [jax.lax.stop_gradient(jnp.linalg.norm(matrix)) for matrix in matrices]
-    scaled = tuple(
-        (matrix + matrix.T) / (2 * size) for matrix, size in zip(matrices, sizes, strict=True)
-    )
-    # An accelerator waits longer for each product than it computes; a CPU does not.
-    iterated = jax.lax.platform_dependent(scaled, cpu=_iterated_alone, default=_iterated_together)
-    traces: list[Scalar] = []
-    inverses: list[Float[Array, "_n _n"]] = []
-    for matrix, size, (root, factor, inverse) in zip(matrices, sizes, iterated, strict=True):
-        scale = jnp.sqrt(size)
-        # What rounding made the inverse too large by made the root too small.
-        traces.append((jnp.vdot(inverse.T, matrix) / scale + scale * jnp.vdot(root.T, factor)) / 2)
-        inverses.append((inverse + inverse.T) / (2 * scale))
-    return tuple(traces), tuple(inverses)
+    # The limits do not depend on the sizes, of which a trace is the quickest to compute.
+    size = blocks.spread(jax.lax.stop_gradient(blocks.traces(batch)), 1.0)
+    scale = jnp.sqrt(size)
+    root, factor, inverse = _iterated((batch + batch.mT) / (2 * size))
+    # What rounding made the inverse too large by made the root too small.
+    products = inverse.mT * batch / scale + scale * root.mT * factor
+    traces = blocks.sums(jnp.sum(products, axis=-1) / 2)
+    return traces, (inverse + inverse.mT) / (2 * scale)
 
 
 class _Iterates(NamedTuple):
     """What tends to the root, what it still has to be multiplied by, and the inverse root."""
 
-    root: Float[Array, "... n n"]
-    factor: Float[Array, "... n n"]
-    inverse: Float[Array, "... n n"]
+    root: Float[Array, "b n n"]
+    factor: Float[Array, "b n n"]
+    inverse: Float[Array, "b n n"]
 
 
-def _iterated(matrix: Float[Array, "... n n"]) -> _Iterates:
+def _iterated(batch: Float[Array, "b n n"]) -> _Iterates:
     """Iterate from symmetric matrices with eigenvalues of at most 1.
 
     Y → Y p(Z Y) and Z → p(Z Y) Z tend to the root and its inverse (Higham 2008, section 6.7)
     with polynomials p chosen for how far the eigenvalues have come (Amsel et al. 2025).
     """
-    root = matrix
-    diagonal = jnp.eye(matrix.shape[-1], dtype=bool)
-    inverse = factor = diagonal.astype(matrix.dtype)
-    for position, (first, third, fifth) in enumerate(_quintics(jnp.dtype(matrix.dtype).itemsize)):
+    root = batch
+    diagonal = jnp.broadcast_to(_diagonal(batch), batch.shape)
+    inverse = factor = diagonal.astype(batch.dtype)
+    for position, (first, third, fifth) in enumerate(_quintics(jnp.dtype(batch.dtype).itemsize)):
         if position:
             root = _product(root, factor)
         error = _product(inverse, root) if position else root
@@ -222,47 +297,6 @@ def _iterated(matrix: Float[Array, "... n n"]) -> _Iterates:
         factor = jnp.where(diagonal, factor + first, factor)
         inverse = _product(factor, inverse) if position else factor
     return _Iterates(root, factor, inverse)
-
-
-def _iterated_alone(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[_Iterates, ...]:
-    return tuple(_iterated(matrix) for matrix in matrices)
-
-
-def _iterated_together(matrices: tuple[Float[Array, "_n _n"], ...]) -> tuple[_Iterates, ...]:
-    """Iterate a batch of matrices as wide as the widest, with the narrower ones as their blocks."""
-    places = _packed([len(matrix) for matrix in matrices])
-    width = max(len(matrix) for matrix in matrices)
-    filled = np.zeros((1 + max(number for number, _ in places), width), bool)
-    batch = [jnp.zeros((width, width), matrices[0].dtype)] * len(filled)
-    for matrix, (number, start) in zip(matrices, places, strict=True):
-        end = start + len(matrix)
-        batch[number] += jnp.pad(matrix, (start, width - end))
-        filled[number, start:end] = True
-    found = _iterated(jnp.stack(batch) + jnp.where(filled[:, None], 0.0, jnp.eye(width)))
-    return tuple(
-        _Iterates(
-            *(
-                each[number, start : start + len(matrix), start : start + len(matrix)]
-                for each in found
-            )
-        )
-        for matrix, (number, start) in zip(matrices, places, strict=True)
-    )
-
-
-def _packed(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return a bin and an offset for each size, in bins of the largest (first-fit decreasing)."""
-    filled: list[int] = []
-    places = [(0, 0)] * len(sizes)
-    for position in sorted(range(len(sizes)), key=lambda each: -sizes[each]):
-        size = sizes[position]
-        fitting = [number for number, end in enumerate(filled) if end + size <= max(sizes)]
-        if not fitting:
-            filled.append(0)
-        number = fitting[0] if fitting else len(filled) - 1
-        places[position] = number, filled[number]
-        filled[number] += size
-    return places
 
 
 @functools.cache
