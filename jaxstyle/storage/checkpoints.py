@@ -63,6 +63,10 @@ _ACCESS = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOMEM, errno.EMFILE, 
 """Errors that say nothing of a file's content."""
 
 
+_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+"""What Orbax and TensorStore raise, the last two if metadata are others than they wrote."""
+
+
 class AccessError(FileError):
     """A checkpoint that cannot be read now, but may be whole."""
 
@@ -225,7 +229,7 @@ class Checkpoints:
         """Raise any error of Orbax or its storage as a `FileError` of one line."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except _ERRORS as error:
             kept, reason, kind = "", _reason(error), FileError
             if done == "written":
                 kept = self._consolation()

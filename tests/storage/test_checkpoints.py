@@ -172,24 +172,25 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("name", "old", "new"),
     [
-        ('"status"', '"stat"'),
-        ('"scale"', '"scaly"'),
-        ('"terms"', '"germs"'),
-        ('"arrays": [', '"arrays": 1, "other": ['),
-        ("{", "[{"),
+        ("meta/metadata", '"status"', '"stat"'),
+        ("meta/metadata", '"scale"', '"scaly"'),
+        ("meta/metadata", '"terms"', '"germs"'),
+        ("meta/metadata", '"arrays": [', '"arrays": 1, "other": ['),
+        ("meta/metadata", "{", "[{"),
+        ("arrays/_METADATA", '"tree_metadata": {', '"tree_metadata": [], "other": {'),
     ],
 )
 def test_altered_metadata_are_damage(
-    small_params: Params, tmp_path: Path, old: str, new: str
+    small_params: Params, tmp_path: Path, name: str, old: str, new: str
 ) -> None:
     config = CONFIG.replace(scales=1)
     checkpoints = Checkpoints(tmp_path)
     for evaluations in (2, 3):
         checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
     checkpoints.close()
-    path = tmp_path / "3" / "meta" / "metadata"
+    path = tmp_path / "3" / name
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
