@@ -1,6 +1,6 @@
 """Every file operation of a run or a grid fails, or is the last one before a kill.
 
-    python -m tests.faults.campaign run|grid|cells [--resumed] [--repeated] [--every N]
+    python -m tests.faults.campaign run|grid|cells [--resumed] [--times N] [--every N]
 
 `cells` is a grid whose cells keep folders like runs.
 
@@ -10,7 +10,7 @@ the right exit code; the same command must then end with the same bytes, and go 
 checkpoint that was complete.
 
 Operations are distinct by the call, the path but for its numbers, and the place in the program. The
-first and the last of each are tried, or all with `--repeated`.
+first and the last of each are tried; `--times` says how many of them.
 """
 
 import argparse
@@ -340,11 +340,18 @@ def start(kind: str, root: Path, library: Path) -> Campaign:
     return Campaign(kind, root, ctypes.CDLL(str(library)))
 
 
+def spread(count: int, times: int) -> list[int]:
+    """Return so many numbers from 1 to `count`: the first, the last, those between."""
+    return sorted({1 + (count - 1) * step // max(times - 1, 1) for step in range(times)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=COMMANDS)
     parser.add_argument("--resumed", action="store_true", help="of a command that was cut off")
-    parser.add_argument("--repeated", action="store_true", help="try every repetition")
+    parser.add_argument(
+        "--times", type=int, default=2, help="repetitions tried, the first at least"
+    )
     parser.add_argument("--every", type=int, default=1, help="try every Nth trial only")
     arguments = parser.parse_args()
     # A folder in memory: a disk would only be waited for.
@@ -362,7 +369,7 @@ def main() -> None:
             for series in SERIES
             for operation, count in counts.items()
             if operation.meets(series)
-            for time in (range(1, count + 1) if arguments.repeated else sorted({1, count}))
+            for time in spread(count, arguments.times)
         ]
         for trial in trials[:: arguments.every]:
             campaign.trial(*trial)
