@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import jax
 import numpy as np
 import safetensors.numpy
 import tifffile
@@ -33,6 +34,8 @@ import tomli_w
 from PIL import Image as Pil
 
 from jaxstyle.config import Config, JaxstyleError, preset, to_toml
+from jaxstyle.engine import Progress, Record, State
+from jaxstyle.engine.optimizers import state_like
 from tests.conftest import pattern
 
 SECONDS = 20
@@ -168,6 +171,44 @@ def grid_row() -> dict[str, bytes]:
     return {"grid.jsonl": f"{json.dumps(row)}\n{json.dumps(bad)}\n".encode()}
 
 
+def progress(evaluations: int) -> Progress:
+    """Random progress of a run with Adam."""
+    rng = np.random.default_rng(evaluations)
+    state = jax.tree.map(
+        lambda leaf: np.asarray(100 * rng.standard_normal(leaf.shape), leaf.dtype),
+        progress_like(0),
+    )
+    record = Record(
+        evaluation=0,
+        loss=0.5,
+        terms={"content": 0.1, "style": 0.4},
+        gradient_norm=1.0,
+        step_size=1.0,
+        accepted=True,
+        seconds=0.5,
+        compile_seconds=1.0,
+        scale=0,
+    )
+    numbers = range(1, evaluations + 1)
+    return Progress(state, tuple(record._replace(evaluation=number) for number in numbers))
+
+
+def progress_like(scale: int) -> State:
+    return state_like((48, 64, 3), Config(optimizer="adam"))
+
+
+def checkpoints(folder: Path) -> dict[str, bytes]:
+    """Two checkpoints of a run."""
+    from jaxstyle.storage.checkpoints import Checkpoints
+
+    written = Checkpoints(folder)
+    for evaluations in (2, 3):
+        written.save(progress(evaluations))
+    written.close()
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {f"{path.relative_to(folder)}": path.read_bytes() for path in found}
+
+
 def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds; `folder` is for what their checks write."""
     from jaxstyle.cli.commands import Stylize
@@ -176,6 +217,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from jaxstyle.objective import parse_guide
     from jaxstyle.reporting import write_report
     from jaxstyle.storage import Base, cells, grid, sheets
+    from jaxstyle.storage.checkpoints import Checkpoints, to_arrays
 
     small = {
         f"{name}.{kind}": np.shape(v)
@@ -223,6 +265,19 @@ def kinds(folder: Path) -> dict[str, Kind]:
         rows = one.rows()
         return one.summary(rows), list(sheets.sheet_pages(one.entries, rows, one.output))
 
+    def newest(path: Path) -> object:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            opened = Checkpoints(folder / "checkpoint")
+            restored = opened.restore(progress_like)
+            opened.close()
+        assert restored is not None
+        arrays, meta = to_arrays(restored)
+        expected, expected_meta = to_arrays(progress(3 - len(told)))
+        assert meta == expected_meta
+        np.testing.assert_equal(arrays, expected)
+        return restored
+
     files.write_atomically = lambda *_: None  # waits for the disk
     guides: dict[str, bytes] = {}
     for number, levels in enumerate(((0, 255), (0, 1, 2), (10, 90, 200))):
@@ -255,6 +310,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "h5": Kind(weights("h5"), weights_file),
         "run": Kind({f"run/{n}": data for n, data in run_folder().items()}, report, NUMBERS),
         "grid": Kind({f"grid/{n}": data for n, data in grid_row().items()}, report, NUMBERS),
+        "checkpoint": Kind(checkpoints(folder / "checkpoints"), newest),
         "row": Kind({"a.json": json.dumps(cell).encode()}, row, NUMBERS),
     }
 

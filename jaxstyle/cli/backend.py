@@ -96,15 +96,15 @@ def _default_cache() -> Path | None:
     """Return the folder for compiled programs; None if there is no writable home."""
     import platformdirs
 
-    folder = platformdirs.user_cache_path("jaxstyle") / "xla"
-    # A user without a home has a relative one.
-    if not folder.is_absolute():
-        return None
     try:
-        _check_folder(folder)
-    except OSError:
-        return None
-    return folder
+        folder = platformdirs.user_cache_path("jaxstyle") / "xla"
+        if folder.is_absolute():
+            _check_folder(folder)
+            return folder
+    # Without a home, platformdirs raises a RuntimeError, and older ones return a relative path.
+    except (OSError, RuntimeError):
+        pass
+    return None
 
 
 def _has_locks(folder: Path) -> bool:

@@ -5,7 +5,7 @@ import re
 from jaxstyle.cli.backend import share_out_cpu, start_jax
 from jaxstyle.cli.commands import RenderGrid, base_settings
 from jaxstyle.cli.process import EXIT_CELLS_FAILED
-from jaxstyle.cli.terminal import cells_progress, say
+from jaxstyle.cli.terminal import cells_progress, say, silence_libtiff
 from jaxstyle.config import ConfigError
 from jaxstyle.imaging import files
 from jaxstyle.storage import cells
@@ -35,6 +35,7 @@ def render_grid(command: RenderGrid) -> int:
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     wanted = grid_cells(command)
     start_jax()
+    silence_libtiff()
     from jaxstyle.engine import check_cell, spreadable
     from jaxstyle.network import common_network, weights
     from jaxstyle.storage import Schedule, grid, hosts

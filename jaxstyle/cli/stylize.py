@@ -5,7 +5,7 @@ import dataclasses
 from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import Interrupt
-from jaxstyle.cli.terminal import say
+from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
 from jaxstyle.storage import cells
 
@@ -28,6 +28,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     # Only now, so that mistakes need not wait for JAX.
     start_jax()
+    silence_libtiff()
     from jaxstyle.cli.rendering import render
 
     return render(command, interrupted)

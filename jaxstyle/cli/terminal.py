@@ -2,11 +2,14 @@
 
 import collections
 import contextlib
+import ctypes
 import datetime
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -43,6 +46,16 @@ def complain(text: str) -> None:
     """Print an error or a warning."""
     with reader_may_leave("stderr"):
         print(f"jaxstyle: {text}", file=sys.stderr)  # noqa: T201
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to stderr of damaged files, which Pillow raises errors for."""
+    from PIL import _imaging  # noqa: F401 - which loads it
+
+    with contextlib.suppress(OSError, AttributeError):  # only Linux tells which library it is
+        maps = Path("/proc/self/maps").read_text()
+        for library in set(re.findall(r"/.*/libtiff\b.*", maps)):
+            ctypes.CDLL(library).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager

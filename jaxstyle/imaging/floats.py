@@ -90,6 +90,8 @@ def _read_tiff(path: epath.PathLike, data: bytes) -> Floats | None:
             profile = page.iccprofile
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError(f"{path}: too many pixels for this machine's memory") from None
     except Exception as error:  # its decoders raise anything on damaged files
         raise ImageError(f"{path}: damaged or truncated image ({brief(error)})") from None
     finally:

@@ -99,6 +99,8 @@ def parse(data: bytes, name: str, preprocessing: Family | None = None) -> Checkp
         check_tensors(tensors, name)
     except WeightsError:
         raise
+    except MemoryError:
+        raise WeightsError(f"{name}: damaged, or too large for this machine's memory") from None
     except Exception as error:  # readers raise anything on damaged files
         raise WeightsError(f"{name}: damaged or truncated {suffix} file ({brief(error)})") from None
     if preprocessing is None and "preprocessing" in metadata:

@@ -4,6 +4,7 @@ Functions that read a file raise `FileError` if they cannot, and `WeightsError` 
 damaged, tampered with, or not a VGG.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -64,10 +65,12 @@ def default_path(network: NetworkName = "vgg19") -> Path:
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
         return checkout / "weights" / name
-    cache = platformdirs.user_cache_path("jaxstyle")
-    if not cache.is_absolute():
-        raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
-    return cache / name
+    # Without a home, platformdirs raises a RuntimeError, and older ones return a relative path.
+    with contextlib.suppress(RuntimeError):
+        cache = platformdirs.user_cache_path("jaxstyle")
+        if cache.is_absolute():
+            return cache / name
+    raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
 
 
 def chosen_path(path: epath.PathLike | None = None, network: NetworkName = "vgg19") -> epath.Path:

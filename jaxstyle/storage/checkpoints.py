@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import itertools
+import json
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import sys
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -25,18 +27,22 @@ from jaxstyle.config import FileError
 from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
 
-_FORMAT = 3
+_FORMAT = 4
 """Checkpoint format version; any other is refused."""
+
+_CHECKSUM = "crc32"
 
 _NUMBERS = tuple(name for name in Record._fields if name != "terms")
 
 
-# Failures are raised as exceptions. Orbax also logs them, and the other writes of a failed
-# checkpoint report a closed event loop; both would mix tracebacks into our one-line message.
+# Failures are raised as exceptions. Orbax also logs them, asyncio those of the other arrays, and
+# the other writes of a failed checkpoint report a closed event loop; all would mix tracebacks into
+# our one-line message.
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     trace = record.exc_info[2] if record.exc_info else None
     places = [record.pathname, *(frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))]
-    return not any("orbax" in text for text in (record.getMessage(), *places))
+    words = [record.getMessage(), *places]
+    return not any(name in text for text in words for name in ("orbax", "tensorstore"))
 
 
 logging.getLogger("absl").addFilter(_is_not_orbax)
@@ -55,6 +61,10 @@ sys.unraisablehook = _leave_out_closed_loops
 
 _ACCESS = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors that say nothing of a file's content."""
+
+
+_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+"""What Orbax and TensorStore raise, the last two if metadata are others than they wrote."""
 
 
 class AccessError(FileError):
@@ -94,7 +104,7 @@ class Checkpoints:
         )
         # Instead of Orbax's own threads, which print every traceback on stderr when they fail.
         self._writer = ThreadPoolExecutor(1)
-        self._writing: Future[bool] | None = None
+        self._writing: Future[None] | None = None
         if read_only and not self._folder.is_dir():
             raise FileError(f"{self._folder}: no such folder; there is nothing to go on from")
         if not read_only:
@@ -120,10 +130,14 @@ class Checkpoints:
                 f"{self._folder}: the disk is full, a checkpoint takes {size / 1e6:.0f} MB"
                 f"{self._consolation()}"
             )
-        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
-        self._writing = self._writer.submit(self._manager.save, step, args=items, force=True)
+        self._writing = self._writer.submit(self._write, step, arrays, meta)
         self.newest = step
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        meta = meta | {_CHECKSUM: _checksum(arrays, meta)}
+        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=items, force=True)
 
     def restore(self, like: Callable[[int], State]) -> Progress | None:
         """Return the newest progress that can be read, or None.
@@ -177,6 +191,8 @@ class Checkpoints:
         with self._explained("read"):
             wanted = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=wanted)["meta"]
+            if not isinstance(meta, dict):
+                raise ValueError("its metadata is no object")
         if meta.get("format") != _FORMAT:
             raise FileError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
@@ -186,7 +202,11 @@ class Checkpoints:
             as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
             restore = ocp.args.PyTreeRestore(restore_args=dict.fromkeys(meta["arrays"], as_numpy))
             wanted = ocp.args.Composite(arrays=restore)
-            return self._manager.restore(step, args=wanted)["arrays"], meta
+            arrays = self._manager.restore(step, args=wanted)["arrays"]
+            # TensorStore checks only its own structures.
+            if meta.pop(_CHECKSUM, None) != _checksum(arrays, meta):
+                raise ValueError("its checksum is another")
+            return arrays, meta
 
     def wait(self) -> None:
         """Wait until everything is written."""
@@ -209,7 +229,7 @@ class Checkpoints:
         """Raise any error of Orbax or its storage as a `FileError` of one line."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except _ERRORS as error:
             kept, reason, kind = "", _reason(error), FileError
             if done == "written":
                 kept = self._consolation()
@@ -232,6 +252,15 @@ def _reason(error: Exception) -> str:
     if code:
         return os.strerror(int(code[1] or code[2]))
     return text.strip().partition("\n")[0][:200] or repr(error)
+
+
+def _checksum(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> int:
+    """Return the CRC-32 of everything in a checkpoint."""
+    checksum = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+    for name in meta["arrays"]:
+        data = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data
+        checksum = zlib.crc32(data, checksum)
+    return checksum
 
 
 def _named(state: State) -> dict[str, Any]:

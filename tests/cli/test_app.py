@@ -296,6 +296,8 @@ def make_bad_files() -> None:
     Path("empty.png").write_bytes(b"")
     Path("text.png").write_text("this is no picture")
     Path("cut.png").write_bytes(Path("content.png").read_bytes()[:300])
+    Pil.open("content.png").save("content.tif", compression="tiff_lzw")
+    Path("damaged.tif").write_bytes(Path("content.tif").read_bytes().replace(b"\x80", b"\xff"))
     Path("bad.toml").write_text("evaluations = = 3")
     Path("unknown.toml").write_text("evaluation = 3")
     Path("weights.h5").write_bytes(b"nothing of the kind")
@@ -313,6 +315,7 @@ def make_bad_files() -> None:
         (("empty.png", "style.png", "-o", "o.png"), "empty.png: the file is empty"),
         (("text.png", "style.png", "-o", "o.png"), "text.png: not an image"),
         (("cut.png", "style.png", "-o", "o.png"), "cut.png: damaged or truncated"),
+        (("damaged.tif", "style.png", "-o", "o.png"), "damaged.tif: damaged or truncated"),
         (
             ("thin.png", "style.png", "-o", "o.png", "--size=original"),
             "content of 64×5 pixels is too small",
@@ -343,12 +346,12 @@ def make_bad_files() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
-    folder: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+    folder: Path, capfd: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
 ) -> None:
     make_bad_files()
     before = sorted(Path().rglob("*"))
     assert stylize(*arguments) == 2
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert message in printed.err
     assert printed.err.startswith("jaxstyle: ")
     assert printed.err.count("\n") == 1

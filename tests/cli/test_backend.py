@@ -59,9 +59,17 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "compiled programs cannot be kept there (Not a directory)" in done.stderr
 
 
-def test_without_a_home_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("relative", [True, False], ids=["older", "newer"])
+def test_without_a_home_nothing_is_kept(
+    relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cache(name: str) -> Path:
+        if not relative:
+            raise RuntimeError("could not determine the home directory for '~/.cache'")
+        return Path("~/.cache", name)
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: Path("~/.cache", name))
+    monkeypatch.setattr(platformdirs, "user_cache_path", cache)
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "site" / "jaxstyle" / "weights.py"))
     assert backend._default_cache() is None
     with pytest.raises(WeightsError, match="set JAXSTYLE_WEIGHTS"):

@@ -1,6 +1,6 @@
 """Every file operation of a run or a grid fails, or is the last one before a kill.
 
-    python -m tests.faults.campaign run|grid|cells [--resumed] [--every N]
+    python -m tests.faults.campaign run|grid|cells [--resumed] [--times N] [--every N]
 
 `cells` is a grid whose cells keep folders like runs.
 
@@ -8,6 +8,9 @@ The command line runs in this process on a small random network, again and again
 trouble at another operation, and afterwards without. After the trouble there must be one line and
 the right exit code; the same command must then end with the same bytes, and go on from every
 checkpoint that was complete.
+
+Operations are distinct by the call, the path but for its numbers, and the place in the program. The
+first and the last of each are tried; `--times` says how many of them.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,10 +40,73 @@ from tests.conftest import pattern
 
 SOURCE = Path(__file__).with_name("faults.c")
 
-OFF, ONCE, SHORT, FREEZE = range(4)
+ONCE, SHORT, FREEZE, TORN = range(4)
 """Modes of `faults.c`."""
 
-SERIES = ("ENOSPC", "EIO", "EACCES", "ESTALE", "short", "kill")
+SERIES = {
+    "ENOSPC": ONCE,
+    "EIO": ONCE,
+    "EACCES": ONCE,
+    "ESTALE": ONCE,
+    "short": SHORT,
+    "kill": FREEZE,
+    "torn": TORN,
+}
+"""What happens at an operation: an error, half a write before a full disk, a kill behind it, or a
+kill in the middle of a write."""
+
+
+class Operation(NamedTuple):
+    """One that is distinct from others."""
+
+    call: str
+    path: str
+    """Below the folder, without numbers."""
+    place: tuple[tuple[str, int], ...]
+    """Lines of Python that led to it, the innermost first; none in a thread of TensorStore."""
+    changes: bool
+    """Whether it may change anything on disk."""
+
+    def meets(self, series: str) -> bool:
+        """Return whether such trouble is possible here, and not that of another operation."""
+        if series in ("short", "torn"):
+            return self.call == "write"
+        if series == "EACCES":
+            return self.call not in ("read", "write", "fsync", "truncate")
+        return self.changes or series not in ("ENOSPC", "kill")
+
+    def __str__(self) -> str:
+        names = [f"{Path(name).name}:{line}" for name, line in self.place if "jaxstyle" in name]
+        return " < ".join([f"{self.call} {self.path}", *names[:3]])
+
+
+Choice = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+
+
+class Watch:
+    """Count the operations, and choose one of them."""
+
+    def __init__(self, root: Path, chosen: Operation | None = None, time: int = 0) -> None:
+        self.root, self.chosen, self.time = str(root), chosen, time
+        self.counts: collections.Counter[Operation] = collections.Counter()
+        self.called = Choice(self.choose)
+
+    def choose(self, call: bytes, path: bytes, changes: int) -> int:
+        place: list[tuple[str, int]] = []
+        frame = sys._getframe().f_back
+        while frame is not None:
+            if frame.f_code.co_filename != __file__:
+                place.append((frame.f_code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        pattern = re.sub("[0-9a-f]{8,}|[0-9]+", "#", os.fsdecode(path).removeprefix(self.root))
+        operation = Operation(call.decode(), pattern, tuple(place), bool(changes))
+        self.counts[operation] += 1
+        return operation == self.chosen and self.counts[operation] == self.time
+
+    @property
+    def chose(self) -> bool:
+        return self.chosen is not None and self.counts[self.chosen] >= self.time
+
 
 QUICK = ("--size=32", "--convolution=direct", "--scales=2", "--scale-factor=1.2", "--quiet")
 QUICK += ("--progress=0",)
@@ -63,8 +130,6 @@ class Trial(NamedTuple):
     """The exit code; None if an exception escaped."""
     lines: list[str]
     """On stderr."""
-    operation: str
-    """The one that failed."""
     saved: int
     """Evaluations in the newest checkpoint that was written."""
     resumed: int
@@ -130,8 +195,8 @@ class Campaign:
         self.counts: collections.Counter[str] = collections.Counter()
         self.problems: list[str] = []
 
-    def command(self, mode: int = OFF, number: int = 0, code: int = 0) -> Trial:
-        """Run the command, with trouble in the operation of that number."""
+    def command(self, watch: Watch | None = None, mode: int = ONCE, code: int = 0) -> Trial:
+        """Run the command, with trouble in the operation that `watch` chooses."""
         from jaxstyle.cli import app
         from jaxstyle.storage.checkpoints import Checkpoints
 
@@ -155,7 +220,8 @@ class Campaign:
             mock.patch.object(Checkpoints, "restore", restored),
             captured(self.root / "stderr") as lines,
         ):
-            self.library.faults_arm(os.fsencode(self.work), mode, number, code)
+            called = None if watch is None else watch.called
+            self.library.faults_arm(os.fsencode(self.work), mode, code, called)
             signal.alarm(120)
             try:
                 exit_code = app.run([*COMMANDS[self.kind].split(), *QUICK])
@@ -163,10 +229,8 @@ class Campaign:
                 traceback.print_exception(error)
             finally:
                 signal.alarm(0)
-                operation = self.library.faults_seen().decode()
-                self.operations = self.library.faults_count()
-                self.library.faults_arm(b"", OFF, 0, 0)
-        return Trial(exit_code, lines, operation.replace(str(self.work), ""), saved, resumed)
+                self.library.faults_arm(b"", ONCE, 0, None)
+        return Trial(exit_code, lines, saved, resumed)
 
     def fresh(self) -> None:
         """Make the folder anew."""
@@ -179,34 +243,41 @@ class Campaign:
         """Run without trouble; let trials start with nothing, or where one was cut off."""
         self.expected_code = 0 if self.kind == "run" else 3
         prepare(self.root / "start", self.kind)
-        for _ in range(2):  # the first compiles
-            self.fresh()
-            trial = self.command()
-            assert trial.code == self.expected_code, trial
+        self.fresh()
+        self.command()  # compiles
+        self.fresh()
+        trial = self.command()
+        assert trial.code == self.expected_code, trial
         self.expected, self.usual = results(self.work), trial.lines
         if resumed:
+            changes = [each for each in self.operations() if each.changes]
             self.fresh()
-            self.command(FREEZE, self.operations * 2 // 3, errno.EIO)
+            self.command(Watch(self.work, changes[len(changes) * 2 // 3], 1), FREEZE, errno.EIO)
             shutil.rmtree(self.root / "start")
             shutil.copytree(self.work, self.root / "start")
-            self.fresh()
-            self.command()
 
-    def trial(self, series: str, number: int) -> str | None:
-        """Try one operation; return its description, or None if there are not so many."""
+    def operations(self) -> collections.Counter[Operation]:
+        """Return how often each operation takes place."""
         self.fresh()
-        mode = {"short": SHORT, "kill": FREEZE}.get(series, ONCE)
-        code = getattr(errno, series, errno.EIO)
-        first = self.command(mode, number, code)
-        if not first.operation:
-            return None
+        watch = Watch(self.work)
+        self.command(watch)
+        return watch.counts
+
+    def trial(self, series: str, operation: Operation, time: int) -> None:
+        """Try one operation, if it takes place so many times, which may depend on threads."""
+        self.fresh()
+        watch = Watch(self.work, operation, time)
+        first = self.command(watch, SERIES[series], getattr(errno, series, errno.EIO))
+        if not watch.chose:
+            self.counts["missed"] += 1
+            return
         self.counts[series] += 1
-        where = f"{series} at {number}, {first.operation}"
+        where = f"{series} at {operation}, time {time}"
         again = self.command()
         wrong: list[str] = []
         if first.code is None:
             wrong.append("an exception")
-        elif series != "kill" and first.code not in (2, 3, self.expected_code):
+        elif series not in ("kill", "torn") and first.code not in (2, 3, self.expected_code):
             wrong.append(f"exit code {first.code}")
         told = [line for line in first.lines if line not in self.usual]
         if any(not line.startswith("jaxstyle: ") for line in told) or len(told) > 1:
@@ -232,7 +303,7 @@ class Campaign:
         if wrong:
             text = "\n    ".join([f"{where}: {', '.join(wrong)}", *told, "-- again", *again.lines])
             self.problems.append(text)
-        return first.operation
+            sys.stderr.write(f"{text}\n")
 
 
 @contextlib.contextmanager
@@ -255,6 +326,7 @@ def captured(path: Path) -> Iterator[list[str]]:
 
 def start(kind: str, root: Path, library: Path) -> Campaign:
     """Prepare this process: a small random network in place of VGG19's weights."""
+    from jaxstyle.cli import app
     from jaxstyle.cli.terminal import complain
     from jaxstyle.storage import grid
 
@@ -262,31 +334,49 @@ def start(kind: str, root: Path, library: Path) -> Campaign:
     grid._ABANDONED = -1.0
     warnings.simplefilter("always")
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
-    loaded = ctypes.CDLL(str(library))
-    loaded.faults_seen.restype = ctypes.c_char_p
-    return Campaign(kind, root, loaded)
+    # Half of a trial's time, and the same each time.
+    parsed = app.parse([*COMMANDS[kind].split(), *QUICK])
+    app.parse = lambda _: parsed
+    return Campaign(kind, root, ctypes.CDLL(str(library)))
+
+
+def spread(count: int, times: int) -> list[int]:
+    """Return so many numbers from 1 to `count`: the first, the last, those between."""
+    return sorted({1 + (count - 1) * step // max(times - 1, 1) for step in range(times)})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=COMMANDS)
     parser.add_argument("--resumed", action="store_true", help="of a command that was cut off")
-    parser.add_argument("--every", type=int, default=1, help="try every Nth operation only")
+    parser.add_argument(
+        "--times", type=int, default=2, help="repetitions tried, the first at least"
+    )
+    parser.add_argument("--every", type=int, default=1, help="try every Nth trial only")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    # A folder in memory: a disk would only be waited for.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         if "LD_PRELOAD" not in os.environ:
             environment = os.environ | {"LD_PRELOAD": str(build(Path(folder)))}
             command = [sys.executable, "-m", "tests.faults.campaign", *sys.argv[1:]]
             sys.exit(subprocess.run(command, env=environment).returncode)
         campaign = start(arguments.kind, Path(folder), Path(os.environ["LD_PRELOAD"]))
         campaign.reference(arguments.resumed)
-        for position, series in enumerate(SERIES):
-            number = 1 + position * arguments.every // len(SERIES)
-            while campaign.trial(series, number):
-                number += arguments.every
+        counts = campaign.operations() & campaign.operations()  # threads may repeat some
+        trials = [
+            (series, operation, time)
+            for series in SERIES
+            for operation, count in counts.items()
+            if operation.meets(series)
+            for time in spread(count, arguments.times)
+        ]
+        for trial in trials[:: arguments.every]:
+            campaign.trial(*trial)
         os.chdir("/")
-    sys.stderr.write("\n".join([*campaign.problems, ""]))
-    sys.stdout.write(json.dumps(campaign.counts | {"operations": campaign.operations}) + "\n")
+    totals = {"operations": counts.total(), "distinct": len(counts)}
+    totals["problems"] = len(campaign.problems)
+    sys.stdout.write(json.dumps(campaign.counts | totals) + "\n")
     sys.exit(bool(campaign.problems))
 
 

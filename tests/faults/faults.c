@@ -1,8 +1,9 @@
 /* File operations below a folder that fail on demand: preloaded into a process by campaign.py.
 
-   Every call of the C library that touches a file below the watched folder is counted, whoever
-   makes it, Python or TensorStore. The one of the chosen number fails, once; or all that change
-   anything fail from then on, which leaves on disk what a kill at that moment would leave. */
+   Every call of the C library that touches a file below the watched folder is shown to a function of
+   the campaign, whoever makes it, Python or TensorStore. The one that the function chooses fails,
+   once; or all that change anything fail from then on, which leaves on disk what a kill at that
+   moment would leave. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -19,67 +20,68 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { OFF, ONCE, SHORT, FREEZE };
+enum mode { ONCE, SHORT, FREEZE, TORN };
 enum effect { READS, CHANGES };
+
+#define FILES 4096
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char watched[PATH_MAX];
-static char seen[PATH_MAX + 64];
-static unsigned char inside[65536];
-static int mode, chosen, code, count, frozen, full;
+static char names[FILES][PATH_MAX];
+static enum mode mode;
+static int code, full;
+static volatile int frozen, done;
 
-void faults_arm(const char *folder, int how, int number, int error) {
+typedef int chooser(const char *call, const char *path, int changes);
+static chooser *choose;
+
+void faults_arm(const char *folder, int how, int error, chooser *chosen) {
   pthread_mutex_lock(&lock);
   snprintf(watched, sizeof watched, "%s", folder);
-  mode = how, chosen = number, code = error;
-  count = frozen = full = 0;
-  seen[0] = 0;
+  mode = how, code = error, choose = chosen;
+  frozen = full = done = 0;
   pthread_mutex_unlock(&lock);
 }
 
-int faults_count(void) { return count; }
-const char *faults_seen(void) { return seen; }
-
-static int below(int folder, const char *path) {
-  char absolute[PATH_MAX], link[64];
+/* Whether a path is below the watched folder; the absolute one. */
+static int below(int folder, const char *path, char *absolute) {
+  char link[64];
   if (!watched[0] || !path) return 0;
+  absolute[0] = 0;
   if (path[0] != '/') {
     if (folder == AT_FDCWD) {
-      if (!getcwd(absolute, sizeof absolute)) return 0;
+      if (!getcwd(absolute, PATH_MAX)) return 0;
     } else {
       snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
-      ssize_t length = readlink(link, absolute, sizeof absolute - 1);
+      ssize_t length = readlink(link, absolute, PATH_MAX - 1);
       if (length < 0) return 0;
       absolute[length] = 0;
     }
-    strncat(absolute, "/", sizeof absolute - strlen(absolute) - 1);
-    strncat(absolute, path, sizeof absolute - strlen(absolute) - 1);
-    path = absolute;
+    strncat(absolute, "/", PATH_MAX - strlen(absolute) - 1);
   }
-  return !strncmp(path, watched, strlen(watched));
+  strncat(absolute, path, PATH_MAX - strlen(absolute) - 1);
+  return !strncmp(absolute, watched, strlen(watched));
 }
 
 static int holds(int file) {
-  return file >= 0 && file < (int)sizeof inside && inside[file];
+  return file >= 0 && file < FILES && names[file][0];
 }
 
 /* 0: go on. -1: fail, with errno set. 1: write half. */
-static int verdict(const char *name, const char *path, enum effect effect) {
+static int verdict(const char *call, const char *path, enum effect effect) {
   int result = 0;
+  /* Outside the lock: it waits for Python's own. */
+  int chosen = choose && !done && choose(call, path, effect == CHANGES);
   pthread_mutex_lock(&lock);
-  if (mode == OFF) {
-    ++count;
-  } else if (full && !strcmp(name, "write")) {
-    full = 0, errno = ENOSPC, result = -1;
-  } else if (frozen) {
+  if (frozen) {
     if (effect == CHANGES) errno = code, result = -1;
-  } else if (++count == chosen) {
-    snprintf(seen, sizeof seen, "%s %s", name, path ? path : "");
+  } else if (full && !strcmp(call, "write")) {
+    full = 0, errno = ENOSPC, result = -1;
+  } else if (chosen && !done) {
+    done = 1;
     if (mode == ONCE) errno = code, result = -1;
-    if (mode == SHORT) {
-      if (!strcmp(name, "write")) full = 1, result = 1;
-      else errno = ENOSPC, result = -1;
-    }
+    if (mode == SHORT) full = 1, result = 1;
+    if (mode == TORN) frozen = 1, result = 1;
     if (mode == FREEZE) frozen = 1;
   }
   pthread_mutex_unlock(&lock);
@@ -88,16 +90,17 @@ static int verdict(const char *name, const char *path, enum effect effect) {
 
 #define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-static int opening(int folder, const char *path, int flags, int *decided) {
-  *decided = 0;
-  if (!below(folder, path)) return 0;
+static int opening(int folder, const char *path, int flags, char *absolute) {
+  if (!below(folder, path, absolute)) {
+    absolute[0] = 0;
+    return 0;
+  }
   int changes = flags & (O_CREAT | O_TRUNC);
-  *decided = verdict(changes ? "create" : "open", path, changes ? CHANGES : READS);
-  return 1;
+  return verdict(changes ? "create" : "open", absolute, changes ? CHANGES : READS);
 }
 
-static int opened(int file, int ours) {
-  if (file >= 0 && file < (int)sizeof inside) inside[file] = ours;
+static int opened(int file, const char *absolute) {
+  if (file >= 0 && file < FILES) strcpy(names[file], absolute);
   return file;
 }
 
@@ -114,9 +117,9 @@ static int opened(int file, int ours) {
   int name(const char *path, int flags, ...) {         \
     REAL(name);                                        \
     MODE_ARGUMENT                                      \
-    int decided, ours = opening(AT_FDCWD, path, flags, &decided); \
-    if (decided < 0) return -1;                        \
-    return opened(real(path, flags, permissions), ours); \
+    char absolute[PATH_MAX];                           \
+    if (opening(AT_FDCWD, path, flags, absolute) < 0) return -1; \
+    return opened(real(path, flags, permissions), absolute); \
   }
 OPEN(open)
 OPEN(open64)
@@ -125,23 +128,23 @@ OPEN(open64)
   int name(int folder, const char *path, int flags, ...) { \
     REAL(name);                                        \
     MODE_ARGUMENT                                      \
-    int decided, ours = opening(folder, path, flags, &decided); \
-    if (decided < 0) return -1;                        \
-    return opened(real(folder, path, flags, permissions), ours); \
+    char absolute[PATH_MAX];                           \
+    if (opening(folder, path, flags, absolute) < 0) return -1; \
+    return opened(real(folder, path, flags, permissions), absolute); \
   }
 OPENAT(openat)
 OPENAT(openat64)
 
 int close(int file) {
   REAL(close);
-  if (file >= 0 && file < (int)sizeof inside) inside[file] = 0;
+  if (file >= 0 && file < FILES) names[file][0] = 0;
   return real(file);
 }
 
 #define ON_FILE(result, name, parameters, call, file, what, effect) \
   result name parameters {                             \
     REAL(name);                                        \
-    int decided = holds(file) ? verdict(what, #name, effect) : 0; \
+    int decided = holds(file) ? verdict(what, names[file], effect) : 0; \
     if (decided < 0) return -1;                        \
     return real call;                           \
   }
@@ -149,7 +152,7 @@ int close(int file) {
 #define WRITING(name, parameters, call, half)          \
   ssize_t name parameters {                            \
     REAL(name);                                        \
-    int decided = holds(file) ? verdict("write", #name, CHANGES) : 0; \
+    int decided = holds(file) ? verdict("write", names[file], CHANGES) : 0; \
     if (decided < 0) return -1;                        \
     return decided == 1 ? real half : real call; \
   }
@@ -160,7 +163,7 @@ WRITING(pwrite, (int file, const void *data, size_t size, off_t at), (file, data
 WRITING(pwrite64, (int file, const void *data, size_t size, off64_t at), (file, data, size, at),
         (file, data, (size + 1) / 2, at))
 WRITING(writev, (int file, const struct iovec *parts, int number), (file, parts, number),
-        (file, parts, (number + 1) / 2))
+        (file, &(struct iovec){parts->iov_base, (parts->iov_len + 1) / 2}, 1))
 
 ON_FILE(ssize_t, read, (int file, void *data, size_t size), (file, data, size), file, "read", READS)
 ON_FILE(ssize_t, pread, (int file, void *data, size_t size, off_t at), (file, data, size, at), file,
@@ -175,7 +178,8 @@ ON_FILE(int, ftruncate64, (int file, off64_t size), (file, size), file, "truncat
 #define ON_PATH(result, failed, name, parameters, call, folder, path, what, effect) \
   result name parameters {                             \
     REAL(name);                                        \
-    int decided = below(folder, path) ? verdict(what, path, effect) : 0; \
+    char absolute[PATH_MAX];                           \
+    int decided = below(folder, path, absolute) ? verdict(what, absolute, effect) : 0; \
     if (decided < 0) return failed;                    \
     return real call;                           \
   }

@@ -365,3 +365,16 @@ def test_damaged_tiffs_of_floats_are_refused_and_not_logged(
         with pytest.raises(ImageError, match=r"a\.tif: "):
             load_image(path)
     assert caplog.messages == []
+
+
+def test_memory_that_runs_out_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 1 GiB")
+
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 6, 3), np.float32), photometric="rgb")
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", read)
+    with pytest.raises(ImageError, match="too many pixels for this machine's memory"):
+        load_image(path)

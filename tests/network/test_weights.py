@@ -224,6 +224,18 @@ def test_damaged_files_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_memory_that_runs_out_is_not_taken_for_damage(
+    tmp_path: Path, tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: bytes) -> None:
+        raise MemoryError("Unable to allocate 1 GiB")
+
+    path = write(tmp_path / "a.npz", tensors)
+    monkeypatch.setitem(conversion._READERS, ".npz", read)
+    with pytest.raises(WeightsError, match="too large for this machine's memory"):
+        weights.load_weights(path)
+
+
 def test_slots_of_an_optimizer_are_not_weights(tmp_path: Path, tensors: Tensors) -> None:
     path = write_keras(tmp_path / "a.h5", tensors, old=False)
     with h5py.File(path, "a") as file:

@@ -123,14 +123,29 @@ def test_another_shape_or_format_is_refused(
         again.restore(lambda scale: like(other, scale))
     with pytest.raises(FileError, match="does not fit this run"):
         again.restore(lambda scale: like(config.replace(optimizer="adam", size=64), scale))
-    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 4)
-    with pytest.raises(FileError, match="of format 3, this jaxstyle reads 4"):
+    monkeypatch.setattr("jaxstyle.storage.checkpoints._FORMAT", 5)
+    with pytest.raises(FileError, match="of format 4, this jaxstyle reads 5"):
         again.restore(lambda scale: like(config, scale))
 
 
-@pytest.mark.parametrize("damage", ["emptied", "cut", "deleted"])
+def damage(path: Path, way: str) -> None:
+    data = bytearray(path.read_bytes())
+    match way:
+        case "deleted":
+            path.unlink()
+            return
+        case "emptied":
+            data.clear()
+        case "cut":
+            del data[len(data) // 2 :]
+        case "altered" if len(data) > 10_000:  # of arrays, for which TensorStore has no checksums
+            data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("way", ["emptied", "cut", "deleted", "altered"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    small_params: Params, tmp_path: Path, damage: str
+    small_params: Params, tmp_path: Path, way: str
 ) -> None:
     config = CONFIG.replace(scales=1)
     before, newest = (progress_of(config.replace(evaluations=n), small_params) for n in (2, 3))
@@ -139,10 +154,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     checkpoints.save(newest)
     checkpoints.close()
     for file in [path for path in (tmp_path / "3").rglob("*") if path.is_file()]:
-        if damage == "deleted":
-            file.unlink()
-        else:
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 * (damage == "cut")])
+        damage(file, way)
     for read_only in (True, False):
         again = Checkpoints(tmp_path, read_only=read_only)
         with pytest.warns(UserWarning, match="cannot be read .*; going on from the one before"):
@@ -157,6 +169,35 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     restored = Checkpoints(tmp_path).restore(lambda scale: like(config, scale))
     assert restored is not None
     assert restored.evaluations == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("meta/metadata", '"status"', '"stat"'),
+        ("meta/metadata", '"scale"', '"scaly"'),
+        ("meta/metadata", '"terms"', '"germs"'),
+        ("meta/metadata", '"arrays": [', '"arrays": 1, "other": ['),
+        ("meta/metadata", "{", "[{"),
+        ("arrays/_METADATA", '"tree_metadata": {', '"tree_metadata": [], "other": {'),
+    ],
+)
+def test_altered_metadata_are_damage(
+    small_params: Params, tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    config = CONFIG.replace(scales=1)
+    checkpoints = Checkpoints(tmp_path)
+    for evaluations in (2, 3):
+        checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
+    checkpoints.close()
+    path = tmp_path / "3" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
+    with pytest.warns(UserWarning, match="cannot be read .*; going on from the one before"):
+        restored = Checkpoints(tmp_path).restore(lambda scale: like(config, scale))
+    assert restored is not None
+    assert restored.evaluations == 2
 
 
 def test_a_checkpoint_that_cannot_be_reached_is_kept(
@@ -189,5 +230,6 @@ def test_orbax_is_silent_in_logs(caplog: pytest.LogCaptureFixture) -> None:
     assert error is not None
     trace = (type(error), error, error.__traceback__)
     logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=trace)
+    logging.getLogger("asyncio").error("Task exception was never retrieved [tensorstore_spec=0]")
     logging.getLogger("asyncio").error("of something else")
     assert caplog.messages == ["of something else"]
