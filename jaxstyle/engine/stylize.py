@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxstyle.config import (
+    Adam,
     Config,
     ConfigError,
     FileError,
@@ -149,8 +150,8 @@ def stylize_batch(
     """Stylize many images at once, as lanes of one program that share their common work.
 
     Contents, styles, configs and guides correspond by position; a single one serves all. Configs
-    that differ by value (weights, seed, init, budgets) share a program; those that differ by
-    structure (size, layers, pooling, optimizer …) are grouped.
+    that differ by value (weights, seed, init, budgets, learning rate) share a program; those that
+    differ by structure (size, layers, pooling, optimizer …) are grouped.
 
     Args:
         contents: as for `stylize`, of any shapes; each shape has its own program.
@@ -290,9 +291,12 @@ def pick_devices(count: int) -> tuple[Device, ...]:
 
 def program_of(config: Config) -> Config:
     """Return `config` without settings that are data: equal results share a compiled program."""
-    scales = config.scales
-    if not (config.scheduled or isinstance(scales, OneScale)):
+    scales, optimizer = config.scales, config.optimizer
+    if not isinstance(scales, OneScale):
         scales = dataclasses.replace(scales, coarse_evaluations=None, first_evaluations=None)
+    if isinstance(optimizer, Adam):
+        ema = optimizer.ema and 0.5
+        optimizer = dataclasses.replace(optimizer, learning_rate=1.0, ema=ema)
     return dataclasses.replace(
         config,
         content_weight=1.0,
@@ -304,9 +308,10 @@ def program_of(config: Config) -> Config:
         extra_terms=equal(*config.extra_terms),
         style_weights=(),
         init="content",
-        # Directions are drawn once per program, and a schedule depends on its length.
+        # Directions are drawn once per program.
         seed=config.seed if needs_directions(config) else 0,
-        evaluations=config.evaluations if config.scheduled else 1,
+        evaluations=1,
+        optimizer=optimizer,
         scales=scales,
     )
 
