@@ -144,6 +144,9 @@ def test_init_names_the_start(tmp_path: Path) -> None:
     assert 0.4 < np.mean(noise) < 0.6
     assert_array_equal(noise, initial_image(CONTENT, styles, Config(init="noise", seed=1)))
     assert (noise != initial_image(CONTENT, styles, Config(init="noise", seed=2))).mean() > 0.99
+    for key in (jax.random.key(1), jax.random.split(jax.random.key(1))[1]):
+        noise = initial_image(CONTENT, styles, Config(init="noise", seed=key))
+        assert_array_equal(noise, jax.random.uniform(key, CONTENT.shape))
     assert initial_image(CONTENT, styles, Config(init="style")).shape == CONTENT.shape
     save_image(tmp_path / "start.png", CONTENT)
     start = initial_image(CONTENT, styles, Config(init=str(tmp_path / "start.png")))
