@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -371,6 +372,8 @@ def stylize_cells(
         parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
         groups.setdefault((program, shape, tuple(parts)), []).append(index)
     targets: Targets | None = None
+    for rows in dict.fromkeys(shape[0] for _, shape, _ in groups):
+        _tell_of_idle_devices(rows, devices, space)
     for (program, shape, _), members in groups.items():
         most = lanes or _paying_lanes(shape, devices, sharing(shape[0], space))
         levels = [pyramid.levels(cells[index].config, shape) for index in members]
@@ -407,6 +410,20 @@ def stylize_cells(
                 shrink=lanes is None,
                 on_evaluations=on_evaluations,
             )
+
+
+def _tell_of_idle_devices(rows: int, devices: Sequence[Device], space: int) -> None:
+    """Warn if fewer than `space` devices share the rows of the last scale."""
+    taking_part = Layout.of(devices, rows, space=space).space
+    if taking_part < space:
+        best = 16 * space
+        above = -(-rows // best) * best
+        below = f"{above - best} or " if above > best else ""
+        warnings.warn(
+            f"{space} devices cannot share {rows} rows evenly; {taking_part} will. Multiples of "
+            f"{best} are best: crop the content, or change the size, to {below}{above} rows",
+            stacklevel=2,
+        )
 
 
 def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:
