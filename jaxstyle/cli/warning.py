@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxstyle.cli.terminal import complain
+from jaxstyle.config import brief
 
 _OF_CACHE = re.compile(
     r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)", re.DOTALL
@@ -37,7 +38,7 @@ class Warnings:
         import jax
 
         folder = jax.config.values["jax_compilation_cache_dir"]
-        line = f"{folder}: compiled programs cannot be kept there ({_first_line(reason)})"
+        line = f"{folder}: compiled programs cannot be kept there ({brief(reason)})"
         if action == "reading":
             line = f"{folder}: compiled programs were damaged; they are removed and compiled again"
         if folder and "://" not in folder:
@@ -45,10 +46,6 @@ class Warnings:
         if line not in self._told:
             complain(line)
         self._told.add(line)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
 
 
 def _remove_damaged(folder: Path, program: str, *, reading: bool) -> None:

@@ -19,8 +19,8 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
-def brief(error: BaseException) -> str:
-    """Return what another library's `error` says, as part of a line."""
+def brief(error: BaseException | str) -> str:
+    """Return what another library's `error`, or its text, says, as part of a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

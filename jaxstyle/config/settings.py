@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 from immutabledict import immutabledict
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -28,6 +28,9 @@ from jaxstyle.config.validation import (
     settings,
     weighted,
 )
+
+if TYPE_CHECKING:
+    import jax
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 """Arithmetic of the network's convolutions and of Gram matrices."""
@@ -211,6 +214,26 @@ Statistics = Annotated[
 
 Terms = Annotated[Mapping[Any, Weight], BeforeValidator(weighted), AfterValidator(_check_terms)]
 
+
+def _seed(value: Any) -> Any:
+    """Convert a key to a number, which can be hashed and written down."""
+    if not hasattr(value, "dtype"):
+        return value
+    import jax  # imported already by whoever has a key
+
+    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if value.shape or str(jax.random.key_impl(value)) != "threefry2x32":
+            given = f"{value.dtype}{list(value.shape)}"
+            raise ConfigError(f"seed must be a single key of threefry2x32, not {given}")
+        value = jax.random.key_data(value)
+    elif value.shape != (2,) or value.dtype != "uint32":  # nor a key of old
+        return value
+    high, low = value.tolist()
+    return high << 32 | low
+
+
+Seed = Annotated[int, BeforeValidator(_seed), Field(strict=True, ge=0, lt=2**64)]
+
 Names = Mapping[str, float] | Iterable[str]
 Options = Mapping[str, Any]
 
@@ -302,8 +325,9 @@ class Config:
     scales: Converted[Scales, Scales | int | Literal["auto"] | Options] = Converted(OneScale())
     """Number of scales, from coarse to fine; each starts from the result of the one before. auto
     takes as many as fit between start_size and the result's size, none below 32 pixels."""
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-    """Seed of the noise init and of the directions of sliced distances."""
+    seed: Converted[Seed, "int | jax.Array"] = Converted(0)
+    """Seed of the noise init and of the directions of sliced distances. In Python also a JAX key of
+    threefry2x32, which is kept as the number of its 64 bits: 5 for jax.random.key(5)."""
 
     def __post_init__(self) -> None:
         if self.style_weights and not any(self.style_weights):

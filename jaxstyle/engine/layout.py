@@ -12,7 +12,8 @@ partitioner derives the halos of convolutions and the sums of Gram matrices by i
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -194,13 +195,13 @@ class Executable(NamedTuple):
 
     program: jax.stages.Compiled
     update: Callable[[Any, Any, State], tuple[State, Info]]
-    """The program as a function of objectives, shared parameters and states."""
+    """The program as a function of the lanes' data, shared parameters and states."""
     shared: Any
     """Formats of the parameters that all lanes share."""
     empty: Callable[[], Any]
     put: Callable[..., Any]
     lane: Any
-    """Shardings of one lane's objective and state."""
+    """Shardings of one lane's data (objective and hyperparameters) and state."""
 
 
 @cached(_PROGRAMS_KEPT)
@@ -217,20 +218,26 @@ def _starting(
 def _compiled(
     layout: Layout,
     optimizer: optax.GradientTransformation,
-    objective: Signature,
+    data: Signature,
     image: Signature,
     shared: Signature,
     quick: bool,
     identity: str | None,
 ) -> Executable:
-    def update_lane(objective: Any, shared: Any, state: State) -> tuple[Any, ...]:
-        state, info = update(optimizer, bound(objective, shared), state)
+    def update_lane(data: Any, shared: Any, state: State) -> tuple[Any, ...]:
+        objective, hyperparameters = data
+        dtype = state.best_loss.dtype
+        numbers = {name: number.astype(dtype) for name, number in hyperparameters.items()}
+        state, info = update(optimizer, bound(objective, shared), state, **numbers)
         # Containers of Python's own, which programs can be stored with.
         return jax.tree.leaves(state), {**info._asdict(), "step": info.step._asdict()}
 
     state = jax.eval_shape(functools.partial(init, optimizer), image.shapes)
-    one = objective.shapes, state
-    axes = _objective_rows(layout, objective.shapes), _state_rows(layout, optimizer, state)
+    objective, hyperparameters = data.shapes
+    one = data.shapes, state
+    nowhere = jax.tree.map(lambda _: PartitionSpec(), hyperparameters)
+    rows = _objective_rows(layout, objective), nowhere
+    axes = rows, _state_rows(layout, optimizer, state)
     lead, lanes = ((LANES,), (layout.slots,)) if layout.slots > 1 else ((), ())
 
     def sharded(axes: Any, *lead: str) -> Any:
@@ -245,7 +252,7 @@ def _compiled(
     # The compiler chooses the order of dimensions in memory: convolutions on GPUs want outputs of a
     # kernel first, and would transpose each kernel in every evaluation.
     chosen = memory_layout.Format(memory_layout.Layout.AUTO, layout.sharding())
-    held = objective.shapes.activations if isinstance(objective.shapes, Objective) else "kept"
+    held = objective.activations if isinstance(objective, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
     program = stored.compiled(
         _over_lanes(layout, update_lane),
@@ -258,8 +265,8 @@ def _compiled(
     )
     structure = jax.tree.structure(state)
 
-    def update_all(objectives: Any, shared: Any, states: State) -> tuple[State, Info]:
-        leaves, info = program(objectives, shared, states)
+    def update_all(data: Any, shared: Any, states: State) -> tuple[State, Info]:
+        leaves, info = program(data, shared, states)
         return structure.unflatten(leaves), Info(**info | {"step": StepInfo(**info["step"])})
 
     return Executable(
@@ -287,15 +294,15 @@ def bound(objective: Any, shared: Any) -> Any:
 
 
 def _over_lanes(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Map `function(objective, shared, state)` over the lanes of objectives and states."""
+    """Map `function(data, shared, state)` over the lanes of data and states."""
     if layout.slots == 1:
         return function
     lanes = jax.vmap(function, in_axes=(0, None, 0))
     if layout.groups == 1:
         return lanes
 
-    def alone(objective: Any, shared: Any, state: State) -> Any:
-        squeezed = jax.tree.map(lambda leaf: leaf[0], (objective, state))
+    def alone(data: Any, shared: Any, state: State) -> Any:
+        squeezed = jax.tree.map(lambda leaf: leaf[0], (data, state))
         results = function(squeezed[0], shared, squeezed[1])
         return jax.tree.map(lambda leaf: leaf[None], results)
 
@@ -317,6 +324,7 @@ def compile_update(
     image: PyTree,
     shared: Any = None,
     *,
+    hyperparameters: Mapping[str, Any] = MappingProxyType({}),
     quick: bool = False,
     shrink: bool = False,
     keep: bool = True,
@@ -330,6 +338,7 @@ def compile_update(
         objective: the objective of a lane; those of the others differ only in data.
         image: the image of a lane, or its shapes.
         shared: parameters that the objectives lack, since all lanes share them.
+        hyperparameters: extra arguments of a lane's optimizer.
         quick: whether compiling matters more than running; see `quick_options`.
         shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
         keep: whether to keep the compiled program for the next run of such objectives.
@@ -337,9 +346,9 @@ def compile_update(
             to be stored; see `stored.compiled`.
     """
     compiled = _compiled if keep else _compiled.__wrapped__
-    lane, start = Signature.of(objective), Signature.of(_parameters(image))
+    data, start = Signature.of((objective, dict(hyperparameters))), Signature.of(_parameters(image))
     while True:
-        executable = compiled(layout, optimizer, lane, start, Signature.of(shared), quick, identity)
+        executable = compiled(layout, optimizer, data, start, Signature.of(shared), quick, identity)
         fewer = _fitting_lanes(layout, executable, shared) if shrink else layout.lanes
         if fewer == layout.lanes:
             return layout, executable
@@ -369,14 +378,21 @@ class Program:
         self.compile_seconds = time.perf_counter() - started
         self._lanes: Any = None
 
-    def put(self, slot: int, objective: Any, image: PyTree, state: State | None) -> None:
+    def put(
+        self,
+        slot: int,
+        objective: Any,
+        hyperparameters: Mapping[str, Any],
+        image: PyTree,
+        state: State | None,
+    ) -> None:
         """Put one image into a slot, at its start or in the given state.
 
         If all slots are empty, the others are filled likewise, with numbers to compute with.
         """
         if state is None:
             state = self.layout.start(self.optimizer, image)
-        lane = _placed((objective, state), self._executable.lane)
+        lane = _placed(((objective, dict(hyperparameters)), state), self._executable.lane)
         if self.layout.slots == 1:
             self._lanes = lane
             return
@@ -393,10 +409,10 @@ class Program:
 
     def step(self) -> Info:
         """Dispatch one update of all slots, and return its measurements on the devices."""
-        objectives, state = self._lanes
+        data, state = self._lanes
         self._lanes = None
-        state, info = self._executable.update(objectives, self.shared, state)
-        self._lanes = objectives, state
+        state, info = self._executable.update(data, self.shared, state)
+        self._lanes = data, state
         return info
 
     def info_of(self, slot: int, infos: Info) -> Info:

@@ -7,7 +7,8 @@ evaluations, never on time: the same jobs give the same bits.
 
 import collections
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,8 @@ class Job(NamedTuple):
     keeper: Keeper | None = None
     waited: float = 0.0
     """Seconds spent on waiting for programs that other threads compile."""
+    hyperparameters: Mapping[str, Any] = MappingProxyType({})
+    """Extra arguments of the optimizer, which are data like the objective."""
 
 
 class _Lane:
@@ -135,6 +138,7 @@ def run(
                 first.objective,
                 first.image,
                 shared,
+                hyperparameters=first.hyperparameters,
                 quick=quick,
                 shrink=shrink,
                 keep=keep,
@@ -266,9 +270,9 @@ def _lockstep(
             if lane is not None:
                 active[slot] = fresh[slot] = lane
         for slot, lane in fresh.items():
-            resumed = lane.job.resumed
-            state = resumed.state if resumed is not None else None
-            program.put(slot, lane.job.objective, lane.job.image, state)
+            job = lane.job
+            state = job.resumed.state if job.resumed is not None else None
+            program.put(slot, job.objective, job.hyperparameters, job.image, state)
         for lane in fresh.values():
             lane.journal.start(compile_seconds + lane.job.waited)
         if fresh:

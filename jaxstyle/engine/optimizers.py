@@ -1,6 +1,7 @@
 """The optimizers that a config can name, as optax transformations."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,25 @@ curvature along it."""
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
 
 
-def make_optimizer(
-    config: Config, budget: int | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Return the optax transformation that `config` names; schedules span `budget` evaluations."""
+def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """Return the optax transformation that `config` names; a schedule spans its `evaluations`.
+
+    Arguments to `update` from `hyperparameters` override its own.
+    """
     if isinstance(config.optimizer, Adam):
-        return _adam(config.optimizer, budget or config.evaluations if config.scheduled else None)
+        return _adam(config.optimizer, config.evaluations if config.scheduled else None)
     precision = vgg.chosen_precision(config.precision, config.convolution)
     return _lbfgs(config.optimizer, _LOSS_NOISE[precision])
+
+
+def hyperparameters(config: Config, budget: int) -> dict[str, float]:
+    """Return the optimizer's numbers, for which no program need be compiled anew.
+
+    A schedule spans `budget` evaluations.
+    """
+    if not isinstance(config.optimizer, Adam):
+        return {}
+    return _numbers(config.optimizer, budget if config.scheduled else None)
 
 
 def state_like(shape: tuple[int, ...], config: Config) -> State:
@@ -53,9 +65,39 @@ def _lbfgs(options: LBFGS, noise: float) -> optax.GradientTransformationExtraArg
 
 @functools.lru_cache
 def _adam(options: Adam, decay_steps: int | None) -> optax.GradientTransformationExtraArgs:
-    step = options.learning_rate
-    schedule = step if decay_steps is None else optax.cosine_decay_schedule(step, decay_steps)
-    adam = optax.adam(schedule, b2=options.adam_beta2)
-    if options.ema is not None:
-        adam = optax.chain(adam, average_iterates(options.ema))
-    return optax.with_extra_args_support(adam)
+    own = _numbers(options, decay_steps)
+    # Its decay stays a constant: of an array, optax would subtract the rounded value from 1.
+    adam = functools.partial(_adam_of, options.adam_beta2)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **given: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        numbers = {name: given.get(name, number) for name, number in own.items()}
+        return adam(**numbers).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(adam(**own).init, update)
+
+
+def _numbers(options: Adam, decay_steps: int | None) -> dict[str, float]:
+    """Return the arguments of `_adam_of` after `b2`, without those that are None."""
+    numbers = {
+        "learning_rate": options.learning_rate,
+        "decay_steps": decay_steps,
+        "ema": options.ema,
+    }
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _adam_of(
+    b2: float, learning_rate: Any, decay_steps: Any = None, ema: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    step = learning_rate
+    if decay_steps is not None:
+        # Over 1, since optax looks at the length of a schedule, which may be traced.
+        cosine = optax.cosine_decay_schedule(learning_rate, 1)
+        step = lambda count: cosine(count / decay_steps)  # noqa: E731
+    adam = optax.adam(step, b2=b2)
+    return adam if ema is None else optax.chain(adam, average_iterates(ema))

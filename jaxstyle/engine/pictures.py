@@ -17,6 +17,7 @@ from jaxstyle.objective import (
     check_aspects,
     check_guides,
     check_shapes,
+    key_of,
     style_shares,
 )
 
@@ -128,9 +129,7 @@ def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Im
     if config.init == "content":
         return content
     if config.init == "noise":
-        return np.asarray(
-            jax.random.uniform(jax.random.key(config.seed), content.shape, np.float32)
-        )
+        return np.asarray(jax.random.uniform(key_of(config.seed), content.shape, np.float32))
     start = styles[0] if config.init == "style" else load_image(config.init)
     return resize_image(start, content.shape)
 

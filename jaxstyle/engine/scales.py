@@ -16,7 +16,7 @@ from jaxstyle.engine import pyramid
 from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.layout import Layout, compile_update, whole
 from jaxstyle.engine.loop import Job, run
-from jaxstyle.engine.optimizers import make_optimizer
+from jaxstyle.engine.optimizers import hyperparameters, make_optimizer
 from jaxstyle.engine.pictures import finished_image, join_scales
 from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Result
 from jaxstyle.engine.targets import Cell, Targets
@@ -80,8 +80,7 @@ class Passage:
         elif self.before is not None:
             image = resize_image(self.before.image, scale.shape)
             if self.keeper is not None:
-                optimizer = make_optimizer(self.cell.config, budget)
-                state = whole(layout.start(optimizer, image))
+                state = whole(layout.start(scale.optimizer, image))
                 self.keeper.save(Progress(state, earlier=self.before))
         else:
             image = targets.start(self.cell, scale.ratio)
@@ -95,6 +94,7 @@ class Passage:
             self.callback,
             self.keeper,
             waited,
+            hyperparameters(self.cell.config, budget),
         )
 
     def finished(self, shape: tuple[int, int]) -> Result | JaxstyleError:
@@ -223,6 +223,7 @@ def _prepared(
         objective,
         jax.ShapeDtypeStruct((*scale.shape, 3), objective.tv_weight.dtype),
         targets.params,
+        hyperparameters=hyperparameters(cell.config, budget=1),
         quick=scale.quick,
         shrink=shrink,
         identity=scale.identity,
@@ -234,16 +235,16 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
     program = targets.program
     levels = pyramid.levels(program, shape)
     scales: list[_Scale] = []
-    for number, ((ratio, evaluations), budget) in enumerate(zip(levels, budgets, strict=True)):
+    for number, ((ratio, _), budget) in enumerate(zip(levels, budgets, strict=True)):
         reduced = pyramid.image_shape(shape, ratio, program)
         scales.append(
             _Scale(
                 number,
                 ratio,
                 reduced,
-                make_optimizer(program, evaluations),
+                make_optimizer(program),
                 # The objective's own settings are part of its structure.
-                targets.identity(program.optimizer, program.precision, evaluations),
+                targets.identity(program.optimizer, program.precision),
                 budget * math.prod(reduced) <= _QUICK,
                 number == len(levels) - 1,
             )

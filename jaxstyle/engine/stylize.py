@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxstyle.config import (
+    Adam,
     Config,
     ConfigError,
     FileError,
@@ -149,8 +151,8 @@ def stylize_batch(
     """Stylize many images at once, as lanes of one program that share their common work.
 
     Contents, styles, configs and guides correspond by position; a single one serves all. Configs
-    that differ by value (weights, seed, init, budgets) share a program; those that differ by
-    structure (size, layers, pooling, optimizer …) are grouped.
+    that differ by value (weights, seed, init, budgets, learning rate) share a program; those that
+    differ by structure (size, layers, pooling, optimizer …) are grouped.
 
     Args:
         contents: as for `stylize`, of any shapes; each shape has its own program.
@@ -290,9 +292,12 @@ def pick_devices(count: int) -> tuple[Device, ...]:
 
 def program_of(config: Config) -> Config:
     """Return `config` without settings that are data: equal results share a compiled program."""
-    scales = config.scales
-    if not (config.scheduled or isinstance(scales, OneScale)):
+    scales, optimizer = config.scales, config.optimizer
+    if not isinstance(scales, OneScale):
         scales = dataclasses.replace(scales, coarse_evaluations=None, first_evaluations=None)
+    if isinstance(optimizer, Adam):
+        ema = optimizer.ema and 0.5
+        optimizer = dataclasses.replace(optimizer, learning_rate=1.0, ema=ema)
     return dataclasses.replace(
         config,
         content_weight=1.0,
@@ -304,9 +309,10 @@ def program_of(config: Config) -> Config:
         extra_terms=equal(*config.extra_terms),
         style_weights=(),
         init="content",
-        # Directions are drawn once per program, and a schedule depends on its length.
+        # Directions are drawn once per program.
         seed=config.seed if needs_directions(config) else 0,
-        evaluations=config.evaluations if config.scheduled else 1,
+        evaluations=1,
+        optimizer=optimizer,
         scales=scales,
     )
 
@@ -366,6 +372,8 @@ def stylize_cells(
         parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
         groups.setdefault((program, shape, tuple(parts)), []).append(index)
     targets: Targets | None = None
+    for rows in dict.fromkeys(shape[0] for _, shape, _ in groups):
+        _tell_of_idle_devices(rows, devices, space)
     for (program, shape, _), members in groups.items():
         most = lanes or _paying_lanes(shape, devices, sharing(shape[0], space))
         levels = [pyramid.levels(cells[index].config, shape) for index in members]
@@ -402,6 +410,20 @@ def stylize_cells(
                 shrink=lanes is None,
                 on_evaluations=on_evaluations,
             )
+
+
+def _tell_of_idle_devices(rows: int, devices: Sequence[Device], space: int) -> None:
+    """Warn if fewer than `space` devices share the rows of the last scale."""
+    taking_part = Layout.of(devices, rows, space=space).space
+    if taking_part < space:
+        best = 16 * space
+        above = -(-rows // best) * best
+        below = f"{above - best} or " if above > best else ""
+        warnings.warn(
+            f"{space} devices cannot share {rows} rows evenly; {taking_part} will. Multiples of "
+            f"{best} are best: crop the content, or change the size, to {below}{above} rows",
+            stacklevel=2,
+        )
 
 
 def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:

@@ -48,7 +48,10 @@ def init(optimizer: optax.GradientTransformation, image: PyTree[Array]) -> State
 
 
 def update(
-    optimizer: optax.GradientTransformation, objective: Callable[..., Any], state: State
+    optimizer: optax.GradientTransformation,
+    objective: Callable[..., Any],
+    state: State,
+    **hyperparameters: Any,
 ) -> tuple[State, Info]:
     """Evaluate the objective once and apply the optimizer's update; pure and vmappable.
 
@@ -57,6 +60,7 @@ def update(
             line searches ask for.
         objective: returns a loss, or a loss and a dictionary of its terms.
         state: from `init` or the update before.
+        hyperparameters: extra arguments of the optimizer.
     """
 
     def loss_and_terms(image: PyTree[Array]) -> tuple[Scalar, dict[str, Scalar]]:
@@ -71,6 +75,7 @@ def update(
         value=loss,
         grad=grad,
         value_fn=lambda image: loss_and_terms(image)[0],
+        **hyperparameters,
     )
     info = Info(
         loss=loss,

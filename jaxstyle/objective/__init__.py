@@ -9,6 +9,7 @@ from jaxstyle.objective.guides import Guide, Guides, parse_guide
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import GREY_LEVELS, Objective
 from jaxstyle.objective.regions import Region, assign, check_aspects
+from jaxstyle.objective.sliced import key_of
 from jaxstyle.objective.style_statistics import (
     Covariance,
     Gram,
@@ -71,6 +72,7 @@ __all__ = [
     "everywhere_there",
     "guided_content",
     "guided_targets",
+    "key_of",
     "needs_directions",
     "parse_guide",
     "prepare_params",

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
 from jaxstyle.objective.losses import Scalar
 
@@ -23,12 +24,18 @@ class Projected(NamedTuple):
     """Weights of the positions, which sum to 1; None for equal weights."""
 
 
+def key_of(seed: int) -> Key[Array, ""]:
+    """Return the key that `Config.seed` stands for, whatever JAX's default implementation is."""
+    data = jnp.asarray(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
 def directions(layer: int, channels: int, number: int, seed: int) -> Float[Array, "c d"]:
     """Draw `number` random unit vectors, uniform on the sphere, to project features on.
 
     The first ones are the same whatever their number.
     """
-    key = jax.random.fold_in(jax.random.key(seed), layer)
+    key = jax.random.fold_in(key_of(seed), layer)
     vectors = jax.random.normal(key, (number, channels)).T
     return vectors / jnp.linalg.norm(vectors, axis=0)
 

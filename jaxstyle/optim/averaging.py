@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 class AverageState(NamedTuple):
@@ -16,7 +16,7 @@ class AverageState(NamedTuple):
     iterates: Int[Array, ""]
 
 
-def average_iterates(decay: float) -> optax.GradientTransformation:
+def average_iterates(decay: float | Float[Array, ""]) -> optax.GradientTransformation:
     """Keep a bias-corrected exponential moving average of the iterates; updates pass through.
 
     The average of n iterates weights the one k before the last by decayᵏ(1 − decay)/(1 − decayⁿ),

@@ -30,7 +30,7 @@ class CellProgress:
             like: gives the expected structure and shapes of a scale's state.
             seconds: time between checkpoints.
         """
-        self._folder, self._like, self._pace = folder, like, Pace(seconds, seconds)
+        self.folder, self._like, self._pace = folder, like, Pace(seconds, seconds)
         self._checkpoints: Checkpoints | None = None
 
     def restore(self) -> Progress | None:
@@ -39,14 +39,7 @@ class CellProgress:
         Raises:
             AccessError: see `Checkpoints.restore`.
         """
-        try:
-            return self._open().restore(self._like)
-        except AccessError:
-            raise
-        except FileError as error:
-            _tell_of_new_start(error)
-            self.remove()
-            return None
+        return _restored(self, lambda: self._open().restore(self._like))
 
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
@@ -62,7 +55,7 @@ class CellProgress:
 
     def _open(self) -> Checkpoints:
         if self._checkpoints is None:
-            self._checkpoints = Checkpoints(files.make_folder(self._folder) / "checkpoint", kept=1)
+            self._checkpoints = Checkpoints(files.make_folder(self.folder) / "checkpoint", kept=1)
         return self._checkpoints
 
     def finish(self, result: Result, summary: Mapping[str, Any], alpha: np.ndarray | None) -> None:
@@ -71,7 +64,7 @@ class CellProgress:
     def remove(self) -> None:
         """Delete the checkpoint of a cell that is done; if that fails, the next start does it."""
         self.close()
-        _remove(self._folder)
+        _remove(self.folder)
 
     def close(self) -> None:
         """Wait until the checkpoint is written."""
@@ -96,25 +89,17 @@ class CellRun:
             enter: opens it and returns the run.
             like: gives the expected structure and shapes of a scale's state.
         """
-        self._folder, self._enter, self._like = folder, enter, like
+        self.folder, self._enter, self._like = folder, enter, like
         self._run: Run | None = None
 
     def restore(self) -> Progress | None:
         """Return the progress to resume from, or None; a run that is damaged starts anew."""
-        self._run = self._enter(self._folder)
-        try:
-            return self._run.resume(self._like)
-        except AccessError:
-            raise
-        except FileError as error:
-            _tell_of_new_start(error)
-            self.close()
-            _remove(self._folder)
-            return None
+        run = self._run = self._enter(self.folder)
+        return _restored(self, lambda: run.resume(self._like))
 
     def _opened(self) -> Run:
         if self._run is None:
-            self._run = self._enter(self._folder)
+            self._run = self._enter(self.folder)
             self._run.resume(self._like)
         return self._run
 
@@ -149,8 +134,19 @@ class CellRun:
             run.close()
 
 
-def _tell_of_new_start(error: FileError) -> None:
-    warnings.warn(f"{error}; the cell starts anew", stacklevel=3)
+def _restored(
+    keeper: CellProgress | CellRun, restore: Callable[[], Progress | None]
+) -> Progress | None:
+    """Return the progress; if it is damaged, remove the folder and return None."""
+    try:
+        return restore()
+    except AccessError:
+        raise
+    except FileError as error:
+        warnings.warn(f"{error}; the cell starts anew", stacklevel=3)
+        keeper.close()
+        _remove(keeper.folder)
+        return None
 
 
 def _remove(folder: epath.Path) -> None:

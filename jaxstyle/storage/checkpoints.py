@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import Float
 
-from jaxstyle.config import FileError
+from jaxstyle.config import FileError, brief
 from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
 
@@ -247,11 +247,11 @@ class Checkpoints:
 
 def _reason(error: Exception) -> str:
     """Extract the operating system's message from TensorStore's `error`, or else its first line."""
-    text = str(getattr(error, "strerror", None) or error)
+    text = getattr(error, "strerror", None) or str(error)
     code = re.search(r"OS error code: (\d+)|os_error_code='(\d+)'", text)
     if code:
         return os.strerror(int(code[1] or code[2]))
-    return text.strip().partition("\n")[0][:200] or repr(error)
+    return brief(text) if text.strip() else repr(error)
 
 
 def _checksum(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from compiling.chips import CHIPS, devices
 from jaxstyle.config import Config
 from jaxstyle.config.presets import preset
 from jaxstyle.engine.layout import Layout, compile_update
-from jaxstyle.engine.optimizers import make_optimizer, state_like
+from jaxstyle.engine.optimizers import hyperparameters, make_optimizer, state_like
 from jaxstyle.engine.update import update
 from jaxstyle.network import vgg
 from jaxstyle.objective import Objective, targets
@@ -48,7 +48,15 @@ def measure_update(
     groups = 1 if space == 1 else lanes
     layout = Layout(devices(chip, groups * space), lanes // groups, space)
     started = time.perf_counter()
-    _, executable = compile_update(layout, optimizer, lane, image, params, keep=False)
+    _, executable = compile_update(
+        layout,
+        optimizer,
+        lane,
+        image,
+        params,
+        hyperparameters=hyperparameters(config, config.evaluations),
+        keep=False,
+    )
     seconds = time.perf_counter() - started
     state = state_like(image.shape, config)
     one = jax.jit(functools.partial(update, optimizer)).lower(objective, state)

@@ -3,6 +3,8 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from jaxstyle import LBFGS, Adam, AutoPyramid, Config, ConfigError, Pyramid, preset
@@ -247,7 +249,13 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"scales": "auto", "coarse_evaluations": [5]}, "coarse_evaluations must be a valid int"),
         ({"scales": "auto", "scale_factor": 1.01}, "scale_factor must be greater than or equal to"),
         ({"seed": -1}, "seed must be greater than or equal to 0, not -1"),
-        ({"seed": 2**32}, "seed must be less than 4294967296"),
+        ({"seed": 2**64}, "seed must be less than 184467440737095"),
+        ({"seed": np.uint32(3)}, "seed must be a valid integer"),
+        (
+            {"seed": jax.random.split(jax.random.key(0), 3)},
+            r"a single key of .*, not key<fry>\[3\]",
+        ),
+        ({"seed": jax.random.key(0, impl="rbg")}, r"key of threefry2x32, not key<rbg>\[\]$"),
         ({"init": ""}, "init: string should have at least 1 character"),
         ({"tile": 64, "activations": "kept"}, "tile has no meaning with activations kept"),
         ({"style_scale": 2.0, "style_shape": "content"}, "no meaning with style_shape content"),
@@ -338,3 +346,11 @@ def test_an_unknown_preset_lists_those_there_are() -> None:
 def test_bad_toml_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="not a TOML document"):
         parse_toml("size = = 3")
+
+
+def test_a_seed_may_be_a_key() -> None:
+    assert Config(seed=jax.random.key(7)) == Config(seed=jax.random.PRNGKey(7)) == Config(seed=7)
+    one, two = (Config().replace(seed=key) for key in jax.random.split(jax.random.key(7)))
+    assert one.seed != two.seed
+    assert max(one.seed, two.seed) >= 2**32
+    assert {one: 1}[Config().replace(**parse_toml(to_toml(one)))] == 1

@@ -160,6 +160,21 @@ def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     assert layout._compiled.cache_info().misses == before + 1
 
 
+def test_learning_rates_share_lanes(small_params: Params) -> None:
+    adam = QUICK.replace(optimizer="adam", learning_rate_schedule="cosine", evaluations=6)
+    configs = [
+        adam,
+        adam.replace(learning_rate=0.1),
+        adam.replace(learning_rate=0.01, evaluations=4),
+    ]
+    before = layout._compiled.cache_info().misses
+    found = stylize_batch(CONTENT, STYLE, configs, small_params, lanes=3)
+    assert layout._compiled.cache_info().misses == before + 1
+    for run, config in zip(found, configs, strict=True):
+        assert isinstance(run, Result)
+        assert_same_runs(run, stylize(CONTENT, STYLE, config, small_params))
+
+
 @pytest.mark.slow
 def test_scales_shapes_and_structures_go_together(small_params: Params) -> None:
     contents: list[Image] = [CONTENT, picture(40, 40, 5), CONTENT, OTHER]

@@ -267,14 +267,17 @@ def test_programs_of_other_settings_are_others(folder: Path, small_params: Param
         {"tv": "l1"},
         {"history_size": 5},
         {"optimizer": "adam"},
-        {"optimizer": "adam", "learning_rate": 0.3},
+        {"optimizer": "adam", "learning_rate_schedule": "cosine"},
+        {"optimizer": "adam", "ema": 0.9},
         {"pooling": "average"},
     ):
         stylize(CONTENT, STYLE, one_scale.replace(**changes), small_params)
         new = set(folder.iterdir()) - files
         assert new, changes
         files |= new
-    stylize(CONTENT, STYLE, one_scale.replace(style_weight=3.0), small_params)
+    same = {"optimizer": "adam", "learning_rate": 0.3, "ema": 0.5}
+    for changes in ({"style_weight": 3.0}, {"evaluations": 1}, same):
+        stylize(CONTENT, STYLE, one_scale.replace(**changes), small_params)
     assert set(folder.iterdir()) == files
 
 

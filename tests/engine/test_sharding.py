@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from jaxstyle import Config, ConfigError, stylize
 from jaxstyle.engine.fitting import spreadable
 from jaxstyle.engine.layout import Layout, sharing
-from jaxstyle.engine.stylize import pick_devices
+from jaxstyle.engine.stylize import _tell_of_idle_devices, pick_devices
 from tests.conftest import picture
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,37 @@ for a, b in zip(one, mesh, strict=True):
 def test_rows_are_shared_evenly() -> None:
     assert [sharing(rows, 8) for rows in (96, 68, 7, 1)] == [8, 4, 7, 1]
     assert Layout.of(jax.devices()[:1], 97, space=1).space == 1
+
+
+def test_idle_devices_are_told_of() -> None:
+    devices = jax.devices()[:1] * 2
+    both = (
+        "2 devices cannot share 49 rows evenly; 1 will. Multiples of 32 are best: .* 32 or 64 rows"
+    )
+    with pytest.warns(UserWarning, match=both):
+        _tell_of_idle_devices(49, devices, 2)
+    with pytest.warns(UserWarning, match="to 32 rows$"):
+        _tell_of_idle_devices(31, devices, 2)
+    _tell_of_idle_devices(50, devices, 2)
+
+
+@pytest.mark.slow
+def test_a_run_tells_of_idle_devices_once() -> None:
+    code = """
+import jax, warnings
+jax.config.update("jax_num_cpu_devices", 2)
+from jaxstyle import stylize
+from tests.conftest import SHALLOW, picture, random_params
+config = SHALLOW.replace(evaluations=1, scales=2, scale_factor=1.3)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    stylize(picture(49, 40, 0), picture(40, 40, 1), config, random_params(), devices=jax.devices())
+assert ["cannot share 49 rows" in str(each.message) for each in told] == [True], told
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_lanes_are_shared_out_evenly() -> None:

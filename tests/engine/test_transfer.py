@@ -1,6 +1,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import scipy.optimize
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import (
+    Adam,
     Config,
     ConfigError,
     FileError,
@@ -22,13 +24,14 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.engine import fitting
+from jaxstyle.engine import fitting, layout
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.engine.pictures import initial_image
 from jaxstyle.engine.records import Record
 from jaxstyle.engine.update import init, update
 from jaxstyle.network.arrays import Params
+from jaxstyle.optim import average_iterates
 from tests.conftest import SHALLOW, evaluate, picture
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
@@ -73,6 +76,41 @@ def test_adam_is_optax_adam(small_params: Params) -> None:
     assert_allclose(losses, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"learning_rate": 0.03},
+        {"ema": 0.7},
+        {"learning_rate_schedule": "cosine", "evaluations": 6},
+        {"learning_rate_schedule": "cosine", "evaluations": 6, "ema": 0.9},
+    ],
+)
+def test_numbers_of_adam_are_data_of_one_program(
+    small_params: Params, changes: dict[str, Any]
+) -> None:
+    """The result is that of a program in which optax has them as constants."""
+    adam = QUICK.replace(optimizer="adam", evaluations=8)
+    for each in ("constant", "cosine"):
+        for ema in (None, 0.5):
+            other = adam.replace(learning_rate_schedule=each, ema=ema, learning_rate=0.5)
+            stylize(CONTENT, STYLE, other, small_params)
+    before = layout._compiled.cache_info().misses
+    config = adam.replace(**changes)
+    found = stylize(CONTENT, STYLE, config, small_params)
+    assert layout._compiled.cache_info().misses == before
+    own, steps = config.optimizer, config.evaluations
+    assert isinstance(own, Adam)
+    cosine = optax.cosine_decay_schedule(own.learning_rate, steps)
+    constant = optax.adam(cosine if config.scheduled else own.learning_rate, b2=own.adam_beta2)
+    if own.ema is not None:
+        constant = optax.chain(constant, average_iterates(own.ema))
+    objective = build_objective(small_params, CONTENT, STYLE, config)
+    expected = optimize(objective, CONTENT, constant, steps)
+    assert [r.loss for r in found.history] == [r.loss for r in expected.history]
+    assert_allclose(found.image, expected.image, atol=0 if own.ema is None else 1e-6)
+
+
 def test_the_callback_sees_every_evaluation_and_can_stop(small_params: Params) -> None:
     seen: list[Record] = []
 
@@ -106,6 +144,9 @@ def test_init_names_the_start(tmp_path: Path) -> None:
     assert 0.4 < np.mean(noise) < 0.6
     assert_array_equal(noise, initial_image(CONTENT, styles, Config(init="noise", seed=1)))
     assert (noise != initial_image(CONTENT, styles, Config(init="noise", seed=2))).mean() > 0.99
+    for key in (jax.random.key(1), jax.random.split(jax.random.key(1))[1]):
+        noise = initial_image(CONTENT, styles, Config(init="noise", seed=key))
+        assert_array_equal(noise, jax.random.uniform(key, CONTENT.shape))
     assert initial_image(CONTENT, styles, Config(init="style")).shape == CONTENT.shape
     save_image(tmp_path / "start.png", CONTENT)
     start = initial_image(CONTENT, styles, Config(init=str(tmp_path / "start.png")))
