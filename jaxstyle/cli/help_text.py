@@ -21,7 +21,7 @@ def command(cls: type[T]) -> type[T]:
 
     tyro would break lines where the source does, and show the default of every flag.
     """
-    made = dataclasses.dataclass(frozen=True)(cls)
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
     texts = _docstrings(cls)
     for field in (each for each in dataclasses.fields(made) if each.name in texts):
         shown = arg(help=texts[field.name], help_behavior_hint=_hint(field))
