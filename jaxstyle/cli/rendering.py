@@ -350,10 +350,15 @@ def _write_result(
 
 def _report(output: str, result: Result) -> str:
     height, width = result.image.shape[:2]
-    lines = [
-        f"{output}: {width}×{height}, {result.evaluations} evaluations in {result.seconds:.1f} s "
-        f"(and {result.compile_seconds:.1f} s to compile), {result.rejected} rejected, "
-        f"ended by: {result.reason}"
+    done = [
+        f"{output}: {width}×{height}",
+        f"{result.evaluations} evaluations in {result.seconds:.1f} s "
+        f"(and {result.compile_seconds:.1f} s to compile)",
     ]
+    if result.rejected:
+        done.append(f"{result.rejected} rejected")
+    if result.reason != "budget":
+        done.append(result.reason)
+    lines = [", ".join(done)]
     lines += [f"  {name:<24}{value:>14.6g}" for name, value in result.terms.items()]
     return "\n".join([*lines, f"  {'loss':<24}{result.loss:>14.6g}"])
