@@ -97,7 +97,7 @@ class Pyramid:
     first_evaluations: Count | None = None
     """Budget of the coarsest scale; `coarse_evaluations` if not given."""
     coarse_aspect: CoarseAspect = "rounded"
-    """Aspect ratio of the image before the last scale: rounded, by 9 % at most, so that few
+    """Aspect ratio of the image before the last scale: rounded, by 10 % at most, so that few
     programs have to be compiled for pictures of many shapes, or the content's own."""
 
 
@@ -114,7 +114,7 @@ class AutoPyramid:
     first_evaluations: Count | None = None
     """Budget of the coarsest scale; `coarse_evaluations` if not given."""
     coarse_aspect: CoarseAspect = "rounded"
-    """Aspect ratio of the image before the last scale: rounded, by 9 % at most, so that few
+    """Aspect ratio of the image before the last scale: rounded, by 10 % at most, so that few
     programs have to be compiled for pictures of many shapes, or the content's own."""
     start_size: Count = 96
     """Smallest long side of an automatic scale, in pixels."""

@@ -9,6 +9,11 @@ SHORTEST = 32
 """Minimum short side of automatic scales, which leaves 2 pixels at relu5_1."""
 
 
+_PARTS = (8, 9, 10, 12, 14, 16)
+"""Short sides at coarse scales, in sixteenths of the long side (of images narrower than 2:1 in
+32nds, and so on): 2:1, 16:9, 8:5, 4:3, 8:7 and 1:1, whose rows many devices can share."""
+
+
 class Level(NamedTuple):
     """One scale: its size relative to the last scale, and its budget of evaluations."""
 
@@ -43,15 +48,16 @@ def image_shape(shape: tuple[int, ...], ratio: float, config: Config) -> tuple[i
     """Return the `(height, width)` of the image at a scale of `ratio`, `shape` at the last one.
 
     Programs are compiled for shapes, and photographs have many: before the last scale, the aspect
-    ratio is rounded to a power of 2^¼, unless `config` says otherwise. So 3:2 and 4:3 are both √2,
-    and no side changes by more than 9 %.
+    ratio is the nearest of few, unless `config` says otherwise.
     """
     height, width = level_shape(shape, ratio)
     if ratio == 1 or isinstance(config.scales, OneScale) or config.scales.coarse_aspect == "own":
         return height, width
     long, short = max(height, width), min(height, width)
-    power = round(4 * math.log2(max(shape[:2]) / min(shape[:2])))
-    short = max(round(long * 2 ** (-power / 4)), min(short, SHORTEST))
+    aspect = max(shape[:2]) / min(shape[:2])
+    whole = 16 * 2 ** math.floor(math.log2(aspect))
+    parts = min(_PARTS, key=lambda parts: abs(math.log(parts * aspect / whole)))
+    short = max(round(long * parts / whole), min(short, SHORTEST))
     return (short, long) if height <= width else (long, short)
 
 

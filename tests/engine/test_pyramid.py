@@ -17,7 +17,7 @@ from jaxstyle.storage.grid import Grid
 from tests.conftest import SHALLOW, picture
 
 CONTENT, STYLE = picture(48, 64, 0), picture(40, 36, 1)
-# 48×64 and, as small as a short side may be, 32×45.
+# 48×64 and, above the 32 pixels that its short side has to have, 34×45.
 AUTO = SHALLOW.replace(
     evaluations=5,
     coarse_evaluations=4,
@@ -73,15 +73,17 @@ def test_where_automatic_scales_start(changes: dict, long_sides: list[int]) -> N
 @pytest.mark.parametrize(
     ("shape", "coarse"),
     [
-        ((384, 512), (181, 256)),  # 4:3
-        ((341, 512), (181, 256)),  # 3:2
-        ((342, 512), (181, 256)),
-        ((512, 342), (256, 181)),
-        ((410, 512), (215, 256)),  # 5:4
-        ((288, 512), (152, 256)),  # 16:9
+        ((384, 512), (192, 256)),  # 4:3
+        ((410, 512), (192, 256)),  # 5:4
+        ((512, 366), (256, 192)),  # 5:7
+        ((341, 512), (160, 256)),  # 3:2
+        ((342, 512), (160, 256)),
+        ((288, 512), (144, 256)),  # 16:9
         ((512, 512), (256, 256)),
+        ((480, 512), (256, 256)),
+        ((256, 512), (128, 256)),
+        ((200, 512), (96, 256)),  # narrower
         ((66, 500), (32, 250)),  # no less than 32 pixels by rounding
-        ((60, 512), (32, 256)),
         ((3, 512), (2, 256)),
     ],
 )
@@ -193,7 +195,7 @@ def test_a_run_goes_on_within_and_between_automatic_scales(
     stylize(CONTENT, STYLE, AUTO, small_params, keeper=keeper)
     assert set(keeper.scales) == {0, 1}
     shapes = [scale.content.shape for scale in plan(CONTENT, STYLE, AUTO)]
-    assert shapes == [(32, 45, 3), (48, 64, 3)]
+    assert shapes == [(34, 45, 3), (48, 64, 3)]
     for folder in sorted(tmp_path.iterdir()):
         progress = Checkpoints(folder).restore(lambda scale: state_like(shapes[scale], AUTO))
         assert progress is not None
