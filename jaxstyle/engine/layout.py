@@ -461,9 +461,14 @@ def _lane(slot: int, leaf: jax.Array) -> np.ndarray:
     for shard in leaf.addressable_shards:
         lanes, *rest = shard.index
         position = slot - (lanes.start or 0)
-        if 0 <= position < shard.data.shape[0]:
+        if not 0 <= position < shard.data.shape[0]:
+            continue
+        if shard.device.platform == "cpu" or shard.data.shape[0] == 1:
+            one = np.asarray(shard.data)[position]
+        else:  # do not copy the others
             index = np.int32(position)  # not part of the program
-            whole[tuple(rest)] = jax.lax.dynamic_index_in_dim(shard.data, index, keepdims=False)
+            one = jax.lax.dynamic_index_in_dim(shard.data, index, keepdims=False)
+        whole[tuple(rest)] = one
     return whole
 
 

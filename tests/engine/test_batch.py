@@ -160,6 +160,15 @@ def test_one_program_a_shape_whatever_the_values(small_params: Params) -> None:
     assert layout._compiled.cache_info().misses == before + 1
 
 
+def test_lanes_of_cpus_are_read_without_a_program(
+    small_params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    with jax.log_compiles():
+        stylize_batch([picture(34, 42, seed) for seed in range(3)], STYLE, SHALLOW, small_params)
+    assert "XLA compilation of jit(init)" in caplog.text
+    assert "dynamic_index" not in caplog.text
+
+
 def test_learning_rates_share_lanes(small_params: Params) -> None:
     adam = QUICK.replace(optimizer="adam", learning_rate_schedule="cosine", evaluations=6)
     configs = [
