@@ -319,14 +319,19 @@ def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h 
 def _products(layer: Layer) -> Spread:
     mass, mean, centred = _centred(layer)
 
-    def scatter(centred: Float[Array, "h w c"]) -> Float[Array, "c c"]:
+    def scatter(centred: Float[Array, "h w c"], guide: Float[Array, "h w"] | None) -> Array:
         centred = centred.astype(layer.features.dtype)
-        return gram_matrix(_guided(centred, layer.guide), layer.precision)
+        return gram_matrix(_guided(centred, guide), layer.precision)
+
+    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        _, centred, guide = primals
+        return jax.jvp(lambda centred: scatter(centred, guide), (centred,), tangents[:1])
 
     # The mean's derivative adds up to 0, as deviations do, which takes a pass over all of them.
-    without_mean = jax.custom_jvp(lambda _, centred: scatter(centred))
-    without_mean.defjvp(lambda primals, tangents: jax.jvp(scatter, primals[1:], tangents[:1]))
-    return Spread(mass, mean, without_mean(_wide(layer.features), centred))
+    without_mean = jax.custom_jvp(lambda _, centred, guide: scatter(centred, guide))
+    without_mean.defjvp(derivative)
+    guide = jax.lax.stop_gradient(layer.guide)
+    return Spread(mass, mean, without_mean(_wide(layer.features), centred, guide))
 
 
 def _merged(some: Spread, others: Spread) -> Spread:
