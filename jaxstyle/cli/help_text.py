@@ -2,9 +2,10 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
-import textwrap
+import sys
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from tyro.conf import arg
@@ -22,7 +23,7 @@ def command(cls: type[T]) -> type[T]:
     tyro would break lines where the source does, and show the default of every flag.
     """
     made: Any = dataclasses.dataclass(frozen=True)(cls)
-    texts = _docstrings(cls)
+    texts = _docstrings(cls.__module__)[cls.__name__]
     for field in (each for each in dataclasses.fields(made) if each.name in texts):
         shown = arg(help=texts[field.name], help_behavior_hint=_hint(field))
         made.__annotations__[field.name] = Annotated[field.type, shown]
@@ -36,12 +37,15 @@ def _hint(field: dataclasses.Field[Any]) -> str | None:
     return "" if any(field.default is each for each in _NOTHING) else None
 
 
-def _docstrings(cls: type) -> dict[str, str]:
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(definition, ast.ClassDef)
-    found: dict[str, str] = {}
-    for field, text in itertools.pairwise(definition.body):
-        match field, text:
-            case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(words))):
-                found[name] = " ".join(words.split())
+@functools.cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings of fields by the classes of a module, which is parsed once for all."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    found: dict[str, dict[str, str]] = {}
+    for definition in (each for each in tree.body if isinstance(each, ast.ClassDef)):
+        texts = found[definition.name] = {}
+        for field, text in itertools.pairwise(definition.body):
+            match field, text:
+                case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(words))):
+                    texts[name] = " ".join(words.split())
     return found
