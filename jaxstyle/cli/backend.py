@@ -13,6 +13,7 @@ import filelock
 
 from jaxstyle.cli.terminal import complain
 from jaxstyle.config import ConfigError
+from jaxstyle.imaging import files
 
 _FATAL = re.compile(r"^[EF]\d+ .*?\] (.*)$", re.MULTILINE)
 """A line of XLA's log that tells of an error."""
@@ -94,17 +95,14 @@ def _check_xla_flags() -> None:
 
 def _default_cache() -> Path | None:
     """Return the folder for compiled programs; None if there is no writable home."""
-    import platformdirs
-
+    cache = files.user_cache()
+    if cache is None:
+        return None
     try:
-        folder = platformdirs.user_cache_path("jaxstyle") / "xla"
-        if folder.is_absolute():
-            _check_folder(folder)
-            return folder
-    # Without a home, platformdirs raises a RuntimeError, and older ones return a relative path.
-    except (OSError, RuntimeError):
-        pass
-    return None
+        _check_folder(cache / "xla")
+    except OSError:
+        return None
+    return cache / "xla"
 
 
 def _has_locks(folder: Path) -> bool:

@@ -18,6 +18,18 @@ MAX_BYTES = 2**31
 _TEMPORARY = re.compile(r"\.jaxstyle-[0-9a-f]{32}\.tmp")
 
 
+def user_cache() -> Path | None:
+    """Return the user's folder for what can be made again; None without a home."""
+    import platformdirs
+
+    # Without a home, platformdirs raises a RuntimeError, and older ones return a relative path.
+    with contextlib.suppress(RuntimeError):
+        folder = platformdirs.user_cache_path("jaxstyle")
+        if folder.is_absolute():
+            return folder
+    return None
+
+
 def open_path(path: epath.PathLike) -> epath.Path:
     """Return the path, after checking that its storage can be reached if it is a URL.
 

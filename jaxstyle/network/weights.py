@@ -4,7 +4,6 @@ Functions that read a file raise `FileError` if they cannot, and `WeightsError` 
 damaged, tampered with, or not a VGG.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -20,7 +19,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -65,12 +63,10 @@ def default_path(network: NetworkName = "vgg19") -> Path:
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
         return checkout / "weights" / name
-    # Without a home, platformdirs raises a RuntimeError, and older ones return a relative path.
-    with contextlib.suppress(RuntimeError):
-        cache = platformdirs.user_cache_path("jaxstyle")
-        if cache.is_absolute():
-            return cache / name
-    raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
+    cache = files.user_cache()
+    if cache is None:
+        raise WeightsError(f"no home folder to keep the weights in; set {LOCATION} to their file")
+    return cache / name
 
 
 def chosen_path(path: epath.PathLike | None = None, network: NetworkName = "vgg19") -> epath.Path:
