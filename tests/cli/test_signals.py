@@ -30,7 +30,7 @@ owner, name, number = {
     "weights": (weights, "read", 1),
     "compile": (compiler, "compile_or_get_cached", 3),
     "evaluation": (runs.Run, "record", 4),
-    "checkpoint": (checkpoints.ocp.CheckpointManager, "save", 3),
+    "checkpoint": (checkpoints.Checkpoints, "save", 3),  # the thread that writes may be late
     "image": (files, "write_atomically", 1),
 }[stage]
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, and inherited
