@@ -48,14 +48,16 @@ class CellProgress:
 
     def keep(self, progress: Progress) -> None:
         """Save the progress; see `Keeper`."""
-        self._pace.call(lambda: self._open().save(progress))
+        self._open().save(progress)
+        self._pace.saved()
 
     def save(self, progress: Progress) -> None:
         """Save nothing at once: an earlier checkpoint leads to every later scale."""
 
     def _open(self) -> Checkpoints:
         if self._checkpoints is None:
-            self._checkpoints = Checkpoints(files.make_folder(self.folder) / "checkpoint", kept=1)
+            folder = files.make_folder(self.folder) / "checkpoint"
+            self._checkpoints = Checkpoints(folder, kept=1, on_written=self._pace.took)
         return self._checkpoints
 
     def finish(self, result: Result, summary: Mapping[str, Any], alpha: np.ndarray | None) -> None:

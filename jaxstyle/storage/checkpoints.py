@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import traceback
 import warnings
 import zlib
@@ -81,7 +82,14 @@ class Checkpoints:
     Methods raise `FileError` if a checkpoint cannot be read or written; earlier ones remain.
     """
 
-    def __init__(self, folder: epath.PathLike, *, kept: int = 2, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        *,
+        kept: int = 2,
+        read_only: bool = False,
+        on_written: Callable[[float], None] = lambda _: None,
+    ) -> None:
         """Open `folder`.
 
         Args:
@@ -89,8 +97,10 @@ class Checkpoints:
             kept: number of checkpoints kept: the newest may be damaged by a crash of the machine.
             read_only: unless true, the folder is created if missing, and files left half-written by
                 a killed process are removed.
+            on_written: called with the seconds that a checkpoint took, from another thread.
         """
         self._folder, self._read_only = epath.Path(folder), read_only
+        self._on_written = on_written
         # Of a cluster, this process alone uses the folder; Orbax must not wait for the others.
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(here, {here}, f"host {here}")
@@ -125,7 +135,9 @@ class Checkpoints:
         step = progress.evaluations + progress.scale  # a new scale has had no evaluation yet
         if self.newest is not None and step <= self.newest:
             return
+        began = time.monotonic()
         arrays, meta = to_arrays(progress)
+        copying = time.monotonic() - began
         size = sum(array.nbytes for array in arrays.values())
         if files.is_local(self._folder) and shutil.disk_usage(self._folder).free < size:
             raise FileError(
@@ -133,13 +145,17 @@ class Checkpoints:
                 f"{self._consolation()}"
             )
         self.wait()
-        self._writing = self._writer.submit(self._write, step, arrays, meta)
+        self._writing = self._writer.submit(self._write, step, arrays, meta, copying)
         self.newest = step
 
-    def _write(self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    def _write(
+        self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], copying: float
+    ) -> None:
+        began = time.monotonic()
         meta = meta | {_CHECKSUM: _checksum(arrays, meta)}
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=items, force=True)
+        self._on_written(copying + time.monotonic() - began)
 
     def restore(self, like: Callable[[int], State]) -> Progress | None:
         """Return the newest progress that can be read, or None.

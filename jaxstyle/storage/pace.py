@@ -21,6 +21,7 @@ class Pace:
             clock: returns the time in seconds.
         """
         self._interval, self._most, self._clock = first, most, clock
+        self._least = 0.0
         self._last: float | None = None
 
     def due(self) -> bool:
@@ -28,12 +29,13 @@ class Pace:
         now = self._clock()
         if self._last is None:
             self._last = now
-        return now - self._last >= self._interval
+        return now - self._last >= max(self._interval, self._least)
 
-    def call(self, save: Callable[[], None]) -> None:
-        """Call `save` and schedule the next one."""
-        began = self._clock()
-        save()
+    def saved(self) -> None:
+        """Schedule the next save."""
         self._last = self._clock()
-        took = self._last - began
-        self._interval = max(min(2 * self._interval, self._most), took / _SHARE)
+        self._interval = min(2 * self._interval, self._most)
+
+    def took(self, seconds: float) -> None:
+        """Take into account how long a save took, including what was done in the background."""
+        self._least = seconds / _SHARE

@@ -152,14 +152,14 @@ class Run:
                 )
         for name in ("", "inputs", "snapshots"):
             files.remove_leftovers(self.folder / name)
-        self._checkpoints = _checkpoints(self.folder)
+        first = checkpoint_seconds if math.isinf(checkpoint_seconds) else 1.0
+        self._pace = Pace(min(first, checkpoint_seconds), checkpoint_seconds)
+        self._checkpoints = _checkpoints(self.folder, on_written=self._pace.took)
         self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
         self._kept = 0
-        first = checkpoint_seconds if math.isinf(checkpoint_seconds) else 1.0
-        self._pace = Pace(min(first, checkpoint_seconds), checkpoint_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -288,7 +288,8 @@ class Run:
     def _save(self, progress: Progress) -> None:
         if self._metrics is None and self._lines:
             self._write_metrics()
-        self._pace.call(lambda: self._checkpoints.save(progress))
+        self._checkpoints.save(progress)
+        self._pace.saved()
 
     def finish(
         self,
@@ -403,11 +404,11 @@ def versions() -> Mapping[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def _checkpoints(folder: epath.Path, *, read_only: bool = False) -> "Checkpoints":
+def _checkpoints(folder: epath.Path, **options: Any) -> "Checkpoints":
     # Orbax takes a quarter of a second to import; most runs have no folder.
     from jaxstyle.storage.checkpoints import Checkpoints
 
-    return Checkpoints(folder / "checkpoint", read_only=read_only)
+    return Checkpoints(folder / "checkpoint", **options)
 
 
 def _line(record: Record, last: Record | None, memory: int | None) -> str:

@@ -99,11 +99,14 @@ def progress_of(config: Config, params: Params) -> Progress:
 
 def test_the_newest_are_kept(small_params: Params, tmp_path: Path) -> None:
     config = CONFIG.replace(scales=1)
-    checkpoints = Checkpoints(tmp_path / "run")
+    seconds: list[float] = []
+    checkpoints = Checkpoints(tmp_path / "run", on_written=seconds.append)
     assert checkpoints.restore(lambda scale: like(config, scale)) is None
     for evaluations in (2, 3, 4):
         checkpoints.save(progress_of(config.replace(evaluations=evaluations), small_params))
     checkpoints.close()
+    assert len(seconds) == 3
+    assert min(seconds) > 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["3", "4"]
     restored = Checkpoints(tmp_path / "run").restore(lambda scale: like(config, scale))
     assert restored is not None
