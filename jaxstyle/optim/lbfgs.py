@@ -97,7 +97,9 @@ def lbfgs(
     rejections the history is forgotten; if it is already empty, the search ends. A pair enters
     the history only if its curvature is positive relative to its norms. The direction uses the
     compact form of the inverse Hessian (Byrd, Nocedal and Schnabel 1994, eq. 3.1): a few matrix
-    products instead of `2m` dependent steps.
+    products instead of `2m` dependent steps. It starts from γK, where γ is the largest of the
+    pairs' s·y / yᵀKy, not the newest pair's (ibid., eq. 3.2): longer steps along directions that no
+    pair has explored, at the price of a rejected trial now and then.
 
     Args:
         memory_size: number of pairs remembered, m.
@@ -324,8 +326,9 @@ def _direction(
     """Compute −H·grad by the compact form, or −K·grad if the history is empty."""
     valid = history.valid
     inverse, yky = (_among(valid, matrix) for matrix in (history.inverse, history.yky))
-    newest = jnp.sum(jnp.where(history.ages == 0, yky, 0.0) * jnp.eye(len(yky), dtype=yky.dtype))
-    gamma = jnp.where(newest > 0, 1.0 / jnp.where(newest > 0, newest, 1.0), 1.0)
+    own = jnp.sum(yky * jnp.eye(len(yky), dtype=yky.dtype), axis=-1)
+    gamma = jnp.max(jnp.where(own > 0, 1.0 / jnp.where(own > 0, own, 1.0), 0.0))
+    gamma = jnp.where(gamma > 0, gamma, 1.0)
     s_grad = jnp.where(valid, _products(history.s, grad), 0.0)
     ky_grad = jnp.where(valid, _products(history.ky, grad), 0.0)
     u = _apply(inverse, s_grad)

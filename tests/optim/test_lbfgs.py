@@ -98,9 +98,8 @@ def dense_direction(
     pairs: list[tuple[np.ndarray, np.ndarray]], grad: np.ndarray, k: np.ndarray
 ) -> np.ndarray:
     """−H·grad with H built pair by pair as a matrix (Nocedal and Wright 2006, eq. 7.16)."""
-    s, y = pairs[-1]
     identity = np.eye(len(grad))
-    h = k * (s @ y) / (y @ k @ y)
+    h = k * max((s @ y) / (y @ k @ y) for s, y in pairs)
     for s, y in pairs:
         rho = 1 / (s @ y)
         v = identity - rho * np.outer(y, s)
