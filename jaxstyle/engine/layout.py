@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.experimental import layout as memory_layout, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from jaxstyle.engine import stored
 from jaxstyle.engine.compiling import (
@@ -190,11 +191,19 @@ def _objective_rows(layout: Layout, objective: Any) -> Any:
     return jax.tree.map(rows, objective, objective.has_rows)
 
 
+class Packed(NamedTuple):
+    """Measurements as one vector, or one of each lane, since each copy to the host takes time."""
+
+    numbers: Float[Array, "*lanes n"]
+    structure: PyTree[None]
+    """The measurements' structure, with None in the place of each number."""
+
+
 class Executable(NamedTuple):
     """Compiled functions on a batch of lanes."""
 
     program: jax.stages.Compiled
-    update: Callable[[Any, Any, State], tuple[State, Info]]
+    update: Callable[[Any, Any, State], tuple[State, Packed]]
     """The program as a function of the lanes' data, shared parameters and states."""
     shared: Any
     """Formats of the parameters that all lanes share."""
@@ -230,7 +239,9 @@ def _compiled(
         numbers = {name: number.astype(dtype) for name, number in hyperparameters.items()}
         state, info = update(optimizer, bound(objective, shared), state, **numbers)
         # Containers of Python's own, which programs can be stored with.
-        return jax.tree.leaves(state), {**info._asdict(), "step": info.step._asdict()}
+        measured, structure = jax.tree.flatten({**info._asdict(), "step": info.step._asdict()})
+        numbers = jnp.stack([number.astype(dtype) for number in measured])
+        return jax.tree.leaves(state), numbers, structure.unflatten([None] * len(measured))
 
     state = jax.eval_shape(functools.partial(init, optimizer), image.shapes)
     objective, hyperparameters = data.shapes
@@ -261,13 +272,13 @@ def _compiled(
         options,
         donate_argnums=2,
         in_shardings=(where[0], jax.tree.map(lambda _: chosen, shared.shapes), where[1]),
-        out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead)),
+        out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead), None),
     )
     structure = jax.tree.structure(state)
 
-    def update_all(data: Any, shared: Any, states: State) -> tuple[State, Info]:
-        leaves, info = program(data, shared, states)
-        return structure.unflatten(leaves), Info(**info | {"step": StepInfo(**info["step"])})
+    def update_all(data: Any, shared: Any, states: State) -> tuple[State, Packed]:
+        leaves, *measured = program(data, shared, states)
+        return structure.unflatten(leaves), Packed(*measured)
 
     return Executable(
         program,
@@ -407,7 +418,7 @@ class Program:
         """Free the memory of all slots."""
         self._lanes = None
 
-    def step(self) -> Info:
+    def step(self) -> Packed:
         """Dispatch one update of all slots, and return its measurements on the devices."""
         data, state = self._lanes
         self._lanes = None
@@ -415,11 +426,12 @@ class Program:
         self._lanes = data, state
         return info
 
-    def info_of(self, slot: int, infos: Info) -> Info:
+    def info_of(self, slot: int, packed: Packed) -> Info:
         """Return one slot's measurements from those of all on the host."""
-        if self.layout.slots == 1:
-            return infos
-        return jax.tree.map(lambda values: values[slot], infos)
+        numbers = packed.numbers if self.layout.slots == 1 else packed.numbers[slot]
+        structure = jax.tree.structure(packed.structure, is_leaf=lambda node: node is None)
+        info = structure.unflatten(numbers)
+        return Info(**info | {"step": StepInfo(**info["step"])})
 
     def state_of(self, slot: int) -> State:
         """Return one slot's state: on the host or, if it is the only one, valid until `step`.

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import PyTree
 
 from jaxstyle.config import JaxstyleError, is_out_of_memory
-from jaxstyle.engine.layout import Layout, Program
+from jaxstyle.engine.layout import Layout, Packed, Program
 from jaxstyle.engine.records import ENDS, REASONS, Callback, Journal, Keeper, Progress, Result
 from jaxstyle.engine.update import Info, State
 from jaxstyle.engine.waiting import Reader
@@ -239,13 +239,13 @@ def _lockstep(
     """Work through the jobs with one program."""
     slots, active, reader = program.layout.slots, work.active, Reader()
     compile_seconds = program.compile_seconds
-    pending: collections.deque[tuple[Info, dict[int, _Lane]]] = collections.deque()
+    pending: collections.deque[tuple[Packed, dict[int, _Lane]]] = collections.deque()
 
     def read(most: int) -> None:
         """Read evaluations until at most `most` are under way."""
         while len(pending) > most:
-            infos, lanes = pending.popleft()
-            host = reader.get(infos, "an evaluation")
+            packed, lanes = pending.popleft()
+            host = reader.get(packed, "an evaluation")
             # The state of a lane whose optimizer has ended changes no more.
             running = {slot: lane for slot, lane in lanes.items() if lane.running}
             for slot, lane in running.items():
