@@ -5,6 +5,7 @@ lanes for batches, rows sharded over several devices, fitting into memory, and r
 """
 
 from jaxstyle.engine import pyramid
+from jaxstyle.engine.ahead import usable_cores
 from jaxstyle.engine.fitting import spreadable
 from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device, device_memory
@@ -64,4 +65,5 @@ __all__ = [
     "stylize",
     "stylize_batch",
     "stylize_cells",
+    "usable_cores",
 ]

@@ -28,8 +28,7 @@ class Ahead(Generic[K, T]):
             ):
                 return prepare(key)
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = max(1, min(len(keys), (cores or 1) - 1))
+        workers = max(1, min(len(keys), usable_cores() - 1))
         self._executor = concurrent.futures.ThreadPoolExecutor(workers, "jaxstyle-ahead")
         self._futures = {key: self._executor.submit(prepared, key) for key in keys}
 
@@ -44,3 +43,10 @@ class Ahead(Generic[K, T]):
     def close(self) -> None:
         """Cancel what has not started; what has, runs on in its thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -236,8 +236,8 @@ def _compiled(
     def update_lane(data: Any, shared: Any, state: State) -> tuple[Any, ...]:
         objective, hyperparameters = data
         dtype = state.best_loss.dtype
-        numbers = {name: number.astype(dtype) for name, number in hyperparameters.items()}
-        state, info = update(optimizer, bound(objective, shared), state, **numbers)
+        given = {name: number.astype(dtype) for name, number in hyperparameters.items()}
+        state, info = update(optimizer, bound(objective, shared), state, **given)
         # Containers of Python's own, which programs can be stored with.
         measured, structure = jax.tree.flatten({**info._asdict(), "step": info.step._asdict()})
         numbers = jnp.stack([number.astype(dtype) for number in measured])
@@ -422,9 +422,9 @@ class Program:
         """Dispatch one update of all slots, and return its measurements on the devices."""
         data, state = self._lanes
         self._lanes = None
-        state, info = self._executable.update(data, self.shared, state)
+        state, packed = self._executable.update(data, self.shared, state)
         self._lanes = data, state
-        return info
+        return packed
 
     def info_of(self, slot: int, packed: Packed) -> Info:
         """Return one slot's measurements from those of all on the host."""

@@ -25,7 +25,7 @@ from etils import epath
 from jaxtyping import Float
 
 from jaxstyle.config import FileError, brief
-from jaxstyle.engine import Progress, Record, Result, State
+from jaxstyle.engine import Progress, Record, Result, State, usable_cores
 from jaxstyle.imaging import files
 
 _FORMAT = 4
@@ -97,7 +97,8 @@ class Checkpoints:
             kept: number of checkpoints kept: the newest may be damaged by a crash of the machine.
             read_only: unless true, the folder is created if missing, and files left half-written by
                 a killed process are removed.
-            on_written: called with the seconds that a checkpoint took, from another thread.
+            on_written: called from another thread with the seconds that a checkpoint took of the
+                whole machine, of which writing in the background takes a core.
         """
         self._folder, self._read_only = epath.Path(folder), read_only
         self._on_written = on_written
@@ -155,7 +156,7 @@ class Checkpoints:
         meta = meta | {_CHECKSUM: _checksum(arrays, meta)}
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=items, force=True)
-        self._on_written(copying + time.monotonic() - began)
+        self._on_written(copying + (time.monotonic() - began) / usable_cores())
 
     def restore(self, like: Callable[[int], State]) -> Progress | None:
         """Return the newest progress that can be read, or None.

@@ -37,5 +37,5 @@ class Pace:
         self._interval = min(2 * self._interval, self._most)
 
     def took(self, seconds: float) -> None:
-        """Take into account how long a save took, including what was done in the background."""
+        """Take into account how much of the machine's time a save took, also in the background."""
         self._least = seconds / _SHARE
