@@ -278,8 +278,9 @@ class Config:
     content_normalization: Literal["sum", "half-sum", "mean"] = "mean"
     """How squared differences of features are added up."""
     style_normalization: Literal["seed", "gatys", "mean"] = "mean"
-    """How squared differences of Gram matrices and covariances are scaled, see losses.style_loss;
-    seed and gatys average over layers, mean adds them up."""
+    """What squared differences of Gram matrices and covariances of N channels are divided by: 36
+    (seed, the Keras example), 4 N^2 (gatys, the paper) or N^4 (mean, as neural-style). seed and
+    gatys average over layers, mean adds them up."""
     tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
     """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
     mean of squares over a pixel and its eight neighbours."""
