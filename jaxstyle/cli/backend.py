@@ -22,13 +22,22 @@ _CACHE_BYTES = 2**31
 """Size of the cache of compiled programs, 1 to 4 MB each; those unused for longest make room."""
 
 
-def start_jax() -> None:
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def start_jax(*, deterministic: bool = False) -> None:
     """Import JAX and set up its compilation cache.
+
+    Args:
+        deterministic: whether XLA must choose operations that give the same bits every time; only
+            on GPUs it does not anyway.
 
     Raises:
         ConfigError: JAX or XLA refuses an environment variable.
     """
     _check_xla_flags()
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     try:
         import jax
     except ValueError as error:

@@ -83,6 +83,8 @@ class Stylize:
     """Show the settings that would run, as TOML, and stop."""
     bits: Literal[8, 16] = 8
     """Bits per channel of a PNG (TIFF always has 16)."""
+    deterministic: bool = False
+    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
@@ -149,6 +151,8 @@ class RenderGrid:
     """Save the best image of each cell every N evaluations, or at those given; implies --runs."""
     collect: bool = False
     """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
+    deterministic: bool = False
+    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
@@ -175,6 +179,8 @@ class Warm:
     preset: Annotated[str, arg(help=_PRESETS)] = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
+    deterministic: bool = False
+    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False

@@ -34,7 +34,7 @@ def render_grid(command: RenderGrid) -> int:
         if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     wanted = grid_cells(command)
-    start_jax()
+    start_jax(deterministic=command.deterministic)
     silence_libtiff()
     from jaxstyle.engine import check_cell, spreadable
     from jaxstyle.network import common_network, weights

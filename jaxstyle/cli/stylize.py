@@ -27,7 +27,7 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     # Only now, so that mistakes need not wait for JAX.
-    start_jax()
+    start_jax(deterministic=command.deterministic)
     silence_libtiff()
     from jaxstyle.cli.rendering import render
 

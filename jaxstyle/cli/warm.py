@@ -18,7 +18,7 @@ def warm(command: Warm) -> None:
     if min(command.sizes, default=0) < 1:
         raise ConfigError("--sizes are whole numbers from 1 on")
     aspects = [_aspect(text) for text in command.aspects]
-    start_jax()
+    start_jax(deterministic=command.deterministic)
     import jax
 
     from jaxstyle.engine import OutOfMemoryError, compile_ahead

@@ -9,11 +9,13 @@ from pathlib import Path
 import filelock
 import platformdirs
 import pytest
+from PIL import Image as Pil
 
 from jaxstyle import WeightsError
 from jaxstyle.cli import backend
 from jaxstyle.network import weights
 from jaxstyle.storage.runs import Run
+from tests.conftest import pattern
 
 
 def info(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -90,3 +92,34 @@ def test_a_file_system_without_locks_is_used(
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
     with pytest.warns(UserWarning, match="has no locks"), Run(tmp_path / "RUN"):
         pass
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stylize", "content.png", "content.png", "-o", "out.png", "--size", "32"],
+        ["grid", "--contents", "content.png", "--styles", "content.png", "-o", "out"],
+        ["warm", "--sizes", "32", "--aspects", "1:1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_deterministic_operations_are_asked_of_xla(words: list[str], tmp_path: Path) -> None:
+    Pil.fromarray(pattern(32, 32, 0)).save(tmp_path / "content.png")
+    quick = ["--scales=1", "--evaluations=1", "--content-layers=relu1_1", "--style-layers=relu1_1"]
+    code = f"""
+import os
+from tests import small_weights
+small_weights.use()
+from jaxstyle.cli import app
+assert app.run({[*words, *quick, "--deterministic", "--quiet"]}) == 0
+print(os.environ["XLA_FLAGS"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "--xla_gpu_deterministic_ops=true"
