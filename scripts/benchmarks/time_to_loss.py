@@ -8,7 +8,7 @@ from measuring.tables import Row, medians
 
 _OURS: dict[str, dict[str, Any]] = {
     "jaxstyle": {},
-    "jaxstyle, from 48 pixels": {"scales": "auto", "start_size": 48, "scale_factor": 2.0},
+    "jaxstyle, two scales": {"scales": 2, "scale_factor": 2.0},
     "Adam": {"optimizer": "adam"},
 }
 _PEERS = {
@@ -57,9 +57,7 @@ def _run(bench: Bench, system: str, budget: int) -> Row:
         return bench.worker(module).call(function, key="run", evaluations=budget)
     settings = _OURS[system] | {"evaluations": budget}
     if "scales" in settings:
-        # The best of those tried, see performance.md.
-        settings["first_evaluations"] = max(1, budget // 2)
-        settings["coarse_evaluations"] = max(1, budget * 3 // 10)
+        settings["coarse_evaluations"] = max(1, budget // 2)
     return bench.worker(OURS).call("curve", key="run", settings=settings)
 
 
