@@ -21,7 +21,6 @@ _FATAL = re.compile(r"^[EF]\d+ .*?\] (.*)$", re.MULTILINE)
 _CACHE_BYTES = 2**31
 """Size of the cache of compiled programs, 1 to 4 MB each; those unused for longest make room."""
 
-
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
@@ -29,8 +28,8 @@ def start_jax(*, deterministic: bool = False) -> None:
     """Import JAX and set up its compilation cache.
 
     Args:
-        deterministic: whether XLA must choose operations that give the same bits every time; only
-            on GPUs it does not anyway.
+        deterministic: whether XLA must choose operations that give the same bits every time, as it
+            does on CPUs and TPUs in any case.
 
     Raises:
         ConfigError: JAX or XLA refuses an environment variable.

@@ -17,11 +17,12 @@ import numpy as np
 
 from benchmarks.problems import Picture, fitted, load_picture, write_pictures, write_weights
 from benchmarks.settings import Settings
+from jaxstyle.engine import usable_cores
 from jaxstyle.imaging import Image, resize_image, save_image
 from measuring.tables import Row
 from measuring.worker import MeasurementError, Worker
 
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = usable_cores()
 
 OURS = "benchmarks.ours"
 TORCH = "benchmarks.pytorch"
