@@ -23,11 +23,11 @@ def main() -> None:
     if "JAX_PROCESS_ID" in os.environ:
         hosts.join_cluster()
     settings = json.loads(sys.argv[3])
-    guide = np.zeros((96, 80, 3), np.float32)
+    guide = np.zeros((97, 80, 3), np.float32)
     guide[:40] = 1
     guides = Guides.of(guide) if settings.pop("guided", False) else None
     result = stylize(
-        picture(96, 80, 0),
+        picture(97, 80, 0),
         picture(64, 72, 1),
         Config(convolution="direct", **settings),
         random_params(),

@@ -57,7 +57,7 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
         config: names the optimizer, whose state counts too.
         shape: `(height, width, …)` of the image.
         params: from `prepare_params`, or their shapes.
-        devices: number of devices that share the image's rows evenly; only one can use tiles.
+        devices: number of devices that share the image's rows; only one can use tiles.
 
     Raises:
         ConfigError: nothing fits; the message says what would.
@@ -131,13 +131,14 @@ def _fit(
     choices = _choices(config) if devices == 1 else _untiled(config)
     # An explicit choice is refused only if it cannot possibly fit.
     room = int(memory * (USABLE if len(choices) > 1 else 1))
+    share = -(-shape[0] // devices) / shape[0]
     for choice in choices:
         need = _need(choice, shape, sizes)
-        if need.fixed + need.growing / devices <= room:
+        if need.fixed + need.growing * share <= room:
             return choice
     need = _need(choices[-1], shape, sizes)
-    gigabytes = (need.fixed + need.growing / devices) / 1e9
-    pixels = max(room - need.fixed, 0) * devices / need.growing
+    gigabytes = (need.fixed + need.growing * share) / 1e9
+    pixels = max(room - need.fixed, 0) / share / need.growing
     fitting = int(max(shape) * math.sqrt(pixels)) // 16 * 16
     raise ConfigError(
         f"{shape[1]}×{shape[0]} pixels with activations {choices[-1].activations} need about "

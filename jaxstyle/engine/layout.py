@@ -6,7 +6,8 @@ since a unit axis costs memory and time and makes the compiler sum in another or
 
 Rows of an image that several devices share are sharded without any change to the program: XLA's
 partitioner derives the halos of convolutions and the sums of Gram matrices by itself (Xu et al.
-2021).
+2021). Where they do not divide evenly, states are stored with rows of zeros below the image. The
+objective sees the image's own rows only, so the others' derivatives are zero.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from jaxstyle.engine.compiling import (
     thrifty_options,
 )
 from jaxstyle.engine.memory import USABLE, Device, device_memory
-from jaxstyle.engine.update import Info, State, init, outcome, update
+from jaxstyle.engine.update import Info, State, init, outcome, state_shapes, update
 from jaxstyle.objective import Objective
 from jaxstyle.optim import StepInfo
 
@@ -57,36 +58,25 @@ class Layout:
 
     @classmethod
     def of(
-        cls, devices: Sequence[Device], rows: int, *, lanes: int = 1, space: int = 1, jobs: int = 1
+        cls, devices: Sequence[Device], *, lanes: int = 1, space: int = 1, jobs: int = 1
     ) -> "Layout":
-        """Return a layout for images with so many rows.
+        """Return a layout for a number of images.
 
         Args:
-            devices: those to use. If they are of several processes, all share the rows of one image
-                at a time, as far as each process can have as many rows; else each process works
-                alone.
-            rows: number of an image's rows. If `space` devices cannot share them evenly, fewer do,
-                and the others work on other images.
+            devices: those to use. If they are of several processes, all of them share the rows of
+                one image at a time.
             lanes: largest number of images at a time in each group.
             space: number of devices that share the rows of an image.
             jobs: number of images in all, to share out evenly.
         """
-        processes: dict[int, list[Device]] = {}
-        for device in devices:
-            processes.setdefault(device.process_index, []).append(device)
-        if len(processes) > 1 and rows % len(processes) == 0:
-            fewest = min(map(len, processes.values()))
-            each = sharing(rows // len(processes), fewest)
-            chosen = [device for members in processes.values() for device in members[:each]]
-            return cls(tuple(chosen), space=len(chosen))
-        here = processes[jax.process_index()] if len(processes) > 1 else devices
-        space = sharing(rows, min(space, len(here)))
+        if len({device.process_index for device in devices}) > 1:
+            return cls(tuple(devices), space=len(devices))
         # On a CPU, a device without a job would keep the others from working.
-        groups = max(1, min(len(here) // space, jobs))
+        groups = max(1, min(len(devices) // space, jobs))
         rounds = max(1, -(-jobs // (lanes * groups)))
         # As few lanes as make the last round as full as the others.
         evenly = max(1, -(-jobs // (rounds * groups)))
-        return cls(tuple(here[: groups * space]), evenly, space)
+        return cls(tuple(devices[: groups * space]), evenly, space)
 
     @property
     def groups(self) -> int:
@@ -115,19 +105,37 @@ class Layout:
         """Copy the arrays of `tree` to every device, unless they are there already."""
         return _placed(tree, jax.tree.map(lambda _: self.sharding(), tree))
 
+    def padded_rows(self, rows: int) -> int:
+        """Return the number of rows that states of images with so many rows are stored with."""
+        return -(-rows // self.space) * self.space
+
+    def padded(self, image: PyTree) -> PyTree:
+        """Return an image, or its shape, with rows of zeros that make the devices' shares even."""
+        if self.space == 1:
+            return image
+        return _resized(image, (self.padded_rows(image.shape[0]), *image.shape[1:]))
+
     def start(self, optimizer: optax.GradientTransformation, image: PyTree) -> State:
-        """Return the state of one image before its first evaluation.
+        """Return the state of one image before its first evaluation, padded.
 
         No device ever holds more than its part of it.
         """
         rows = self.sharding(SPACE) if self.space > 1 else self.sharding()
-        image = _placed(_parameters(image), jax.tree.map(lambda _: rows, image))
+        image = self.padded(_parameters(image))
+        image = _placed(image, jax.tree.map(lambda _: rows, image))
         return _starting(self, optimizer, Signature.of(image))(image)
 
 
-def sharing(rows: int, devices: int) -> int:
-    """Return the largest number of devices, up to `devices`, that can share `rows` evenly."""
-    return max(count for count in range(1, devices + 1) if rows % count == 0)
+def _resized(leaf: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array without what is beyond `shape`, and with zeros for what it lacks."""
+    if leaf.shape == shape:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+    common = tuple(map(slice, map(min, leaf.shape, shape)))
+    resized = np.zeros(shape, leaf.dtype)
+    resized[common] = np.asarray(leaf)[common]
+    return resized
 
 
 def _parameters(image: PyTree) -> PyTree:
@@ -218,7 +226,7 @@ def _starting(
     layout: Layout, optimizer: optax.GradientTransformation, image: Signature
 ) -> Callable[[PyTree], State]:
     start = functools.partial(init, optimizer)
-    state = jax.eval_shape(start, image.shapes)
+    state = state_shapes(optimizer, image.shapes)
     where = jax.tree.map(lambda axes: layout.sharding(*axes), _state_rows(layout, optimizer, state))
     return jax.jit(start, out_shardings=where)
 
@@ -237,13 +245,17 @@ def _compiled(
         objective, hyperparameters = data
         dtype = state.best_loss.dtype
         given = {name: number.astype(dtype) for name, number in hyperparameters.items()}
-        state, info = update(optimizer, bound(objective, shared), state, **given)
+        evaluate = bound(objective, shared)
+        if padded != image.shapes:
+            evaluate = functools.partial(_evaluate_rows, evaluate, image.shapes.shape[0])
+        state, info = update(optimizer, evaluate, state, **given)
         # Containers of Python's own, which programs can be stored with.
         measured, structure = jax.tree.flatten({**info._asdict(), "step": info.step._asdict()})
         numbers = jnp.stack([number.astype(dtype) for number in measured])
         return jax.tree.leaves(state), numbers, structure.unflatten([None] * len(measured))
 
-    state = jax.eval_shape(functools.partial(init, optimizer), image.shapes)
+    padded = layout.padded(image.shapes)
+    state = state_shapes(optimizer, padded)
     objective, hyperparameters = data.shapes
     one = data.shapes, state
     nowhere = jax.tree.map(lambda _: PartitionSpec(), hyperparameters)
@@ -297,6 +309,10 @@ def _compiled(
         ),
         sharded(axes),
     )
+
+
+def _evaluate_rows(objective: Any, rows: int, image: Array) -> Any:
+    return objective(image[:rows])
 
 
 def bound(objective: Any, shared: Any) -> Any:
@@ -387,6 +403,7 @@ class Program:
         )
         self.shared = jax.tree.map(_ordered, self.shared, self._executable.shared)
         self.compile_seconds = time.perf_counter() - started
+        self._shapes = state_shapes(optimizer, _parameters(image))
         self._lanes: Any = None
 
     def put(
@@ -403,6 +420,9 @@ class Program:
         """
         if state is None:
             state = self.layout.start(self.optimizer, image)
+        elif self.layout.space > 1:
+            padded = self.layout.padded(self._shapes.image)
+            state = _with_shapes(state, state_shapes(self.optimizer, padded))
         lane = _placed(((objective, dict(hyperparameters)), state), self._executable.lane)
         if self.layout.slots == 1:
             self._lanes = lane
@@ -440,13 +460,13 @@ class Program:
         """
         state = self._lanes[1]
         if self.layout.slots == 1:
-            return whole(state)
-        return jax.tree.map(functools.partial(_lane, slot), state)
+            return whole(state, self._shapes)
+        return _with_shapes(jax.tree.map(functools.partial(_lane, slot), state), self._shapes)
 
     def outcome_of(self, slot: int) -> PyTree[np.ndarray]:
         """Return one slot's result; if it is spread over processes, all must ask for it."""
         read = fetch if self.layout.slots == 1 else functools.partial(_lane, slot)
-        return jax.tree.map(read, outcome(self._lanes[1]))
+        return _with_shapes(jax.tree.map(read, outcome(self._lanes[1])), self._shapes.image)
 
 
 def _fitting_lanes(layout: Layout, executable: Executable, shared: Any) -> int:
@@ -484,9 +504,17 @@ def _lane(slot: int, leaf: jax.Array) -> np.ndarray:
     return whole
 
 
-def whole(state: State) -> State:
-    """Copy the arrays of `state` that are spread over processes to the host; all must call."""
-    return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else fetch(leaf), state)
+def whole(state: State, shapes: State) -> State:
+    """Return a state without padding, in `shapes`.
+
+    Arrays that are spread over processes are copied to the host; all must call.
+    """
+    local = jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else fetch(leaf), state)
+    return _with_shapes(local, shapes)
+
+
+def _with_shapes(tree: Any, shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf, like: _resized(leaf, like.shape), tree, shapes)
 
 
 def fetch(array: jax.Array) -> np.ndarray:

@@ -1,15 +1,17 @@
 """The optimizers that a config can name, as optax transformations."""
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxstyle.config import LBFGS, Adam, Config
 from jaxstyle.engine.records import Progress
-from jaxstyle.engine.update import State, init
+from jaxstyle.engine.update import State, init, state_shapes
 from jaxstyle.imaging import Image
 from jaxstyle.network import vgg
 from jaxstyle.objective import GREY_LEVELS
@@ -22,15 +24,22 @@ curvature along it."""
 _LOSS_NOISE = {"float32": 1e-6, "tf32": 1e-4, "bfloat16": 1e-2}
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: Config, rows: tuple[int, int] | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Return the optax transformation that `config` names; a schedule spans its `evaluations`.
 
     Arguments to `update` from `hyperparameters` override its own.
+
+    Args:
+        config: the settings.
+        rows: numbers of rows of the image and of its padded form; None if they are the same.
     """
     if isinstance(config.optimizer, Adam):
         return _adam(config.optimizer, config.evaluations if config.scheduled else None)
     precision = vgg.chosen_precision(config.precision, config.convolution)
-    return _lbfgs(config.optimizer, _LOSS_NOISE[precision])
+    even = rows is None or rows[0] == rows[1]
+    return _lbfgs(config.optimizer, _LOSS_NOISE[precision], (1, 1) if even else rows)
 
 
 def hyperparameters(config: Config, budget: int) -> dict[str, float]:
@@ -46,7 +55,7 @@ def hyperparameters(config: Config, budget: int) -> dict[str, float]:
 def state_like(shape: tuple[int, ...], config: Config) -> State:
     """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(functools.partial(init, make_optimizer(config)), image)
+    return state_shapes(make_optimizer(config), image)
 
 
 def begin(image: Image, config: Config) -> Progress:
@@ -57,10 +66,21 @@ def begin(image: Image, config: Config) -> Progress:
 
 # Cached, because compiled updates are looked up by the identity of their functions.
 @functools.lru_cache
-def _lbfgs(options: LBFGS, noise: float) -> optax.GradientTransformationExtraArgs:
+def _lbfgs(
+    options: LBFGS, noise: float, rows: tuple[int, int]
+) -> optax.GradientTransformationExtraArgs:
     dtype = jnp.dtype(jnp.bfloat16) if options.history_precision == "bfloat16" else None
-    preconditioner = [smooth] if options.preconditioner == "cosine" else []
-    return lbfgs(options.history_size, FIRST_STEP, noise, dtype, *preconditioner)
+    own, padded = rows
+
+    def smooth_rows(grad: Array) -> Array:
+        return jnp.pad(smooth(grad[:own]), ((0, padded - own), (0, 0), (0, 0)))
+
+    preconditioner = []
+    if options.preconditioner == "cosine":
+        preconditioner = [smooth if own == padded else smooth_rows]
+    # The root-mean-square is taken over the padded image.
+    first_step = FIRST_STEP * math.sqrt(own / padded)
+    return lbfgs(options.history_size, first_step, noise, dtype, *preconditioner)
 
 
 @functools.lru_cache

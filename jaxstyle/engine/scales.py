@@ -20,6 +20,7 @@ from jaxstyle.engine.optimizers import hyperparameters, make_optimizer
 from jaxstyle.engine.pictures import finished_image, join_scales
 from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Result
 from jaxstyle.engine.targets import Cell, Targets
+from jaxstyle.engine.update import state_shapes
 from jaxstyle.imaging import resize_image
 from jaxstyle.objective import Objective
 
@@ -80,7 +81,8 @@ class Passage:
         elif self.before is not None:
             image = resize_image(self.before.image, scale.shape)
             if self.keeper is not None:
-                state = whole(layout.start(scale.optimizer, image))
+                state = layout.start(scale.optimizer, image)
+                state = whole(state, state_shapes(scale.optimizer, image))
                 self.keeper.save(Progress(state, earlier=self.before))
         else:
             image = targets.start(self.cell, scale.ratio)
@@ -137,18 +139,18 @@ def through_scales(
     leader = min((each for each in wave if each is not None), key=lambda each: each.begins)
     scales = _scales(targets, shape, budgets)[leader.begins :]
 
-    def layout_of(scale: _Scale, lanes: int) -> Layout:
-        return targets.layout(scale.shape[0], lanes, len(wave))
+    def layout_of(lanes: int) -> Layout:
+        return targets.layout(lanes, len(wave))
 
     def prepare(scale: _Scale) -> Objective:
-        return _prepared(scale, leader.cell, targets, layout_of(scale, lanes), shrink=shrink)
+        return _prepared(scale, leader.cell, targets, layout_of(lanes), shrink=shrink)
 
     # Processes that share an image must do the same in the same order.
     later = scales[1:] if jax.process_count() == 1 else []
     ahead = Ahead(prepare, later if later and targets.have_room_beside(shape, lanes) else [])
     try:
         for scale in scales:
-            layout = layout_of(scale, lanes)
+            layout = layout_of(lanes)
             jobs = [
                 None
                 if each is None or each.begins > scale.number
@@ -165,7 +167,7 @@ def through_scales(
             outcomes = run(
                 jobs,
                 scale.optimizer,
-                functools.partial(layout_of, scale),
+                layout_of,
                 lanes,
                 targets.params,
                 quick=scale.quick,
@@ -197,7 +199,7 @@ def compile_scales(
     """Compile all that a cell alone needs; see `through_scales` for the arguments."""
 
     def prepare(scale: _Scale) -> bool:
-        layout = targets.layout(scale.shape[0])
+        layout = targets.layout()
         objective = _prepared(scale, cell, targets, layout)
         layout.start(scale.optimizer, np.zeros((*scale.shape, 3), objective.tv_weight.dtype))
         return True
@@ -242,7 +244,7 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
                 number,
                 ratio,
                 reduced,
-                make_optimizer(program),
+                make_optimizer(program, (reduced[0], targets.layout().padded_rows(reduced[0]))),
                 # The objective's own settings are part of its structure.
                 targets.identity(program.optimizer, program.precision),
                 budget * math.prod(reduced) <= _QUICK,

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from jaxstyle.config import (
 )
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
-from jaxstyle.engine.layout import Layout, sharing
+from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device
 from jaxstyle.engine.pictures import check_scales, fitted_shape
@@ -74,8 +73,7 @@ def stylize(
         keeper: is shown the progress, so that an interrupted run can be resumed.
         progress: shown to a keeper by a run of the same inputs and settings, to resume from; arrays
             of it that are on a device are invalid afterwards.
-        devices: several devices to share the image's rows, from `pick_devices`. At scales whose
-            rows they cannot share evenly, fewer do.
+        devices: several devices to share the image's rows, from `pick_devices`.
 
     Returns:
         The best image of the last scale run, with the history of all scales; bit for bit the
@@ -131,9 +129,7 @@ def _check_memory(
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
     prepared = _prepared_shapes(params, program)
     for level in reversed(pyramid.levels(program, shape)):
-        reduced = pyramid.image_shape(shape, level.ratio, program)
-        shared = Layout.of(devices, reduced[0], space=len(devices)).space
-        fit(program, reduced, prepared, shared)
+        fit(program, pyramid.image_shape(shape, level.ratio, program), prepared, len(devices))
 
 
 def stylize_batch(
@@ -165,8 +161,7 @@ def stylize_batch(
         guides: as for `stylize`, one per content.
         lanes: images at a time on each device; by default as many as fit its memory and pay off.
         devices: devices of this host; all by default.
-        space: number of devices that share the rows of each image. At scales whose rows they
-            cannot share evenly, fewer do, and the others work on other images.
+        space: number of devices that share the rows of each image.
 
     Returns:
         The results in order; the `reason` of one whose loss is not finite says so. In the place of
@@ -204,7 +199,7 @@ def stylize_batch(
         for cell in cells.values()
     }:
         chosen = program if space == 1 else spreadable(program)
-        fit(chosen, shape, _prepared_shapes(params, chosen), sharing(shape[0], space))
+        fit(chosen, shape, _prepared_shapes(params, chosen), space)
     positions = list(cells)
     for index, outcome in stylize_cells(
         list(cells.values()),
@@ -372,17 +367,15 @@ def stylize_cells(
         parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
         groups.setdefault((program, shape, tuple(parts)), []).append(index)
     targets: Targets | None = None
-    for rows in dict.fromkeys(shape[0] for _, shape, _ in groups):
-        _tell_of_idle_devices(rows, devices, space)
     for (program, shape, _), members in groups.items():
-        most = lanes or _paying_lanes(shape, devices, sharing(shape[0], space))
+        most = lanes or _paying_lanes(shape, devices, space)
         levels = [pyramid.levels(cells[index].config, shape) for index in members]
         longest = [max(level.evaluations for level in same) for same in zip(*levels, strict=True)]
         # With one scale, all cells wait for one program. With several, each wave of cells goes
         # through all scales before the next one starts, so that cells are finished steadily.
         step = len(members)
         if len(longest) > 1:
-            step = Layout.of(devices, shape[0], lanes=most, space=space, jobs=step).slots
+            step = Layout.of(devices, lanes=most, space=space, jobs=step).slots
         for first in range(0, len(members), step):
             wave = members[first : first + step]
             if all(index in skip for index in wave):
@@ -410,20 +403,6 @@ def stylize_cells(
                 shrink=lanes is None,
                 on_evaluations=on_evaluations,
             )
-
-
-def _tell_of_idle_devices(rows: int, devices: Sequence[Device], space: int) -> None:
-    """Warn if fewer than `space` devices share the rows of the last scale."""
-    taking_part = Layout.of(devices, rows, space=space).space
-    if taking_part < space:
-        best = 16 * space
-        above = -(-rows // best) * best
-        below = f"{above - best} or " if above > best else ""
-        warnings.warn(
-            f"{space} devices cannot share {rows} rows evenly; {taking_part} will. Multiples of "
-            f"{best} are best: crop the content, or change the size, to {below}{above} rows",
-            stacklevel=2,
-        )
 
 
 def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:

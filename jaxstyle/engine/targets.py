@@ -165,9 +165,9 @@ class Targets:
         self._of_style = cached(kept)(functools.partial(Targets._compute_style, this))
         self._of_styles = cached(kept)(functools.partial(Targets._compute_styles, this))
 
-    def layout(self, rows: int, lanes: int = 1, jobs: int = 1) -> Layout:
-        """Return the layout of images with so many rows; see `Layout.of`."""
-        return Layout.of(self._devices, rows, lanes=lanes, space=self._space, jobs=jobs)
+    def layout(self, lanes: int = 1, jobs: int = 1) -> Layout:
+        """Return the layout for a number of images; see `Layout.of`."""
+        return Layout.of(self._devices, lanes=lanes, space=self._space, jobs=jobs)
 
     def have_room_beside(self, shape: tuple[int, int], lanes: int) -> bool:
         """Return whether targets may be computed while `lanes` images of `shape` are optimized.
@@ -229,12 +229,11 @@ class Targets:
             there = guided_content(guides, region, content.shape, cell.config)
             targets = self._of_styles(styles, shares)
             parts.append(style_part(region, there, targets, cell.config, dtype))
-        space = self.layout(content.shape[0]).space
-        fitted = fit(cell.config, content.shape, self._params, space)
+        fitted = fit(cell.config, content.shape, self._params, self._space)
         objective = assemble_objective(
             self._params, content.shape, content_target, parts, fitted, dtype
         )
-        return dataclasses.replace(objective, params=None)
+        return dataclasses.replace(objective, params=None, shared=self._space > 1)
 
     def _params_for(self, shape: tuple[int, ...]) -> Params:
         """Return the parameters for the targets of a picture of `shape`."""

@@ -47,6 +47,11 @@ def init(optimizer: optax.GradientTransformation, image: PyTree[Array]) -> State
     )
 
 
+def state_shapes(optimizer: optax.GradientTransformation, image: PyTree) -> State:
+    """Return the structure, shapes and dtypes of the state of an image, or of such a shape."""
+    return jax.eval_shape(functools.partial(init, optimizer), image)
+
+
 def update(
     optimizer: optax.GradientTransformation,
     objective: Callable[..., Any],

@@ -74,15 +74,19 @@ def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float
     """Pool 2×2 with stride 2; an odd last row or column is dropped.
 
     Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
-    is slow on CPUs. As in that gradient, the first of equal values gets it.
+    is slow on CPUs. As in that gradient, the first of equal values gets it. Rows are never in an
+    axis of two, whose size devices that share the rows could not.
     """
     height, width, channels = x.shape
     even = x[: height // 2 * 2, : width // 2 * 2]
-    windows = even.reshape(height // 2, 2, width // 2, 2, channels)
-    if pooling == "average":
-        return jnp.mean(windows, axis=(1, 3))
-    rows = _first_maximum(windows[:, :, :, 0], windows[:, :, :, 1])
-    return _first_maximum(rows[:, 0], rows[:, 1])
+    pairs = even.reshape(-1, width // 2, 2, channels)
+    join = _first_maximum if pooling == "max" else _mean
+    columns = join(pairs[:, :, 0], pairs[:, :, 1])
+    return join(columns[::2], columns[1::2])
+
+
+def _mean(a: Array, b: Array) -> Array:
+    return (a + b) / 2
 
 
 def _first_maximum(a: Array, b: Array) -> Array:

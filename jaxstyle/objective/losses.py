@@ -26,38 +26,55 @@ def _absolute(x: Array) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _self_product(flat: Float[Array, "m c"], precision: jax.lax.Precision) -> Float[Array, "c c"]:
-    return _accumulated_product(flat.T, flat, precision)
+def _self_product(
+    features: Float[Array, "*positions c"], precision: jax.lax.Precision
+) -> Float[Array, "c c"]:
+    return _accumulated_product(features, features, precision)
 
 
 @_self_product.defjvp
 def _(
     precision: jax.lax.Precision,
-    primals: tuple[Float[Array, "m c"]],
-    tangents: tuple[Float[Array, "m c"]],
+    primals: tuple[Float[Array, "*positions c"]],
+    tangents: tuple[Float[Array, "*positions c"]],
 ) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
-    (flat,), (tangent,) = primals, tangents
+    (features,), (tangent,) = primals, tangents
     # Its transpose is one product with the symmetric part, instead of one for each factor.
-    half = _accumulated_product(flat.T, tangent, precision)
-    return _self_product(flat, precision), half + half.T
+    half = _accumulated_product(features, tangent, precision)
+    return _self_product(features, precision), half + half.T
 
 
 def _accumulated_product(
-    left: Float[Array, "c m"], right: Float[Array, "m c"], precision: jax.lax.Precision
-) -> Float[Array, "c c"]:
+    left: Float[Array, "*positions c"],
+    right: Float[Array, "*positions d"],
+    precision: jax.lax.Precision,
+) -> Float[Array, "c d"]:
     dtype = jnp.promote_types(left.dtype, jnp.float32)
-    return jnp.matmul(left, right, precision=precision, preferred_element_type=dtype)
+    return jnp.einsum(
+        "...c,...d->cd", left, right, precision=precision, preferred_element_type=dtype
+    )
 
 
-@functools.partial(jax.jit, static_argnames="precision")
+@functools.partial(jax.jit, static_argnames=("precision", "shared"))
 def gram_matrix(
-    features: Float[Array, "h w c"], precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
+    features: Float[Array, "h w c"],
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
+    *,
+    shared: bool = False,
 ) -> Float[Array, "c c"]:
     """Compute the Gram matrix FᵀF, channel co-activations summed over positions, in float32.
 
     It is not normalised: each objective divides it as its source does (Gatys et al. 2016, eq. 3).
+
+    Args:
+        features: the features of a layer.
+        precision: of the product.
+        shared: whether devices share the rows. XLA would gather them all to flatten the positions,
+            and on a CPU copies features whose positions are not flattened.
     """
-    return _self_product(features.reshape(-1, features.shape[-1]), precision)
+    if not shared:
+        features = features.reshape(-1, features.shape[-1])
+    return _self_product(features, precision)
 
 
 @functools.partial(jax.jit, static_argnames="normalization")

@@ -75,6 +75,8 @@ class Objective:
     """Terms of the user's own by name."""
     gray: bool = struct.field(pytree_node=False)
     """Whether only the mean of the image's channels is compared."""
+    shared: bool = struct.field(pytree_node=False, default=False)
+    """Whether several devices share the image's rows."""
     tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
     """The tiles in which features are computed; None for the whole image at once."""
 
@@ -157,6 +159,7 @@ class Objective:
             features,
             precision=self.precision,
             axes=self.axes,
+            shared=self.shared,
         )
         measures = [gather(part.guides, place=place, whole=whole) for part in self.parts]
         return contents, measures
@@ -222,6 +225,7 @@ def gathered_of(
     place: tiling.Place | None,
     *,
     whole: bool,
+    shared: bool = False,
 ) -> Gathered:
     """Gather statistics over all positions or, given a `place`, over the tile's own."""
     gathered: Gathered = {}
@@ -233,7 +237,7 @@ def gathered_of(
             guide = own if guide is None else own * place.cut(layer, jnp.asarray(guide), values)
         gathered[layer] = {
             kind: statistic.gather(
-                Layer(values, guide, vgg.PRECISIONS[precision], axes.get(layer), whole)
+                Layer(values, guide, vgg.PRECISIONS[precision], axes.get(layer), whole, shared)
             )
             for kind, statistic in statistics.items()
         }

@@ -43,6 +43,8 @@ class Layer(NamedTuple):
     """Unit vectors to project on; None unless a statistic has `directions`."""
     whole: bool
     """Whether these are all positions of the layer rather than a tile."""
+    shared: bool = False
+    """Whether several devices share the rows; see `gram_matrix`."""
 
 
 class StyleStatistic(abc.ABC):
@@ -116,7 +118,8 @@ class Gram(StyleStatistic):
     """FᵀF over the divisor (Gatys et al. 2016, eq. 3), compared by `losses.style_loss`."""
 
     def gather(self, layer: Layer) -> Float[Array, "c c"]:
-        return gram_matrix(_guided(layer.features, layer.guide), layer.precision)
+        guided = _guided(layer.features, layer.guide)
+        return gram_matrix(guided, layer.precision, shared=layer.shared)
 
     def merge(self, some: Float[Array, "c c"], others: Float[Array, "c c"]) -> Array:
         return some + others
@@ -261,11 +264,12 @@ class SlicedWasserstein(StyleStatistic):
     def gather(self, layer: Layer) -> sliced.Projected:
         assert layer.whole, "sorting needs all positions"
         assert layer.axes is not None
-        flat = _wide(layer.features).reshape(-1, layer.features.shape[-1])
-        axes = layer.axes[:, : self.directions].astype(flat.dtype)
-        projections = jnp.matmul(flat, axes, precision=layer.precision)
+        features = _wide(layer.features)
+        axes = layer.axes[:, : self.directions].astype(features.dtype)
+        projections = jnp.matmul(features, axes, precision=layer.precision)
         return sliced.Projected(
-            projections, None if layer.guide is None else sliced.shares(layer.guide.reshape(-1))
+            projections.reshape(-1, self.directions),
+            None if layer.guide is None else sliced.shares(layer.guide.reshape(-1)),
         )
 
     def finish(self, gathered: sliced.Projected, divisor: float) -> sliced.Projected:
@@ -321,7 +325,7 @@ def _products(layer: Layer) -> Spread:
 
     def scatter(centred: Float[Array, "h w c"], guide: Float[Array, "h w"] | None) -> Array:
         centred = centred.astype(layer.features.dtype)
-        return gram_matrix(_guided(centred, guide), layer.precision)
+        return gram_matrix(_guided(centred, guide), layer.precision, shared=layer.shared)
 
     def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         _, centred, guide = primals

@@ -42,11 +42,11 @@ def measure_update(
     """
     config = _config(name, precision)
     params, objective = _objective(config, size, width)
-    lane = dataclasses.replace(objective, params=None)
+    lane = dataclasses.replace(objective, params=None, shared=space > 1)
     image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    optimizer = make_optimizer(config)
     groups = 1 if space == 1 else lanes
     layout = Layout(devices(chip, groups * space), lanes // groups, space)
+    optimizer = make_optimizer(config, (size, layout.padded_rows(size)))
     started = time.perf_counter()
     _, executable = compile_update(
         layout,
@@ -59,7 +59,7 @@ def measure_update(
     )
     seconds = time.perf_counter() - started
     state = state_like(image.shape, config)
-    one = jax.jit(functools.partial(update, optimizer)).lower(objective, state)
+    one = jax.jit(functools.partial(update, make_optimizer(config))).lower(objective, state)
     return _row(
         executable.program, chip, precision, seconds, _flops(one) * lanes / len(layout.devices)
     )

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 
 from jaxstyle import Config, ConfigError, stylize
 from jaxstyle.engine.fitting import spreadable
-from jaxstyle.engine.layout import Layout, sharing
-from jaxstyle.engine.stylize import _tell_of_idle_devices, pick_devices
+from jaxstyle.engine.layout import Layout
+from jaxstyle.engine.stylize import pick_devices
 from tests.conftest import picture
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def start(devices: int, output: Path, **variables: str) -> subprocess.Popen[str]:
-    """`spread_run`, whose image is 96×80 and has 68 rows at its coarse scale."""
+    """`spread_run`, whose image of 97×80 has rows that no number of devices divides."""
     command = [sys.executable, "-m", "tests.spread_run", str(devices), str(output)]
     return subprocess.Popen(
         [*command, json.dumps(SETTINGS)],
@@ -66,7 +66,6 @@ def test_eight_devices(tmp_path: Path, alone: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    """68 rows go to two devices of each, 96 to all four."""
     output = tmp_path / "two.npz"
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -88,7 +87,7 @@ from jaxstyle.engine import loop
 from tests.conftest import SHALLOW, picture, random_params
 config = SHALLOW.replace(evaluations=4, style_statistics=("gram", "wasserstein"))
 configs = [config.replace(style_weight=weight) for weight in (10.0, 100.0, 1000.0)]
-arguments = picture(96, 80, 0), picture(64, 72, 1), configs, random_params()
+arguments = picture(97, 80, 0), picture(64, 72, 1), configs, random_params()
 one = stylize_batch(*arguments, devices=jax.devices()[:1], lanes=1)
 sizes = []
 Program = loop.Program
@@ -109,35 +108,32 @@ for a, b in zip(one, mesh, strict=True):
     assert done.returncode == 0, done.stderr
 
 
-def test_rows_are_shared_evenly() -> None:
-    assert [sharing(rows, 8) for rows in (96, 68, 7, 1)] == [8, 4, 7, 1]
-    assert Layout.of(jax.devices()[:1], 97, space=1).space == 1
-
-
-def test_idle_devices_are_told_of() -> None:
-    devices = jax.devices()[:1] * 2
-    both = (
-        "2 devices cannot share 49 rows evenly; 1 will. Multiples of 32 are best: .* 32 or 64 rows"
-    )
-    with pytest.warns(UserWarning, match=both):
-        _tell_of_idle_devices(49, devices, 2)
-    with pytest.warns(UserWarning, match="to 32 rows$"):
-        _tell_of_idle_devices(31, devices, 2)
-    _tell_of_idle_devices(50, devices, 2)
-
-
 @pytest.mark.slow
-def test_a_run_tells_of_idle_devices_once() -> None:
+def test_a_run_goes_on_with_other_devices() -> None:
+    """An uneven number of rows is padded, but only for the devices that there are."""
     code = """
-import jax, warnings
-jax.config.update("jax_num_cpu_devices", 2)
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
 from jaxstyle import stylize
 from tests.conftest import SHALLOW, picture, random_params
-config = SHALLOW.replace(evaluations=1, scales=2, scale_factor=1.3)
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    stylize(picture(49, 40, 0), picture(40, 40, 1), config, random_params(), devices=jax.devices())
-assert ["cannot share 49 rows" in str(each.message) for each in told] == [True], told
+class Kept:
+    def __init__(self): self.kept = {}
+    def wants(self, evaluation): return evaluation == 3
+    def keep(self, progress): self.kept[3] = jax.device_get(progress)
+    def save(self, progress): pass
+arguments = picture(49, 40, 0), picture(40, 40, 1), SHALLOW.replace(evaluations=6), random_params()
+whole = stylize(*arguments)
+three, eight = jax.devices()[:3], jax.devices()
+first = Kept()
+undisturbed = stylize(*arguments, devices=three, keeper=first)
+assert first.kept[3].state.image.shape == (49, 40, 3)
+again = stylize(*arguments, devices=three, progress=first.kept[3])
+assert np.array_equal(again.image, undisturbed.image)
+other = stylize(*arguments, devices=eight, progress=first.kept[3])
+for result in (undisturbed, other):
+    losses = [[record.loss for record in each.history] for each in (result, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(result.image, whole.image, atol=1e-3)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -145,11 +141,51 @@ assert ["cannot share 49 rows" in str(each.message) for each in told] == [True],
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("statistic", ["gram", "covariance"])
+def test_no_activation_is_gathered(statistic: str) -> None:
+    """At any height, devices exchange neighbouring rows and sums only."""
+    code = f"""
+import dataclasses, re, jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 8)
+from jaxstyle import Config, build_objective
+from jaxstyle.engine.layout import Layout, compile_update
+from jaxstyle.engine.optimizers import make_optimizer
+from tests.conftest import picture, random_params
+config = Config(convolution="direct", style_statistics=("{statistic}",))
+params = random_params()
+layout = Layout(tuple(jax.devices()), space=8)
+for rows in (96, 97):
+    objective = build_objective(params, picture(rows, 80, 0), [picture(64, 72, 1)], config)
+    objective = dataclasses.replace(objective, params=None, shared=True)
+    optimizer = make_optimizer(config, (rows, layout.padded_rows(rows)))
+    image = jax.ShapeDtypeStruct((rows, 80, 3), jnp.float32)
+    program = compile_update(layout, optimizer, objective, image, params)[1].program
+    text = program.as_text()
+    assert "collective-permute" in text and "all-reduce" in text
+    assert not re.findall("= .* all-gather", text)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_padding_of_rows() -> None:
+    layout = Layout(tuple(jax.devices()[:1] * 4), space=4)
+    assert [layout.padded_rows(rows) for rows in (96, 97, 3)] == [96, 100, 4]
+    image = np.ones((5, 2, 3), np.float32)
+    padded = layout.padded(image)
+    assert padded.shape == (8, 2, 3)
+    assert padded.sum() == image.sum()
+    assert padded[:5].all()
+
+
 def test_lanes_are_shared_out_evenly() -> None:
     devices = jax.devices()[:1] * 4
-    layouts = [Layout.of(devices, 96, lanes=most, space=2, jobs=50) for most in (42, 10, 1)]
+    layouts = [Layout.of(devices, lanes=most, space=2, jobs=50) for most in (42, 10, 1)]
     assert [(each.lanes, each.groups) for each in layouts] == [(25, 2), (9, 2), (1, 2)]
-    one = Layout.of(devices, 97, lanes=4, space=2, jobs=3)
+    one = Layout.of(devices, lanes=4, jobs=3)
     assert (one.lanes, one.groups, one.space) == (1, 3, 1)
 
 
