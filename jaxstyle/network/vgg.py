@@ -74,8 +74,8 @@ def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float
     """Pool 2×2 with stride 2; an odd last row or column is dropped.
 
     Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
-    is slow on CPUs. As in that gradient, the first of equal values gets it. Rows are never in an
-    axis of two, whose size devices that share the rows could not.
+    is slow on CPUs. As in that gradient, the first of equal values gets it. Rows are paired
+    by slices, since XLA would gather rows that devices share to reshape them.
     """
     height, width, channels = x.shape
     even = x[: height // 2 * 2, : width // 2 * 2]
