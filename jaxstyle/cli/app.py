@@ -1,7 +1,7 @@
 """Entry point of the command line: parsing, dispatch and exit codes.
 
 0: done. 1: the loss was no longer finite, or memory ran out. 2: user error.
-3: some cells of a grid failed. 130: interrupted. 143: terminated.
+3: some cells of a grid failed. 129: hung up. 130: interrupted. 143: terminated.
 """
 
 import importlib.metadata

@@ -70,8 +70,9 @@ class Stylize:
     command; the first of them writes the result, and has the folder RUN."""
     checkpoints: Annotated[int | None, arg(metavar="N")] = None
     """Evaluations from one checkpoint to the next, in RUN."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0
-    """Longest time from one checkpoint to the next, unless saving takes more than 2 % of it."""
+    checkpoint_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """Longest time from one checkpoint to the next, 45 if not given, unless saving takes more than
+    2 % of it."""
     snapshots: Annotated[str | None, arg(metavar="N|N,N,...")] = None
     """Save the best image so far every N evaluations, or at those given, in RUN."""
     fork_from: Annotated[str | None, arg(metavar="RUN")] = None
@@ -84,7 +85,8 @@ class Stylize:
     bits: Literal[8, 16] = 8
     """Bits per channel of a PNG (TIFF always has 16)."""
     deterministic: bool = False
-    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
+    """Make results on GPUs the same bit for bit each time, at some cost in speed; on CPUs and TPUs
+    they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
@@ -135,9 +137,10 @@ class RenderGrid:
     """Whether contents are cropped, by 6 % at most, to the nearest common aspect ratio, so that
     few programs have to be compiled, or keep their own, as with --size original."""
     lanes: Annotated[int | None, arg(metavar="N")] = None
-    """Images at a time on each device; if not given, as many as fit its memory and pay."""
+    """Images at a time on each device; if not given, as many as fit in its memory and still
+    increase throughput."""
     space: Annotated[int, arg(metavar="N")] = 1
-    """Devices that share the rows of each image; the others work at other images."""
+    """Devices that share the rows of each image. Other groups of N work on other images."""
     shard: Annotated[str | None, arg(metavar="I/N")] = None
     """Do part I, from 0, of N: for tasks that know nothing of each other."""
     distributed: bool = False
@@ -152,7 +155,8 @@ class RenderGrid:
     collect: bool = False
     """Compute nothing: write the sheets and grid.jsonl from the cells that are there."""
     deterministic: bool = False
-    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
+    """Make results on GPUs the same bit for bit each time, at some cost in speed; on CPUs and TPUs
+    they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
@@ -180,7 +184,8 @@ class Warm:
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     deterministic: bool = False
-    """On GPUs, the same bytes from the same command, for some speed; elsewhere they are anyway."""
+    """Make results on GPUs the same bit for bit each time, at some cost in speed; on CPUs and TPUs
+    they are anyway."""
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False

@@ -156,6 +156,8 @@ def _identity(command: Stylize, inputs: "_Inputs") -> dict[str, str]:
     """Return what the hosts of a cluster must have in common, by name."""
     settings = {name: " ".join(words(value)) for name, value in flat(command.settings).items()}
     options = {
+        "--space": command.space,
+        "--deterministic": command.deterministic,
         "--workdir": command.workdir is not None,
         "--checkpoints": command.checkpoints,
         "--snapshots": command.snapshots,
@@ -243,14 +245,13 @@ def _enter_run(
     """Open the run's folder and return it with its progress and its result, if any."""
     assert command.workdir is not None
     config = command.settings
-    if not command.checkpoint_seconds > 0:
-        raise ConfigError(
-            f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
-        )
+    seconds = 45.0 if command.checkpoint_seconds is None else command.checkpoint_seconds
+    if not seconds > 0:
+        raise ConfigError(f"--checkpoint-seconds must be greater than 0, not {seconds:g}")
     run = runs.Run(
         command.workdir,
         checkpoints=_checkpoints(command),
-        checkpoint_seconds=command.checkpoint_seconds,
+        checkpoint_seconds=seconds,
         snapshots=Schedule.parse(command.snapshots, "--snapshots"),
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,

@@ -23,7 +23,8 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         raise ConfigError("--style-guide needs --content-guide FILE")
     command = dataclasses.replace(command, style=tuple(cells.list_pictures(command.style)))
     if command.workdir is None:
-        for name in ("fork_from", "checkpoints", "snapshots", "tensorboard"):
+        needing = ("fork_from", "checkpoints", "checkpoint_seconds", "snapshots", "tensorboard")
+        for name in needing:
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
     # Only now, so that mistakes need not wait for JAX.

@@ -63,6 +63,15 @@ def thrifty_options() -> Options:
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
+def needed_memory(program: jax.stages.Compiled) -> int:
+    """Return the bytes that a program needs on each device, arguments included."""
+    usage = program.memory_analysis()
+    assert usage is not None
+    # Donated inputs also count as outputs.
+    need = usage.argument_size_in_bytes + usage.output_size_in_bytes
+    return need + usage.temp_size_in_bytes - usage.alias_size_in_bytes
+
+
 def cached(size: int) -> Callable[[Callable[P, T]], "Cached[P, T]"]:
     """Cache a function's last `size` results, each computed once however many threads ask."""
     return functools.partial(Cached, size)

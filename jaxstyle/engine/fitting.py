@@ -7,12 +7,16 @@ from typing import NamedTuple
 import jax
 
 from jaxstyle.config import LBFGS, Config, ConfigError
-from jaxstyle.engine.memory import USABLE, device_memory
+from jaxstyle.engine.memory import USABLE
 from jaxstyle.engine.optimizers import state_like
 from jaxstyle.network import Params, network_of, vgg
 from jaxstyle.objective import tileable, tiling
 
-_TIMES = {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3}
+_TIMES = {
+    "cpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
+    "gpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
+    "tpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
+}
 """Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations."""
 
 _FORWARD = 1.5
@@ -31,9 +35,10 @@ class _Need(NamedTuple):
     """Bytes needed, split by how they grow."""
 
     fixed: int
-    """Bytes of the network's parameters and of a tile's temporary memory."""
+    """Bytes of the network's parameters, of a tile's temporary memory, and of what every device
+    has in full."""
     growing: int
-    """Bytes that grow with the image."""
+    """Bytes that grow with the image, and that devices share."""
 
 
 class _Sizes(NamedTuple):
@@ -44,11 +49,19 @@ class _Sizes(NamedTuple):
     activations: int
     """Number of activations."""
     content: int
-    """Number of features at the content layers."""
+    """Number of features at the content layers, where devices share them."""
+    replicated: int
+    """Number of those that every device has, since the layer's rows are not shared evenly."""
 
 
-def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> Config:
-    """Choose `activations` and `tile` so that images of `shape` fit the first device.
+def fit(
+    config: Config,
+    shape: tuple[int, ...],
+    params: Params,
+    memory: int,
+    devices: int = 1,
+) -> Config:
+    """Choose `activations` and `tile` so that images of `shape` fit a device.
 
     Unless `config` specifies them, use the first of `kept`, `recomputed` and `tiled` that fits,
     with tiles as large as possible.
@@ -57,23 +70,24 @@ def fit(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1
         config: names the optimizer, whose state counts too.
         shape: `(height, width, …)` of the image.
         params: from `prepare_params`, or their shapes.
+        memory: bytes that a program may use on each device.
         devices: number of devices that share the image's rows; only one can use tiles.
 
     Raises:
         ConfigError: nothing fits; the message says what would.
     """
-    memory = device_memory(jax.local_devices()[0])
-    return _fit(config, (shape[0], shape[1]), _sizes(config, shape, params), memory, devices)
+    sizes = _sizes(config, shape, params, devices)
+    return _fit(config, (shape[0], shape[1]), sizes, memory, devices)
 
 
-def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Config:
+def fit_targets(config: Config, shape: tuple[int, ...], params: Params, memory: int) -> Config:
     """Do as `fit` does for the targets of a picture of `shape`, which one device computes.
 
     Without gradient or optimizer, activations are either kept or computed in the largest tiles
     that fit.
     """
     sizes = _sizes(config, shape, params)
-    room = device_memory(jax.local_devices()[0]) * USABLE - sizes.params
+    room = memory * USABLE - sizes.params
     needed = 4 * _FORWARD * sizes.activations
     choices = _choices(config.replace(activations="tiled")) if tileable(config) else []
     if config.tile is None and config.activations != "tiled":
@@ -88,21 +102,33 @@ def fit_targets(config: Config, shape: tuple[int, ...], params: Params) -> Confi
     return choices[-1]
 
 
-def estimate(config: Config, shape: tuple[int, ...], params: Params) -> int:
-    """Estimate the bytes to optimize an image of `shape` on one device; `activations` not auto."""
-    need = _need(config, (shape[0], shape[1]), _sizes(config, shape, params))
+def estimate(
+    config: Config, shape: tuple[int, ...], params: Params, platform: str | None = None
+) -> int:
+    """Estimate the bytes to optimize an image of `shape` on one device.
+
+    Args:
+        config: the settings; `activations` is not auto.
+        shape: `(height, width, …)` of the image.
+        params: from `prepare_params`, or their shapes.
+        platform: the device's; JAX's default if not given.
+    """
+    sizes = _sizes(config, shape, params)
+    need = _need(config, (shape[0], shape[1]), sizes, platform or jax.default_backend())
     return need.fixed + need.growing
 
 
-def _sizes(config: Config, shape: tuple[int, ...], params: Params) -> _Sizes:
+def _sizes(config: Config, shape: tuple[int, ...], params: Params, devices: int = 1) -> _Sizes:
     network, leaves = network_of(config), jax.tree.leaves(params)
+    content = {True: 0, False: 0}
+    for layer in config.content_layers:
+        rows, columns = network.shape(layer, shape)
+        content[rows % devices == 0] += rows * columns * network.channels(params, layer)
     return _Sizes(
         sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves),
         network.activations(params, shape, config.layers),
-        sum(
-            math.prod(network.shape(layer, shape)) * network.channels(params, layer)
-            for layer in config.content_layers
-        ),
+        content[True],
+        content[False],
     )
 
 
@@ -110,12 +136,12 @@ def spreadable(config: Config) -> Config:
     """Return `config` adapted to images whose rows several devices share.
 
     Raises:
-        ConfigError: a setting has no meaning for such images.
+        ConfigError: a setting cannot be used for such images.
     """
     if config.activations == "tiled" or config.tile is not None:
-        raise ConfigError("tiles have no meaning for an image that devices share")
+        raise ConfigError("tiles cannot be used for an image that several devices share")
     if config.convolution == "winograd":
-        raise ConfigError("convolution winograd has no meaning for an image that devices share")
+        raise ConfigError("winograd cannot be used for an image that several devices share")
     # Winograd's strided tiles would be exchanged between devices in full.
     return config.replace(convolution="direct")
 
@@ -130,13 +156,15 @@ def _fit(
 ) -> Config:
     choices = _choices(config) if devices == 1 else _untiled(config)
     # An explicit choice is refused only if it cannot possibly fit.
-    room = int(memory * (USABLE if len(choices) > 1 else 1))
+    chosen = config.activations in ("kept", "recomputed") or config.tile is not None
+    room = int(memory * (1 if chosen else USABLE))
     share = -(-shape[0] // devices) / shape[0]
+    platform = jax.default_backend()
     for choice in choices:
-        need = _need(choice, shape, sizes)
+        need = _need(choice, shape, sizes, platform)
         if need.fixed + need.growing * share <= room:
             return choice
-    need = _need(choices[-1], shape, sizes)
+    need = _need(choices[-1], shape, sizes, platform)
     gigabytes = (need.fixed + need.growing * share) / 1e9
     pixels = max(room - need.fixed, 0) / share / need.growing
     fitting = int(max(shape) * math.sqrt(pixels)) // 16 * 16
@@ -144,7 +172,7 @@ def _fit(
         f"{shape[1]}×{shape[0]} pixels with activations {choices[-1].activations} need about "
         f"{gigabytes:.1f} GB and the device has {memory / 1e9:.1f} GB; "
         + (f"size {fitting} would fit" if fitting >= 16 else "no size would fit")
-        + ("" if len(choices) > 1 else "; or leave activations and tile to auto")
+        + ("; or leave activations and tile to auto" if chosen else "")
         + ("; or take a smaller history_size" if isinstance(config.optimizer, LBFGS) else "")
     )
 
@@ -166,18 +194,19 @@ def _untiled(config: Config) -> list[Config]:
     return [kept, recomputed] if network_of(recomputed).recompute else [kept]
 
 
-def _need(config: Config, shape: tuple[int, int], sizes: _Sizes) -> _Need:
+def _need(config: Config, shape: tuple[int, int], sizes: _Sizes, platform: str) -> _Need:
     pixels = shape[0] * shape[1]
-    activations = 4 * sizes.activations * _TIMES[config.activations]
+    activations = 4 * sizes.activations * _TIMES.get(platform, _TIMES["cpu"])[config.activations]
     if vgg.chosen_precision(config.precision, config.convolution) == "bfloat16":
         activations *= _BFLOAT16
     state = jax.tree.leaves(state_like((*shape, 3), config))
     growing = sum(leaf.size * leaf.dtype.itemsize for leaf in state)
     growing += 4 * sizes.content
+    fixed = sizes.params + 4 * sizes.replicated
     if config.activations != "tiled":
-        return _Need(sizes.params, growing + int(activations))
+        return _Need(fixed, growing + int(activations))
     assert config.tile is not None
     tiles = tiling.tile(network_of(config), shape, config.tile, config.layers)
     window = math.prod(tiles.window)
     growing += 12 * (window * len(tiles.starts) + _IMAGES * pixels)
-    return _Need(sizes.params + int(activations * window / pixels), growing)
+    return _Need(fixed + int(activations * window / pixels), growing)

@@ -4,10 +4,11 @@ The only module that knows of `vmap`, `shard_map`, donated memory and shardings.
 lanes: leaves have a leading axis, and no operation mixes lanes. One image alone has no such axis,
 since a unit axis costs memory and time and makes the compiler sum in another order.
 
-Rows of an image that several devices share are sharded without any change to the program: XLA's
-partitioner derives the halos of convolutions and the sums of Gram matrices by itself (Xu et al.
-2021). Where they do not divide evenly, states are stored with rows of zeros below the image. The
-objective sees the image's own rows only, so the others' derivatives are zero.
+Rows of an image that several devices share are sharded, and XLA's partitioner derives the halos of
+convolutions and the sums of Gram matrices by itself (Xu et al. 2021). The program only avoids
+flattening rows, which would gather them. Where rows do not divide evenly, states are stored with
+rows of zeros below the image. The objective sees the image's own rows only, so the others'
+derivatives are zero.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from jaxstyle.engine.compiling import (
     Signature,
     cached,
     dtype_of,
+    needed_memory,
     quick_options,
     thrifty_options,
 )
@@ -106,7 +108,7 @@ class Layout:
         return _placed(tree, jax.tree.map(lambda _: self.sharding(), tree))
 
     def padded_rows(self, rows: int) -> int:
-        """Return the number of rows that states of images with so many rows are stored with."""
+        """Round a number of rows up to a multiple of `space`."""
         return -(-rows // self.space) * self.space
 
     def padded(self, image: PyTree) -> PyTree:
@@ -127,15 +129,14 @@ class Layout:
 
 
 def _resized(leaf: Any, shape: tuple[int, ...]) -> Any:
-    """Return an array without what is beyond `shape`, and with zeros for what it lacks."""
+    """Crop or zero-pad each axis at its end, so that the array has the given shape."""
     if leaf.shape == shape:
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
-    common = tuple(map(slice, map(min, leaf.shape, shape)))
-    resized = np.zeros(shape, leaf.dtype)
-    resized[common] = np.asarray(leaf)[common]
-    return resized
+    cropped = np.asarray(leaf)[tuple(map(slice, shape))]
+    missing = [(0, wanted - size) for wanted, size in zip(shape, cropped.shape, strict=True)]
+    return np.pad(cropped, missing) if any(map(any, missing)) else cropped
 
 
 def _parameters(image: PyTree) -> PyTree:
@@ -473,9 +474,7 @@ def _fitting_lanes(layout: Layout, executable: Executable, shared: Any) -> int:
     """Return the number of lanes, at most the layout's, that its first device's memory holds."""
     usage = executable.program.memory_analysis()
     assert usage is not None
-    # Donated inputs also count as outputs.
-    need = usage.argument_size_in_bytes + usage.output_size_in_bytes
-    need += usage.temp_size_in_bytes - usage.alias_size_in_bytes
+    need = needed_memory(executable.program)
     fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))
     fixed = min(fixed, usage.argument_size_in_bytes)
     # While a lane is put into its slot, it is there twice.
@@ -521,6 +520,8 @@ def fetch(array: jax.Array) -> np.ndarray:
     """Copy a whole array to the host, wherever its parts are; all of its processes must call."""
     if array.is_fully_addressable:
         return np.array(array)
+    if array.is_fully_replicated:
+        return np.array(array.addressable_data(0))
     if array.ndim == 2:  # a history: a device has room for one of its images, but not for all
         return np.stack([fetch(array[np.int32(row)]) for row in range(len(array))])
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,8 +1,8 @@
 """The loop: jobs, each an objective and an image, driven from Python through one program.
 
 Each lane has its own objective, optimizer state, line search and end, so one that stops or fails
-does not affect the others, and the next job takes its slot. What is read when depends on numbers of
-evaluations, never on time: the same jobs give the same bits.
+does not affect the others, and the next job takes its slot. Results do not depend on when
+measurements are read: the same jobs give the same bits.
 """
 
 import collections

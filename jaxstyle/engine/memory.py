@@ -1,10 +1,13 @@
 """Memory of devices."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 Device = Any
 """A `jax.Device`, which type checkers do not recognize as a type."""
@@ -13,6 +16,20 @@ USABLE = 0.85
 """Fraction of a device's memory that plans may use."""
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def least_memory(devices: Sequence[Device]) -> int:
+    """Return the bytes that a program may use on each of `devices`.
+
+    The first device of a process counts for all of its devices. If there are several processes, all
+    of them must call, so that they plan alike for the one with least.
+    """
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    memory = device_memory(here[0])
+    if len(here) == len(devices):
+        return memory
+    # In units that fit 32 bits.
+    return int(np.min(multihost_utils.process_allgather(np.int32(memory >> 20)))) << 20
 
 
 def device_memory(device: Device) -> int:

@@ -11,7 +11,7 @@ SHORTEST = 32
 
 _PARTS = (8, 9, 10, 12, 14, 16)
 """Short sides at coarse scales, in sixteenths of the long side (of images narrower than 2:1 in
-32nds, and so on): 2:1, 16:9, 8:5, 4:3, 8:7 and 1:1, whose rows many devices can share."""
+32nds, and so on): 2:1, 16:9, 8:5, 4:3, 8:7 and 1:1."""
 
 
 class Level(NamedTuple):

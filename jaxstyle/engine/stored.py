@@ -71,7 +71,7 @@ def _path(identity: str, arguments: Sequence[Any]) -> str | None:
 
 @cache
 def _versions() -> tuple[str, ...]:
-    """Return what tells this code, and that of the packages it calls, from any other."""
+    """Return a fingerprint of this package's source and the versions of its dependencies."""
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -25,7 +25,7 @@ from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.loop import OutOfMemoryError
-from jaxstyle.engine.memory import Device
+from jaxstyle.engine.memory import Device, least_memory
 from jaxstyle.engine.pictures import check_scales, fitted_shape
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.scales import Outcomes, Passage, compile_scales, through_scales
@@ -88,7 +88,8 @@ def stylize(
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     program = spreadable(config) if len(devices) > 1 else config
     params = load_weights(network=common_network([config])) if params is None else params
-    _check_memory(fitted_shape(cell.content.shape, config), program, params, devices)
+    fitted = fitted_shape(cell.content.shape, config)
+    _check_memory(fitted, program, params, len(devices), least_memory(devices))
     ((_, outcome),) = stylize_cells(
         [cell],
         params,
@@ -113,7 +114,7 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
     picture = np.random.default_rng(0).random((*shape, 3), np.float32)
     cell = _Sources().cell(picture, (picture,), config, None)
     fitted, devices = fitted_shape(shape, config), (jax.local_devices()[0],)
-    _check_memory(fitted, config, params, devices)
+    _check_memory(fitted, config, params, 1, least_memory(devices))
     budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
     try:
         compile_scales(cell, Targets(params, program_of(config), devices, 1, 1), fitted, budgets)
@@ -124,12 +125,13 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
 
 
 def _check_memory(
-    shape: tuple[int, int], program: Config, params: Params, devices: Sequence[Device]
+    shape: tuple[int, int], program: Config, params: Params, space: int, memory: int
 ) -> None:
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
-    prepared = _prepared_shapes(params, program)
+    prepared = jax.eval_shape(functools.partial(prepare_params, config=program), params)
     for level in reversed(pyramid.levels(program, shape)):
-        fit(program, pyramid.image_shape(shape, level.ratio, program), prepared, len(devices))
+        reduced = pyramid.image_shape(shape, level.ratio, program)
+        fit(program, reduced, prepared, memory, space)
 
 
 def stylize_batch(
@@ -199,7 +201,7 @@ def stylize_batch(
         for cell in cells.values()
     }:
         chosen = program if space == 1 else spreadable(program)
-        fit(chosen, shape, _prepared_shapes(params, chosen), space)
+        _check_memory(shape, chosen, params, space, least_memory(devices))
     positions = list(cells)
     for index, outcome in stylize_cells(
         list(cells.values()),
@@ -211,10 +213,6 @@ def stylize_batch(
     ):
         outcomes[positions[index]] = outcome
     return [outcomes[i] for i in range(count)]
-
-
-def _prepared_shapes(params: Params, config: Config) -> Params:
-    return jax.eval_shape(functools.partial(prepare_params, config=config), params)
 
 
 class _Sources:
@@ -266,6 +264,11 @@ def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) ->
     devices = tuple(jax.local_devices() if devices is None else devices)
     if not 1 <= space <= len(devices):
         raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+    if len({device.process_index for device in devices}) > 1 and space != len(devices):
+        raise ConfigError(
+            f"{len(devices)} devices of several processes can only share one image: space must be "
+            f"{len(devices)}, not {space}"
+        )
     if lanes is not None and lanes < 1:
         raise ConfigError(f"lanes must be at least 1, not {lanes}")
     return devices

@@ -16,7 +16,7 @@ from jaxstyle.engine import stored
 from jaxstyle.engine.compiling import Signature, cached, quick_options
 from jaxstyle.engine.fitting import estimate, fit, fit_targets
 from jaxstyle.engine.layout import Layout
-from jaxstyle.engine.memory import Device, device_memory
+from jaxstyle.engine.memory import Device, least_memory
 from jaxstyle.engine.pictures import at_scale, initial_image, style_at_scale
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image, colored_content, colored_style
@@ -148,6 +148,7 @@ class Targets:
         """
         self.program, self._reader = program, Reader()
         self._devices, self._space = tuple(devices), space
+        self._memory = least_memory(devices)
         # The device that computes targets.
         self._device = next(each for each in devices if each.process_index == jax.process_index())
         self._weights = jax.device_put(params, self._device)
@@ -175,8 +176,8 @@ class Targets:
         Each is planned for a device of its own otherwise.
         """
         whole = self.program.replace(activations="kept", tile=None)
-        need = lanes * estimate(whole, shape, self._params)
-        return need <= device_memory(self._device) / 2
+        need = lanes * estimate(whole, shape, self._params) / self._space
+        return need <= self._memory / 2
 
     def identity(self, *depends: Hashable) -> str | None:
         """Return an identity for a program that depends on this; see `stored.compiled`.
@@ -229,7 +230,7 @@ class Targets:
             there = guided_content(guides, region, content.shape, cell.config)
             targets = self._of_styles(styles, shares)
             parts.append(style_part(region, there, targets, cell.config, dtype))
-        fitted = fit(cell.config, content.shape, self._params, self._space)
+        fitted = fit(cell.config, content.shape, self._params, self._memory, self._space)
         objective = assemble_objective(
             self._params, content.shape, content_target, parts, fitted, dtype
         )
@@ -251,7 +252,7 @@ class Targets:
     def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
         content = self._content(source, ratio)
         params = self._params_for(content.shape)
-        fitted = fit_targets(self.program, content.shape, params)
+        fitted = fit_targets(self.program, content.shape, params, self._memory)
         targets = content_targets(params, content, fitted, self._bind)
         # Waited for, so that running out of memory is known to be due to this cell.
         return content, jax.block_until_ready(targets)
@@ -278,7 +279,7 @@ class Targets:
         shape = like or style.shape
         evaluated = shape if self.program.style_shape == "content" else style.shape
         params = self._params_for(evaluated)
-        fitted = fit_targets(self.program, evaluated, params)
+        fitted = fit_targets(self.program, evaluated, params, self._memory)
         guided = guided_targets(params, style, fitted, shape, loaded, region, self._bind)
         return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
 

@@ -48,7 +48,7 @@ def init(optimizer: optax.GradientTransformation, image: PyTree[Array]) -> State
 
 
 def state_shapes(optimizer: optax.GradientTransformation, image: PyTree) -> State:
-    """Return the structure, shapes and dtypes of the state of an image, or of such a shape."""
+    """Return the state for `image`, of arrays or shapes, with shapes in place of arrays."""
     return jax.eval_shape(functools.partial(init, optimizer), image)
 
 

@@ -93,15 +93,17 @@ def locate(
         WeightsError: no file is named, the default is missing, and fetching is forbidden, fails, or
             is not possible for this network.
     """
-    chosen, default = chosen_path(path, network), default_path(network)
-    if chosen == epath.Path(default) and not default.exists():
+    if path or os.environ.get(LOCATION):
+        return chosen_path(path, network)
+    default = default_path(network)
+    if not default.exists():
         if network != "vgg19":
             raise WeightsError(
                 f"no weights of {network} at {default}, and they are not fetched: download "
                 f"{VGG16_URL} and run `jaxstyle weights convert FILE -o {default}`"
             )
         fetch(default, offline=offline, quiet=quiet)
-    return chosen
+    return epath.Path(default)
 
 
 def load_weights(

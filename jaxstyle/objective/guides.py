@@ -36,7 +36,8 @@ TRANSPARENT: Color = (-1.0, -1.0, -1.0)
 """The ground of a guide that has black painted on it; elsewhere, the ground is black."""
 
 _EXACT, _EXACTLY_COVERED = 0.016, 0.75
-"""How near to its flat colours how much of a gray guide must be not to be a ramp."""
+"""A gray guide is flat, not a ramp, if at least the second share of its pixels lies within the
+first of a flat colour."""
 _GAP = 0.25
 """Largest step between the grays of a ramp."""
 _GRAY = 2.5 / 255

@@ -69,8 +69,9 @@ def gram_matrix(
     Args:
         features: the features of a layer.
         precision: of the product.
-        shared: whether devices share the rows. XLA would gather them all to flatten the positions,
-            and on a CPU copies features whose positions are not flattened.
+        shared: whether devices share the rows. If so, positions are not flattened, since XLA would
+            gather all rows for it; otherwise they are, since its CPU backend would copy the
+            features.
     """
     if not shared:
         features = features.reshape(-1, features.shape[-1])

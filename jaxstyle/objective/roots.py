@@ -124,7 +124,7 @@ def _roots(
 
 
 class _Iterates(NamedTuple):
-    """What tends to the root, what it still has to be multiplied by, and the inverse root."""
+    """The iterate of the root, the factor still to be applied to it, and that of the inverse."""
 
     root: Float[Array, "b n n"]
     factor: Float[Array, "b n n"]

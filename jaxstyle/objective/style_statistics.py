@@ -194,12 +194,12 @@ class Wasserstein(StyleStatistic):
     """Mean and covariance, compared as those of Gaussians; see `wasserstein.distance`.
 
     A whole layer with fewer positions than channels is represented by its positions, which takes
-    less computation.
+    less computation, unless devices share its rows: all would have to be gathered.
     """
 
     def gather(self, layer: Layer) -> Spread | wasserstein.Sample:
         height, width, channels = layer.features.shape
-        if not layer.whole or height * width >= channels:
+        if layer.shared or not layer.whole or height * width >= channels:
             return _products(layer)
         mass, mean, centred = _centred(layer)
         rows = _guided(centred, layer.guide).reshape(-1, channels)

@@ -328,7 +328,7 @@ def style_part(
     guides: Guided,
     styles: Guided,
     config: Config,
-    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+    dtype: jnp.dtype,
 ) -> StylePart:
     """Assemble the targets of one region, weighted by its area and by the shares of its styles.
 
@@ -364,7 +364,7 @@ def assemble_objective(
     content: Features,
     parts: Sequence[StylePart],
     config: Config,
-    dtype: jnp.dtype = jnp.dtype(jnp.float32),  # noqa: B008
+    dtype: jnp.dtype,
 ) -> Objective:
     """Assemble an objective for images of `shape` from targets computed before."""
     # seed and gatys average over layers, the others add them up.

@@ -408,6 +408,7 @@ def run_grid(
     aspect: Literal["nearest", "own"] = "nearest",
     shard: tuple[int, int] = (0, 1),
     lanes: int | None = None,
+    space: int = 1,
     runs: Schedule | None = None,
 ) -> Summary:
     """Compute the missing cells of a grid, and write its sheets once it is complete.
@@ -419,6 +420,7 @@ def run_grid(
         aspect: see `Grid`.
         shard: see `Grid.run`.
         lanes: see `stylize_batch`.
+        space: see `stylize_batch`.
         runs: see `Grid.run`.
 
     Raises:
@@ -427,7 +429,7 @@ def run_grid(
     network = common_network(cell.config for cell in cells)
     checkpoint = read(locate(weights, network=network))
     grid = Grid(cells, output, weights_sha256=checkpoint.sha256, aspect=aspect)
-    grid.run(to_params(checkpoint), shard=shard, lanes=lanes, runs=runs)
+    grid.run(to_params(checkpoint), shard=shard, lanes=lanes, space=space, runs=runs)
     rows = grid.rows()
     summary = grid.summary(rows)
     if not summary.missing:

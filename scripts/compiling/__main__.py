@@ -43,6 +43,26 @@ def targets(
     _print("measure_targets", chips, presets, sizes, precision=precision)
 
 
+def memory(
+    chips: tuple[str, ...] = ("h100",),
+    presets: tuple[str, ...] = ("seed", "default"),
+    sizes: tuple[int, ...] = (512, 1024),
+    activations: tuple[Literal["kept", "recomputed", "tiled"], ...] = ("kept", "recomputed"),
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32",
+) -> None:
+    """Print the memory that an update needs beside what was estimated; see `updates`.
+
+    Args:
+        chips: h100, v5e, v6e.
+        presets: as in `jaxstyle presets`.
+        sizes: height and width of the image.
+        activations: how a gradient gets them.
+        precision: of convolutions and Gram matrices.
+    """
+    for each in activations:
+        _print("measure_memory", chips, presets, sizes, activations=each, precision=precision)
+
+
 def _print(
     function: str,
     chips: tuple[str, ...],
@@ -74,4 +94,4 @@ def worker_of() -> Worker:
 
 
 if __name__ == "__main__":
-    sys.exit(run("scripts/accelerators", (updates, targets)))
+    sys.exit(run("scripts/accelerators", (updates, targets, memory)))

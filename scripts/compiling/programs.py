@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,15 @@ from jax.sharding import SingleDeviceSharding
 
 from compiling import texts
 from compiling.chips import CHIPS, devices
-from jaxstyle.config import Config
+from jaxstyle.config import Config, Precision
 from jaxstyle.config.presets import preset
+from jaxstyle.engine.compiling import needed_memory
+from jaxstyle.engine.fitting import estimate
 from jaxstyle.engine.layout import Layout, compile_update
 from jaxstyle.engine.optimizers import hyperparameters, make_optimizer, state_like
 from jaxstyle.engine.update import update
-from jaxstyle.network import vgg
-from jaxstyle.objective import Objective, targets
+from jaxstyle.network import network_of, vgg
+from jaxstyle.objective import Objective, targets, tiling
 from jaxstyle.objective.regions import Region
 from measuring.tables import Row
 
@@ -63,6 +65,44 @@ def measure_update(
     return _row(
         executable.program, chip, precision, seconds, _flops(one) * lanes / len(layout.devices)
     )
+
+
+def measure_memory(
+    chip: str,
+    name: str,
+    size: int,
+    activations: Literal["kept", "recomputed", "tiled"],
+    precision: Precision,
+    width: float = 1.0,
+) -> Row:
+    """Compile an update as `measure_update` does, and compare its memory with the estimate."""
+    tile = tiling.SIDE if activations == "tiled" else None
+    config = _config(name, precision).replace(activations=activations, tile=tile)
+    params, objective = _objective(config, size, width)
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    _, executable = compile_update(
+        Layout(devices(chip)),
+        make_optimizer(config),
+        dataclasses.replace(objective, params=None),
+        image,
+        params,
+        hyperparameters=hyperparameters(config, config.evaluations),
+        keep=False,
+    )
+    needed = needed_memory(executable.program)
+    platform = {"cuda": "gpu"}.get(CHIPS[chip].platform, CHIPS[chip].platform)
+    estimated = estimate(config, image.shape, params, platform)
+    usage = executable.program.memory_analysis()
+    assert usage is not None
+    one = 4 * network_of(config).activations(params, image.shape, config.layers)
+    return {
+        "activations": activations,
+        "needed GB": needed / 1e9,
+        "estimated GB": estimated / 1e9,
+        "estimated / needed": estimated / needed,
+        "temporary GB": usage.temp_size_in_bytes / 1e9,
+        "activations GB": one / 1e9,
+    }
 
 
 def measure_targets(chip: str, name: str, size: int, precision: str, width: float = 1.0) -> Row:
@@ -114,7 +154,8 @@ def _params(width: float) -> dict[str, Any]:
 def _objective(config: Config, size: int, width: float) -> tuple[dict[str, Any], Objective]:
     """Return parameters and an objective, with shapes in place of most arrays."""
     params, shape = _params(width), (size, size, 3)
-    picture = jax.ShapeDtypeStruct(shape, jnp.float32)
+    dtype = jnp.dtype(jnp.float32)
+    picture = jax.ShapeDtypeStruct(shape, dtype)
 
     def measured(params: Any, picture: Any) -> Any:
         content = targets.content_targets(params, picture, config)
@@ -124,8 +165,10 @@ def _objective(config: Config, size: int, width: float) -> tuple[dict[str, Any],
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), style)
     blended = targets.blend([zeros], [1.0], config)
     everywhere = Region(None, 1.0, ((0, 1.0),))
-    part = targets.style_part(everywhere, targets.EVERYWHERE, targets.Guided(blended, {}), config)
-    return params, targets.assemble_objective(params, shape, content, [part], config)
+    part = targets.style_part(
+        everywhere, targets.EVERYWHERE, targets.Guided(blended, {}), config, dtype
+    )
+    return params, targets.assemble_objective(params, shape, content, [part], config, dtype)
 
 
 def _flops(lowered: Any) -> float:

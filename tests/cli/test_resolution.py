@@ -63,7 +63,7 @@ def test_a_mistake_is_one_line_and_code_2(
 def test_what_cannot_fit_is_told_before_anything_is_computed(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, imagenet: Params
 ) -> None:
-    monkeypatch.setattr("jaxstyle.engine.fitting.device_memory", lambda _: 2**30)
+    monkeypatch.setattr("jaxstyle.engine.memory.device_memory", lambda _: 2**30)
     assert stylize(*PAIR, "-o", "out.png", "--size=2048", "--quiet") == 2
     printed = capsys.readouterr().err
     assert "2048×1536 pixels with activations tiled need about" in printed
@@ -97,6 +97,6 @@ def test_a_grid_refuses_what_has_no_meaning(
 ) -> None:
     grid = ["grid", "--contents", "content.png", "--styles", "style.png", "-o", "grid", *QUICK]
     assert cli.run([*grid, "--space", "2", "--tile", "32"]) == 2
-    assert "tiles have no meaning for an image that devices share" in capsys.readouterr().err
+    assert "tiles cannot be used for an image that several devices share" in capsys.readouterr().err
     assert cli.run([*grid, "--space", "0"]) == 2
     assert "space must be at least 1, not 0" in capsys.readouterr().err

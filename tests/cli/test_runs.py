@@ -180,6 +180,7 @@ def test_a_second_process_is_refused(
     [
         (("-o", "o.png", "--snapshots", "5"), "--snapshots needs --workdir"),
         (("-o", "o.png", "--checkpoints", "5"), "--checkpoints needs --workdir"),
+        (("-o", "o.png", "--checkpoint-seconds", "9"), "--checkpoint-seconds needs --workdir"),
         (("-o", "o.png", "--fork-from", "RUN"), "--fork-from needs --workdir"),
         (("-o", "o.png", "--tensorboard", "b"), "--tensorboard needs --workdir"),
         (("--workdir", "RUN", "--snapshots", "often"), "--snapshots is N, or N,N"),

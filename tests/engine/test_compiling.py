@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from jaxstyle import stylize, stylize_batch
-from jaxstyle.engine import layout, scales, stored, targets
+from jaxstyle.engine import layout, memory, scales, stored, targets
 from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.compiling import cached, quick_options
+from jaxstyle.engine.fitting import estimate
 from jaxstyle.network.arrays import Params
+from jaxstyle.objective.targets import prepare_params
 from tests.conftest import SHALLOW, picture
 from tests.engine.test_own_statistic import Means, of
 from tests.own_networks import BLURRED, NNX, POOLED_PARAMS
@@ -119,10 +121,12 @@ def test_nothing_is_prepared_where_memory_is_for_one(
     prepared: list[Any] = []
     genuine = scales._prepared
     monkeypatch.setattr(scales, "_prepared", lambda *a, **k: prepared.append(a) or genuine(*a, **k))
-    monkeypatch.setattr(targets, "device_memory", lambda device: 10**5)
+    params = prepare_params(small_params, TWO_SCALES)
+    need = estimate(TWO_SCALES.replace(activations="kept"), CONTENT.shape, params)
+    monkeypatch.setattr(memory, "device_memory", lambda device: int(1.9 * need))
     stylize(CONTENT, STYLE, TWO_SCALES, small_params)
     assert not prepared
-    monkeypatch.setattr(targets, "device_memory", lambda device: 10**9)
+    monkeypatch.setattr(memory, "device_memory", lambda device: int(2.1 * need))
     stylize(CONTENT, STYLE, TWO_SCALES, small_params)
     assert len(prepared) == 1
 

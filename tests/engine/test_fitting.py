@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, ConfigError, build_objective, preset, stylize, stylize_batch
-from jaxstyle.engine import fitting
+from jaxstyle.engine import fitting, memory as memory_module
 from jaxstyle.engine.compiling import thrifty_options
 from jaxstyle.engine.fitting import fit, fit_targets
 from jaxstyle.engine.optimizers import make_optimizer, state_like
@@ -30,7 +30,7 @@ def half_params() -> Params:
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets how many bytes the device has."""
-    return lambda size: monkeypatch.setattr(fitting, "device_memory", lambda _: int(size))
+    return lambda size: monkeypatch.setattr(memory_module, "device_memory", lambda _: int(size))
 
 
 @pytest.mark.parametrize(
@@ -64,51 +64,55 @@ def test_estimates_are_near_compiled_programs(half_params: Params, settings: Any
     assert 0.7 < fitting.estimate(config, content.shape, params) / need < 1.8
 
 
-def test_the_first_that_fits(half_params: Params, memory: Any) -> None:
+def test_the_first_that_fits(half_params: Params) -> None:
     config = Config(convolution="direct")
-    found = []
-    for gigabytes in (64, 28, 16, 12):
-        memory(gigabytes * 1e9)
-        run = fit(config, LARGE, half_params)
-        found.append((run.activations, run.tile))
-    assert [activations for activations, _ in found] == ["kept", "recomputed", "tiled", "tiled"]
-    assert found[2][1] > found[3][1] >= 256  # pyright: ignore[reportOptionalOperand]
-    run = fit(config.replace(tile=300), LARGE, half_params)
+    memories = (64 * 10**9, 28 * 10**9, 16 * 10**9, 12 * 10**9)
+    runs = [fit(config, LARGE, half_params, memory) for memory in memories]
+    assert [run.activations for run in runs] == ["kept", "recomputed", "tiled", "tiled"]
+    assert runs[2].tile > runs[3].tile >= 256  # pyright: ignore[reportOptionalOperand]
+    run = fit(config.replace(tile=300), LARGE, half_params, memories[-1])
     assert (run.activations, run.tile) == ("tiled", 300)
 
 
-def test_nothing_fits(half_params: Params, memory: Any) -> None:
-    memory(2e9)
+def test_nothing_fits(half_params: Params) -> None:
+    memory = 2 * 10**9
     with pytest.raises(ConfigError, match=r"4096×3072 pixels.* need about .* size \d+ would fit"):
-        fit(Config(), LARGE, half_params)
+        fit(Config(), LARGE, half_params, memory)
     with pytest.raises(ConfigError, match=r"activations kept .* leave activations"):
-        fit(Config(activations="kept"), LARGE, half_params)
+        fit(Config(activations="kept"), LARGE, half_params, memory)
     # Which is true: that size does.
     with pytest.raises(ConfigError) as raised:
-        fit(Config(), LARGE, half_params)
+        fit(Config(), LARGE, half_params, memory)
+    assert "leave activations" not in str(raised.value)
     size = int(str(raised.value).split("size ")[1].split()[0])
-    assert fit(Config(), (size * 3 // 4, size, 3), half_params).activations == "tiled"
+    assert fit(Config(), (size * 3 // 4, size, 3), half_params, memory).activations == "tiled"
 
 
-def test_devices_share_what_one_has_no_room_for(half_params: Params, memory: Any) -> None:
-    memory(8e9)
+def test_devices_share_what_one_has_no_room_for(half_params: Params) -> None:
+    memory = 8 * 10**9
     with pytest.raises(ConfigError, match="would fit"):
-        fit(Config(), LARGE, half_params)
-    assert fit(Config(), LARGE, half_params, 8).activations in ("kept", "recomputed")
+        fit(Config(), LARGE, half_params, memory)
+    assert fit(Config(), LARGE, half_params, memory, 8).activations in ("kept", "recomputed")
 
 
-def test_targets_take_what_they_take_and_are_never_refused(
-    half_params: Params, memory: Any
-) -> None:
-    found = []
-    for gigabytes in (32, 12, 2, 1e-9):
-        memory(gigabytes * 1e9)
-        found.append(fit_targets(Config(), LARGE, half_params))
+def test_content_targets_of_uneven_rows_are_whole_on_every_device(half_params: Params) -> None:
+    sizes = [fitting._sizes(Config(), LARGE, half_params, devices) for devices in (1, 8, 5)]
+    whole = (3072 // 8) * (4096 // 8) * WIDTHS[3]
+    assert [(each.content, each.replicated) for each in sizes] == [
+        (whole, 0),
+        (whole, 0),
+        (0, whole),
+    ]
+
+
+def test_targets_take_what_they_take_and_are_never_refused(half_params: Params) -> None:
+    memories = (32 * 10**9, 12 * 10**9, 2 * 10**9, 1)
+    found = [fit_targets(Config(), LARGE, half_params, memory) for memory in memories]
     assert [each.activations for each in found] == ["kept", "tiled", "tiled", "tiled"]
     assert found[1].tile > found[2].tile > found[3].tile == 256  # pyright: ignore[reportOptionalOperand]
     sliced = Config(style_statistics=("sliced",))
-    assert fit_targets(sliced, LARGE, half_params).activations == "kept"
-    assert fit_targets(Config(tile=300), LARGE, half_params).tile == 300
+    assert fit_targets(sliced, LARGE, half_params, 1).activations == "kept"
+    assert fit_targets(Config(tile=300), LARGE, half_params, 1).tile == 300
 
 
 @pytest.mark.slow
@@ -119,16 +123,15 @@ def test_a_large_style_refuses_no_small_content(small_params: Params, memory: An
     for config in (preset("seed"), preset("gatys").replace(style_size="original")):
         config = config.replace(scales=1, evaluations=1, init="content")
         with pytest.raises(ConfigError, match="would fit"):
-            fit(config.replace(activations="kept"), style.shape, small_params)
+            fit(config.replace(activations="kept"), style.shape, small_params, 6 * 10**7)
         single = stylize(content, style, config, small_params)
         (lane,) = stylize_batch(content, style, config, small_params)
         assert lane.loss == pytest.approx(single.loss, rel=1e-4)
 
 
-def test_sliced_is_never_tiled(half_params: Params, memory: Any) -> None:
-    memory(8e9)
+def test_sliced_is_never_tiled(half_params: Params) -> None:
     with pytest.raises(ConfigError, match="activations recomputed need about"):
-        fit(Config(style_statistics=("sliced",)), LARGE, half_params)
+        fit(Config(style_statistics=("sliced",)), LARGE, half_params, 8 * 10**9)
 
 
 def test_a_run_says_how_it_fitted(small_params: Params, memory: Any) -> None:

@@ -143,7 +143,7 @@ def test_regions_and_projections(config: Config, params: Any) -> None:
 def test_memory_is_estimated(settings: dict[str, Any]) -> None:
     config = LINEN.replace(**settings)
     params = jax.tree.map(jnp.asarray, STRIDED_PARAMS)
-    config = fitting.fit(config, (384, 512), params)
+    config = fitting.fit(config, (384, 512), params, 2**35)
     content = picture(384, 512, 0)
     objective = build_objective(params, content, STYLE, config)
     step = jax.jit(functools.partial(update, make_optimizer(config)), donate_argnums=1)
@@ -167,18 +167,18 @@ def test_activations_of_inner_functions_count() -> None:
     assert network.activations(jnp.zeros((5, 3, 3)), (7, 11), ("last",)) == 5 * 7 * 11 * 3
 
 
-def test_kept_or_tiled_is_chosen_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_or_tiled_is_chosen_for_it() -> None:
     wide = Strided(32)
     params = jax.eval_shape(wide.init, jax.random.key(0), jnp.zeros((16, 16, 3)))
     network = dataclasses.replace(OF_LINEN, function=wide.apply)
     config = LINEN.replace(network=network, optimizer="adam")
-    chosen = []
-    for bytes_there in (5 * 10**10, 5 * 10**9):
-        monkeypatch.setattr(fitting, "device_memory", lambda _, most=bytes_there: most)
-        chosen.append(fitting.fit(config, (2048, 2048), params).activations)
+    chosen = [
+        fitting.fit(config, (2048, 2048), params, memory).activations
+        for memory in (5 * 10**10, 5 * 10**9)
+    ]
     assert chosen == ["kept", "tiled"]
     with pytest.raises(ConfigError, match="activations kept need about"):
-        fitting.fit(BLURRED.replace(optimizer="adam"), (16384, 16384), {})
+        fitting.fit(BLURRED.replace(optimizer="adam"), (16384, 16384), {}, 10**9)
 
 
 MISTAKES = [

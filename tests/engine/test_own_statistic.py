@@ -195,14 +195,13 @@ def test_one_that_does_not_merge_has_no_tiles(
             run(CONTENT, STYLE, config, small_params)
 
 
-def test_tiles_are_chosen_for_one_that_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_are_chosen_for_one_that_merges() -> None:
     wide = random_params((64, 64, 8, 8, 8))
-    monkeypatch.setattr(fitting, "device_memory", lambda _: 3_000_000_000)
-    shape = (2048, 2048, 3)
-    fitted = fitting.fit(of(MergedMeans(), optimizer="adam"), shape, wide)
+    shape, memory = (2048, 2048, 3), 3 * 10**9
+    fitted = fitting.fit(of(MergedMeans(), optimizer="adam"), shape, wide, memory)
     assert fitted.activations == "tiled"
     with pytest.raises(ConfigError, match="activations recomputed need about"):
-        fitting.fit(of(Means(), optimizer="adam"), shape, wide)
+        fitting.fit(of(Means(), optimizer="adam"), shape, wide, memory)
 
 
 def test_settings_with_it_are_compared_and_written() -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxstyle import Config, ConfigError, stylize
+from jaxstyle import Config, ConfigError, stylize, stylize_batch
 from jaxstyle.engine.fitting import spreadable
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.stylize import pick_devices
@@ -142,7 +143,7 @@ for result in (undisturbed, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statistic", ["gram", "covariance"])
+@pytest.mark.parametrize("statistic", ["gram", "covariance", "wasserstein"])
 def test_no_activation_is_gathered(statistic: str) -> None:
     """At any height, devices exchange neighbouring rows and sums only."""
     code = f"""
@@ -222,14 +223,19 @@ assert {tuple(axes) for axes in jax.tree.leaves((rows.params, rows.style_weights
 
 def test_what_has_no_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for config in (Config(tile=256), Config(activations="tiled"), Config(convolution="winograd")):
-        with pytest.raises(ConfigError, match="no meaning for an image that devices share"):
+        with pytest.raises(
+            ConfigError, match="cannot be used for an image that several devices share"
+        ):
             spreadable(config)
     with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
         pick_devices(4096)
+    elsewhere = [types.SimpleNamespace(process_index=index) for index in range(2)]
+    with pytest.raises(ConfigError, match=r"several processes .* space must be 2, not 1"):
+        stylize_batch(picture(48, 48, 0), picture(48, 48, 1), devices=elsewhere)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ConfigError, match="leaves processes without a device"):
         pick_devices(1)
-    with pytest.raises(ConfigError, match="devices share"):
+    with pytest.raises(ConfigError, match="several devices share"):
         stylize(
             picture(48, 48, 0),
             picture(48, 48, 1),

@@ -24,7 +24,7 @@ from jaxstyle import (
     save_image,
     stylize,
 )
-from jaxstyle.engine import fitting, layout
+from jaxstyle.engine import layout, memory
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.optimizers import make_optimizer
 from jaxstyle.engine.pictures import initial_image
@@ -310,7 +310,7 @@ def test_double_precision_pictures_are_taken_without_a_warning(small_params: Par
 def test_nothing_is_allocated_for_what_does_not_fit(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "device_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "device_memory", lambda device: 1000)
     monkeypatch.setattr(Layout, "start", lambda *_, **__: pytest.fail("too early"))
     with pytest.raises(ConfigError, match="no size would fit"):
         stylize(CONTENT, STYLE, QUICK, small_params)

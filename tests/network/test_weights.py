@@ -402,6 +402,9 @@ def test_where_weights_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert weights.default_path() == tmp_path / "jaxstyle/vgg19.safetensors"
+    # A file that is named is found without a home folder.
+    monkeypatch.setattr(weights.files, "user_cache", lambda: None)
+    assert str(weights.locate("mine.h5")) == "mine.h5"
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])

@@ -38,7 +38,7 @@ def command(tmp_path: Path) -> list[str]:
     words = (
         f"stylize {tmp_path}/content.png {tmp_path}/style.png --distributed --size 96 "
         "--scales 2 --evaluations 8 --style-statistics gram --style-layers relu1_1 relu2_1 "
-        "--content-layers relu2_1 --checkpoint-seconds 0.001"
+        "--content-layers relu2_1"
     )
     return words.split()
 
@@ -58,6 +58,7 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.slow
 def test_ends_of_hosts_change_nothing(command: list[str], tmp_path: Path, imagenet: Params) -> None:
     whole, often = tmp_path / "whole", tmp_path / "often"
+    command = [*command, "--checkpoint-seconds", "0.001"]
     for process in cluster(*[plain([*command, "--workdir", str(whole)])] * 2):
         finished(process)
     command = [*command, "--workdir", str(often)]
@@ -105,9 +106,9 @@ def test_a_host_with_other_files_is_named(
     (other := command.copy())[2] = str(tmp_path / "other.png")
     (missing := command.copy())[2] = str(tmp_path / "missing.png")
     own = {0: "host 1: ", 1: ""}
-    for process in cluster(plain(command), plain(other)):
+    for process in cluster(plain(command), plain([*other, "--space", "2"])):
         message = finished(process, code=2)[1].splitlines()[-1]
-        assert message == "jaxstyle: host 1 differs from host 0 in: style"
+        assert message == "jaxstyle: host 1 differs from host 0 in: --space, style"
     for host, process in enumerate(cluster(plain(command), plain(missing))):
         message = finished(process, code=2)[1].splitlines()[-1]
         assert message.startswith(f"jaxstyle: {own[host]}{tmp_path}/missing.png: ")
