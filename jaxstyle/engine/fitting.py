@@ -13,17 +13,23 @@ from jaxstyle.network import Params, network_of, vgg
 from jaxstyle.objective import tileable, tiling
 
 _TIMES = {
-    "cpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
-    "gpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
-    "tpu": {"kept": 3.4, "recomputed": 2.1, "tiled": 2.3},
+    "cpu": {"kept": (3.4, 3.4), "recomputed": (2.1, 2.1), "tiled": (2.3, 2.3)},
+    "gpu": {"kept": (1.1, 1.55), "recomputed": (1.1, 1.35), "tiled": (1.0, 1.0)},
 }
-"""Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations."""
+"""Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations.
+
+The first number is for statistics of the features themselves, the second for those of deviations
+from a mean; see docs/accelerators.md.
+"""
+
+_PLAIN = ("gram", "moments")
+"""Statistics that need no copy of the features."""
 
 _FORWARD = 1.5
 """The same ratio without a gradient: 1.0 in compiled programs, 1.4 with sliced distances."""
 
-_BFLOAT16 = 0.75
-"""Fraction of that memory needed in bfloat16: losses and half of the rest stay in float32."""
+_BFLOAT16 = {"cpu": 0.75, "gpu": 0.56}
+"""Fraction of that memory needed in bfloat16: losses and a part of the rest stay in float32."""
 
 _IMAGES = 12
 """Image-sized arrays that an evaluation in tiles needs besides the optimizer's."""
@@ -196,9 +202,12 @@ def _untiled(config: Config) -> list[Config]:
 
 def _need(config: Config, shape: tuple[int, int], sizes: _Sizes, platform: str) -> _Need:
     pixels = shape[0] * shape[1]
-    activations = 4 * sizes.activations * _TIMES.get(platform, _TIMES["cpu"])[config.activations]
+    platform = platform if platform in _TIMES else "cpu"
+    plain, centred = _TIMES[platform][config.activations]
+    copied = any(str(each) not in _PLAIN for each in config.style_statistics)
+    activations = 4 * sizes.activations * (centred if copied else plain)
     if vgg.chosen_precision(config.precision, config.convolution) == "bfloat16":
-        activations *= _BFLOAT16
+        activations *= _BFLOAT16[platform]
     state = jax.tree.leaves(state_like((*shape, 3), config))
     growing = sum(leaf.size * leaf.dtype.itemsize for leaf in state)
     growing += 4 * sizes.content
