@@ -15,6 +15,7 @@ from jaxstyle.objective import tileable, tiling
 _TIMES = {
     "cpu": {"kept": (3.4, 3.4), "recomputed": (2.1, 2.1), "tiled": (2.3, 2.3)},
     "gpu": {"kept": (1.1, 1.55), "recomputed": (1.1, 1.35), "tiled": (1.0, 1.0)},
+    "tpu": {"kept": (2.0, 2.4), "recomputed": (2.0, 2.4), "tiled": (1.6, 1.9)},
 }
 """Ratio of a gradient's temporary memory, in compiled programs, to one copy of its activations.
 
@@ -28,7 +29,7 @@ _PLAIN = ("gram", "moments")
 _FORWARD = 1.5
 """The same ratio without a gradient: 1.0 in compiled programs, 1.4 with sliced distances."""
 
-_BFLOAT16 = {"cpu": 0.75, "gpu": 0.56}
+_BFLOAT16 = {"cpu": 0.75, "gpu": 0.56, "tpu": 0.56}
 """Fraction of that memory needed in bfloat16: losses and a part of the rest stay in float32."""
 
 _IMAGES = 12
