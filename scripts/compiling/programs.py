@@ -44,27 +44,14 @@ def measure_update(
     """
     config = _config(name, precision)
     params, objective = _objective(config, size, width)
-    lane = dataclasses.replace(objective, params=None, shared=space > 1)
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
     groups = 1 if space == 1 else lanes
     layout = Layout(devices(chip, groups * space), lanes // groups, space)
-    optimizer = make_optimizer(config, (size, layout.padded_rows(size)))
     started = time.perf_counter()
-    _, executable = compile_update(
-        layout,
-        optimizer,
-        lane,
-        image,
-        params,
-        hyperparameters=hyperparameters(config, config.evaluations),
-        keep=False,
-    )
+    program = _compiled(config, params, objective, size, layout)
     seconds = time.perf_counter() - started
-    state = state_like(image.shape, config)
+    state = state_like((size, size, 3), config)
     one = jax.jit(functools.partial(update, make_optimizer(config))).lower(objective, state)
-    return _row(
-        executable.program, chip, precision, seconds, _flops(one) * lanes / len(layout.devices)
-    )
+    return _row(program, chip, precision, seconds, _flops(one) * lanes / len(layout.devices))
 
 
 def measure_memory(
@@ -79,22 +66,14 @@ def measure_memory(
     tile = tiling.SIDE if activations == "tiled" else None
     config = _config(name, precision).replace(activations=activations, tile=tile)
     params, objective = _objective(config, size, width)
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    _, executable = compile_update(
-        Layout(devices(chip)),
-        make_optimizer(config),
-        dataclasses.replace(objective, params=None),
-        image,
-        params,
-        hyperparameters=hyperparameters(config, config.evaluations),
-        keep=False,
-    )
-    needed = needed_memory(executable.program)
+    shape = (size, size, 3)
+    program = _compiled(config, params, objective, size, Layout(devices(chip)))
+    needed = needed_memory(program)
     platform = {"cuda": "gpu"}.get(CHIPS[chip].platform, CHIPS[chip].platform)
-    estimated = estimate(config, image.shape, params, platform)
-    usage = executable.program.memory_analysis()
+    estimated = estimate(config, shape, params, platform)
+    usage = program.memory_analysis()
     assert usage is not None
-    one = 4 * network_of(config).activations(params, image.shape, config.layers)
+    one = 4 * network_of(config).activations(params, shape, config.layers)
     return {
         "activations": activations,
         "needed GB": needed / 1e9,
@@ -169,6 +148,22 @@ def _objective(config: Config, size: int, width: float) -> tuple[dict[str, Any],
         everywhere, targets.EVERYWHERE, targets.Guided(blended, {}), config, dtype
     )
     return params, targets.assemble_objective(params, shape, content, [part], config, dtype)
+
+
+def _compiled(
+    config: Config, params: dict[str, Any], objective: Objective, size: int, layout: Layout
+) -> jax.stages.Compiled:
+    """Compile an update for images of `size`² pixels."""
+    _, executable = compile_update(
+        layout,
+        make_optimizer(config, (size, layout.padded_rows(size))),
+        dataclasses.replace(objective, params=None, shared=layout.space > 1),
+        jax.ShapeDtypeStruct((size, size, 3), jnp.float32),
+        params,
+        hyperparameters=hyperparameters(config, config.evaluations),
+        keep=False,
+    )
+    return executable.program
 
 
 def _flops(lowered: Any) -> float:

@@ -46,6 +46,14 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, errors
 
 
+def run_code(code: str) -> None:
+    """Run Python code in a process of its own, whose number of devices it may set."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("alone") / "one.npz"
@@ -103,10 +111,7 @@ for a, b in zip(one, mesh, strict=True):
     np.testing.assert_allclose([r.loss for r in b.history], [r.loss for r in a.history], rtol=1e-4)
     np.testing.assert_allclose(b.image, a.image, atol=1e-3)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code)
 
 
 @pytest.mark.slow
@@ -136,10 +141,7 @@ for result in (undisturbed, other):
     np.testing.assert_allclose(*losses, rtol=1e-4)
     np.testing.assert_allclose(result.image, whole.image, atol=1e-3)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code)
 
 
 @pytest.mark.slow
@@ -166,10 +168,7 @@ for rows in (96, 97):
     assert "collective-permute" in text and "all-reduce" in text
     assert not re.findall("= .* all-gather", text)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code)
 
 
 def test_padding_of_rows() -> None:
@@ -215,10 +214,7 @@ assert [tuple(axes) for axes in jax.tree.leaves(rows.content_targets)] == [("spa
 assert {tuple(axes) for axes in jax.tree.leaves([p.guides for p in rows.parts])} == {("space",)}
 assert {tuple(axes) for axes in jax.tree.leaves((rows.params, rows.style_weights))} == {()}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code)
 
 
 def test_what_has_no_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
