@@ -41,4 +41,5 @@ def test_some_operations_that_fail(kind: str) -> None:
 def test_operations_that_fail(kind: str, resumed: list[str]) -> None:
     every = 101 if kind == "cells" else 29
     counts = campaign(kind, *resumed, "--every", str(every))
-    assert counts["kill"] >= 1
+    # Fewer are left for a command that was cut off, at a place that depends on threads.
+    assert counts["kill"] > (0 if resumed else 50 // every)
