@@ -1,8 +1,10 @@
 """A run from its files to its result: inputs, run folder and outputs."""
 
 import contextlib
+import importlib
 import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -140,6 +142,8 @@ def _everywhere(
 
 def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     """Read everything that is needed, before anything is computed."""
+    # JAX imports it when it first reads a stored program; reading files lets other threads run.
+    threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
     inputs = _read_inputs(command, command.output)
     path = weights.locate(
         command.weights,

@@ -1,9 +1,9 @@
-"""Preparation of later scales in threads, while earlier ones run."""
+"""Preparation of scales in threads, while earlier ones run."""
 
 import concurrent.futures
 import os
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import jax
 
@@ -40,7 +40,10 @@ class Ahead(Generic[K, T]):
             return None
         return future.result()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Cancel what has not started; what has, runs on in its thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 

@@ -278,15 +278,14 @@ def _compiled(
     chosen = memory_layout.Format(memory_layout.Layout.AUTO, layout.sharding())
     held = objective.activations if isinstance(objective, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
-    program = stored.compiled(
+    program = stored.lowered(
         _over_lanes(layout, update_lane),
         (batch[0], shared.shapes, batch[1]),
         identity,
-        options,
         donate_argnums=2,
         in_shardings=(where[0], jax.tree.map(lambda _: chosen, shared.shapes), where[1]),
         out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead), None),
-    )
+    ).compile(options)
     structure = jax.tree.structure(state)
 
     def update_all(data: Any, shared: Any, states: State) -> tuple[State, Packed]:
@@ -371,7 +370,7 @@ def compile_update(
         shrink: whether to take fewer lanes than `layout` has if they would not fit in memory.
         keep: whether to keep the compiled program for the next run of such objectives.
         identity: what tells this optimizer and this kind of objective from any other, for a program
-            to be stored; see `stored.compiled`.
+            to be stored; see `stored.lowered`.
     """
     compiled = _compiled if keep else _compiled.__wrapped__
     data, start = Signature.of((objective, dict(hyperparameters))), Signature.of(_parameters(image))

@@ -73,7 +73,7 @@ def check_scales(
     fitted = fitted_shape(content, config)
     for ratio, _ in pyramid.levels(config, fitted):
         content_shape = pyramid.image_shape(fitted, ratio, config)
-        style_shapes = [_style_shape(style, config, ratio) for style in styles]
+        style_shapes = [style_shape(style, config, ratio) for style in styles]
         check_shapes(content_shape, style_shapes, config)
         if guides is not None:
             check_guides(content_shape, style_shapes, config, guides)
@@ -97,13 +97,14 @@ def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
 
     A style that is stretched to the content's shape later is returned as it is.
     """
-    shape = _style_shape(style.shape, config, ratio)
+    shape = style_shape(style.shape, config, ratio)
     if config.style_shape == "own":
         style = resize_image(style, fitted_style_shape(style.shape, config))
     return resize_image(style, shape)
 
 
-def _style_shape(shape: tuple[int, ...], config: Config, ratio: float) -> tuple[int, int]:
+def style_shape(shape: tuple[int, ...], config: Config, ratio: float) -> tuple[int, int]:
+    """Return the `(height, width)` of a style of `shape` at a scale of `ratio`."""
     if config.style_shape == "content":
         return shape[0], shape[1]
     fitted = fitted_style_shape(shape, config)

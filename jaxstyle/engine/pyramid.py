@@ -9,9 +9,9 @@ SHORTEST = 32
 """Minimum short side of automatic scales, which leaves 2 pixels at relu5_1."""
 
 
-_PARTS = (8, 9, 10, 12, 14, 16)
+_PARTS = (8, 9, 12, 16)
 """Short sides at coarse scales, in sixteenths of the long side (of images narrower than 2:1 in
-32nds, and so on): 2:1, 16:9, 8:5, 4:3, 8:7 and 1:1."""
+32nds, and so on): 2:1, 16:9, 4:3 and 1:1."""
 
 
 class Level(NamedTuple):

@@ -119,12 +119,12 @@ def through_scales(
     lanes: int,
     *,
     shrink: bool,
+    new: bool,
     on_evaluations: Callable[[int], None] | None,
 ) -> Outcomes:
     """Take cells through all scales of a result of `shape`.
 
-    While one scale runs, the next ones are prepared: their programs, and the objective of the
-    first cell.
+    Meanwhile, programs of all scales are compiled, and the first cell's objectives computed.
 
     Args:
         wave: the cells; None stands for one that is done.
@@ -133,6 +133,7 @@ def through_scales(
         budgets: largest number of evaluations at each scale.
         lanes: largest number of images at a time in each group of devices.
         shrink: whether to take fewer if they would not fit in memory.
+        new: whether cells of this kind have not been taken through scales yet.
         on_evaluations: see `run`.
     """
     alive = list(wave)
@@ -142,13 +143,19 @@ def through_scales(
     def layout_of(lanes: int) -> Layout:
         return targets.layout(lanes, len(wave))
 
-    def prepare(scale: _Scale) -> Objective:
-        return _prepared(scale, leader.cell, targets, layout_of(lanes), shrink=shrink)
+    def compile_scale(scale: _Scale) -> None:
+        _compile(scale, leader.cell, targets, layout_of(lanes), shrink=shrink)
+
+    def objective(scale: _Scale) -> Objective:
+        return targets.objective(leader.cell, scale.ratio)
 
     # Processes that share an image must do the same in the same order.
-    later = scales[1:] if jax.process_count() == 1 else []
-    ahead = Ahead(prepare, later if later and targets.have_room_beside(shape, lanes) else [])
-    try:
+    alone = jax.process_count() == 1
+    later = scales[1:] if alone and targets.have_room_beside(shape, lanes) else []
+    with (
+        Ahead(compile_scale, scales if alone and new else []),
+        Ahead(objective, later) as ahead,
+    ):
         for scale in scales:
             layout = layout_of(lanes)
             jobs = [
@@ -189,8 +196,6 @@ def through_scales(
                     yield passage.index, passage.finished(shape)
             if not any(alive):
                 return
-    finally:
-        ahead.close()
 
 
 def compile_scales(
@@ -198,39 +203,37 @@ def compile_scales(
 ) -> None:
     """Compile all that a cell alone needs; see `through_scales` for the arguments."""
 
-    def prepare(scale: _Scale) -> bool:
+    def compile_scale(scale: _Scale) -> bool:
         layout = targets.layout()
-        objective = _prepared(scale, cell, targets, layout)
-        layout.start(scale.optimizer, np.zeros((*scale.shape, 3), objective.tv_weight.dtype))
+        outline = _compile(scale, cell, targets, layout)
+        layout.start(scale.optimizer, np.zeros((*scale.shape, 3), outline.tv_weight.dtype))
         return True
 
     scales = _scales(targets, shape, budgets)
-    ahead = Ahead(prepare, scales if targets.have_room_beside(shape, 1) else ())
-    try:
+    with Ahead(compile_scale, scales) as ahead:
         for scale in scales:
+            targets.objective(cell, scale.ratio)
             if not ahead.take(scale):
-                prepare(scale)  # raises the error
-    finally:
-        ahead.close()
+                compile_scale(scale)  # raises the error
 
 
-def _prepared(
+def _compile(
     scale: _Scale, cell: Cell, targets: Targets, layout: Layout, *, shrink: bool = False
 ) -> Objective:
-    """Compute the objective of a cell at a scale, and compile its update."""
-    objective = targets.objective(cell, scale.ratio)
+    """Compile an update of a scale; return the outline of its objective."""
+    outline = targets.outline(cell, scale.ratio)
     compile_update(
         layout,
         scale.optimizer,
-        objective,
-        jax.ShapeDtypeStruct((*scale.shape, 3), objective.tv_weight.dtype),
+        outline,
+        jax.ShapeDtypeStruct((*scale.shape, 3), outline.tv_weight.dtype),
         targets.params,
         hyperparameters=hyperparameters(cell.config, budget=1),
         quick=scale.quick,
         shrink=shrink,
         identity=scale.identity,
     )
-    return objective
+    return outline
 
 
 def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:

@@ -17,7 +17,6 @@ import jax
 from jax import export
 
 from jaxstyle.config import FileError
-from jaxstyle.engine.compiling import Options
 from jaxstyle.imaging import files
 
 _KEPT = 512
@@ -26,26 +25,24 @@ _KEPT = 512
 _DIGEST = hashlib.sha256().digest_size
 
 
-def compiled(
+def lowered(
     function: Callable[..., Any],
     arguments: Sequence[Any],
     identity: str | None,
-    options: Options,
-    **jit_options: Any,
-) -> jax.stages.Compiled:
-    """Compile `function`, from its stored form if there is one beside JAX's compilation cache.
+    **options: Any,
+) -> jax.stages.Lowered:
+    """Lower `function`, from its stored form if there is one beside JAX's compilation cache.
 
     Args:
         function: returns arrays in lists, tuples and dictionaries.
         arguments: their shapes, types and shardings.
         identity: everything else that the function depends on, apart from the code of this package
             and the versions of others; None if that cannot be told.
-        options: of XLA.
-        jit_options: of `jax.jit`.
+        options: of `jax.jit`.
     """
     path = None if identity is None else _path(identity, arguments)
     chosen = function if path is None else _restored(path, function, arguments)
-    return jax.jit(chosen, **jit_options).lower(*arguments).compile(options)
+    return jax.jit(chosen, **options).lower(*arguments)
 
 
 def _path(identity: str, arguments: Sequence[Any]) -> str | None:

@@ -379,6 +379,7 @@ def stylize_cells(
         step = len(members)
         if len(longest) > 1:
             step = Layout.of(devices, lanes=most, space=space, jobs=step).slots
+        new = True
         for first in range(0, len(members), step):
             wave = members[first : first + step]
             if all(index in skip for index in wave):
@@ -404,8 +405,10 @@ def stylize_cells(
                 longest,
                 most,
                 shrink=lanes is None,
+                new=new,
                 on_evaluations=on_evaluations,
             )
+            new = False
 
 
 def _paying_lanes(shape: tuple[int, ...], devices: Sequence[Device], space: int) -> int:

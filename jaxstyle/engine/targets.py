@@ -9,19 +9,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxstyle.config import Config, ImageError
-from jaxstyle.engine import stored
+from jaxstyle.engine import pyramid, stored
 from jaxstyle.engine.compiling import Signature, cached, quick_options
 from jaxstyle.engine.fitting import estimate, fit, fit_targets
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.memory import Device, least_memory
-from jaxstyle.engine.pictures import at_scale, initial_image, style_at_scale
+from jaxstyle.engine.pictures import (
+    at_scale,
+    fitted_shape,
+    initial_image,
+    style_at_scale,
+    style_shape,
+)
 from jaxstyle.engine.waiting import Reader
 from jaxstyle.imaging import Image, colored_content, colored_style
-from jaxstyle.network import Params, check_size, network_of
+from jaxstyle.network import Features, Params, check_size, network_of
 from jaxstyle.objective import (
+    Bind,
     Guide,
     Guided,
     Guides,
@@ -50,10 +58,6 @@ _CONTENTS_KEPT = 8
 _STYLES_KEPT, _FEW_STYLES_KEPT = 256, 32
 """Numbers of style targets cached, each for one scale and megabytes in size; the smaller one if
 they are as large as the image, or specific to one content's colours."""
-
-
-_SMALL = 2**17
-"""Pixels up to which compiling targets takes longer than computing them; see performance.md."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,24 +100,34 @@ class Cell(NamedTuple):
         return regions.assign(self.guides(), style_shares(len(self.styles), self.config))
 
 
-_PROGRAMS_KEPT = 256
-"""Number of compiled programs kept: small ones, one for each shape of a content or a style."""
+_LOWERED_KEPT, _PROGRAMS_KEPT = 16, 256
+"""Numbers of programs kept, lowered and compiled: one for each shape of a content or a style."""
+
+
+class _Call(NamedTuple):
+    """A function with its static arguments and the form of the others."""
+
+    function: Any
+    static: tuple[Hashable, ...]
+    arguments: Signature
+    device: Device
+    identity: str | None
+
+
+@cached(_LOWERED_KEPT)
+def _lowered(call: _Call) -> jax.stages.Lowered:
+    where = SingleDeviceSharding(call.device)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        call.arguments.shapes,
+    )
+    bound = functools.partial(call.function, *call.static)
+    return stored.lowered(bound, shapes, call.identity)
 
 
 @cached(_PROGRAMS_KEPT)
-def _compiled(
-    function: Any,
-    static: tuple[Hashable, ...],
-    arguments: Signature,
-    device: Device,
-    identity: str | None,
-) -> jax.stages.Compiled:
-    where = SingleDeviceSharding(device)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), arguments.shapes
-    )
-    bound = functools.partial(function, *static)
-    return stored.compiled(bound, shapes, identity, quick_options())
+def _compiled(call: _Call) -> jax.stages.Compiled:
+    return _lowered(call).compile(quick_options())
 
 
 class _StyleTarget(NamedTuple):
@@ -151,8 +165,7 @@ class Targets:
         self._memory = least_memory(devices)
         # The device that computes targets.
         self._device = next(each for each in devices if each.process_index == jax.process_index())
-        self._weights = jax.device_put(params, self._device)
-        self._params = prepare_params(self._weights, program)
+        self._params = prepare_params(jax.device_put(params, self._device), program)
         self.params = Layout(self._devices).place(self._params)
         """The parameters on every device."""
         # Weakly, so that the memory of targets is freed with the last reference to them.
@@ -180,7 +193,7 @@ class Targets:
         return need <= self._memory / 2
 
     def identity(self, *depends: Hashable) -> str | None:
-        """Return an identity for a program that depends on this; see `stored.compiled`.
+        """Return an identity for a program that depends on this; see `stored.lowered`.
 
         None if the network, a statistic or a term is the user's, whose code may change.
         """
@@ -191,14 +204,25 @@ class Targets:
 
     def _bind(self, function: Any, *static: Hashable) -> Callable[..., Any]:
         """Bind a jitted function's static arguments, and compile it for a single call."""
-        identity = self.identity(function.__name__, static)
 
         def call(*arguments: Any) -> Any:
-            signature = Signature.of(arguments)
-            compiled = _compiled(function, static, signature, self._device, identity)
-            return compiled(*jax.device_put(arguments, self._device))
+            program = _compiled(self._call(function, static, arguments))
+            return program(*jax.device_put(arguments, self._device))
 
         return call
+
+    def _bind_shapes(self, function: Any, *static: Hashable) -> Callable[..., Any]:
+        """Do as `_bind` does, but return zeros in place of the program's results."""
+
+        def call(*arguments: Any) -> Any:
+            results = _lowered(self._call(function, static, arguments)).out_info
+            return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), results)
+
+        return call
+
+    def _call(self, function: Any, static: tuple[Hashable, ...], arguments: Any) -> _Call:
+        identity = self.identity(function.__name__, static)
+        return _Call(function, static, Signature.of(arguments), self._device, identity)
 
     def start(self, cell: Cell, ratio: float) -> Image:
         """Return the image that a cell starts from, at a first scale of `ratio`."""
@@ -209,6 +233,23 @@ class Targets:
     def objective(self, cell: Cell, ratio: float) -> Objective:
         """Return the objective of a cell at a scale of `ratio`, without parameters."""
         content, content_target = self._of_content[ratio](cell.content, ratio)
+        return self._objective(cell, ratio, content, content_target, self._of_styles)
+
+    def outline(self, cell: Cell, ratio: float) -> Objective:
+        """Return an objective like a cell's, but of zeros: no picture is loaded."""
+        fitted = fitted_shape(cell.content.shape, self.program)
+        content = _blank(pyramid.image_shape(fitted, ratio, self.program))
+        content_target = self._content_targets(content, self._bind_shapes)
+        return self._objective(cell, ratio, content, content_target, self._outline_styles)
+
+    def _objective(
+        self,
+        cell: Cell,
+        ratio: float,
+        content: Image,
+        content_target: Features,
+        of_styles: Callable[[tuple[_StyleTarget, ...], tuple[float, ...] | None], Guided],
+    ) -> Objective:
         parts: list[StylePart] = []
         dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(content.dtype), jnp.float32)
         guides = cell.guides()
@@ -228,18 +269,13 @@ class Targets:
             blended = len(styles) > 1 and cell.config.style_blend == "statistics"
             shares = tuple(share for _, share in region.styles) if blended else None
             there = guided_content(guides, region, content.shape, cell.config)
-            targets = self._of_styles(styles, shares)
+            targets = of_styles(styles, shares)
             parts.append(style_part(region, there, targets, cell.config, dtype))
         fitted = fit(cell.config, content.shape, self._params, self._memory, self._space)
         objective = assemble_objective(
             self._params, content.shape, content_target, parts, fitted, dtype
         )
         return dataclasses.replace(objective, params=None, shared=self._space > 1)
-
-    def _params_for(self, shape: tuple[int, ...]) -> Params:
-        """Return the parameters for the targets of a picture of `shape`."""
-        # Programs with the kernels as they are compile in a fifth of the time and run longer.
-        return self._weights if shape[0] * shape[1] <= _SMALL else self._params
 
     def _content(self, source: Source, ratio: float) -> Image:
         whole = source.load()
@@ -249,13 +285,15 @@ class Targets:
         check_shapes(content.shape, (), self.program)
         return colored_content(content, self.program)
 
-    def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Any]:
+    def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Features]:
         content = self._content(source, ratio)
-        params = self._params_for(content.shape)
-        fitted = fit_targets(self.program, content.shape, params, self._memory)
-        targets = content_targets(params, content, fitted, self._bind)
+        targets = self._content_targets(content, self._bind)
         # Waited for, so that running out of memory is known to be due to this cell.
         return content, jax.block_until_ready(targets)
+
+    def _content_targets(self, content: Image, bind: Bind) -> Features:
+        fitted = fit_targets(self.program, content.shape, self._params, self._memory)
+        return content_targets(self._params, content, fitted, bind)
 
     def _compute_styles(
         self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
@@ -263,25 +301,41 @@ class Targets:
         """Return the blended targets of styles; `shares` is None where it makes no difference."""
         # A single style is cached only in its blended form.
         of_style = self._compute_style if len(styles) == 1 else self._of_style
-        guided = [of_style(style) for style in styles]
-        values = [style.value for style in guided]
+        return self._blended([of_style(style) for style in styles], shares)
+
+    def _outline_styles(
+        self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
+    ) -> Guided:
+        blanks = [
+            _blank(style_shape(style.source.shape, self.program, style.ratio)) for style in styles
+        ]
+        outlines = map(self._style_targets, styles, blanks, [self._bind_shapes] * len(styles))
+        return self._blended(list(outlines), shares)
+
+    def _blended(self, styles: Sequence[Guided], shares: tuple[float, ...] | None) -> Guided:
+        values = [style.value for style in styles]
         shares = shares or (1.0,) * len(styles)
-        return Guided(blend(values, shares, self.program), everywhere_there(guided))
+        return Guided(blend(values, shares, self.program), everywhere_there(styles))
 
     def _compute_style(self, wanted: _StyleTarget) -> Guided:
         """Compute the statistics of a style, or of a region in it, regardless of its share."""
-        source, ratio, like, colors, guide, region = wanted
-        style = _style_at(source, colors, self.program, ratio)
+        style = _style_at(wanted.source, wanted.colors, self.program, wanted.ratio)
         if self.program.style_shape == "own":
             network = network_of(self.program)
             check_size(network, style.shape, self.program.style_layers, "style")
-        loaded = None if guide is None else guide.load()
-        shape = like or style.shape
-        evaluated = shape if self.program.style_shape == "content" else style.shape
-        params = self._params_for(evaluated)
-        fitted = fit_targets(self.program, evaluated, params, self._memory)
-        guided = guided_targets(params, style, fitted, shape, loaded, region, self._bind)
+        guided = self._style_targets(wanted, style, self._bind)
         return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
+
+    def _style_targets(self, wanted: _StyleTarget, style: Image, bind: Bind) -> Guided:
+        loaded = None if wanted.guide is None else wanted.guide.load()
+        shape = wanted.like or style.shape
+        evaluated = shape if self.program.style_shape == "content" else style.shape
+        fitted = fit_targets(self.program, evaluated, self._params, self._memory)
+        return guided_targets(self._params, style, fitted, shape, loaded, wanted.region, bind)
+
+
+def _blank(shape: tuple[int, int]) -> Image:
+    return np.zeros((*shape, 3), np.float32)
 
 
 def _colors(cell: Cell) -> Source | None:

@@ -21,6 +21,7 @@ from jaxstyle.objective.style_statistics import (
     statistics_of,
 )
 from jaxstyle.objective.targets import (
+    Bind,
     Guided,
     StylePart,
     as_styles,
@@ -44,6 +45,7 @@ from jaxstyle.objective.targets import (
 
 __all__ = [
     "GREY_LEVELS",
+    "Bind",
     "Covariance",
     "Gram",
     "Guide",

@@ -77,7 +77,10 @@ def prepare(style: Gaussian) -> Target:
     the eigenvalues of Σ' and R; δ itself depends on r.
     """
     mean, covariance = (np.asarray(leaf) for leaf in style)
-    variances, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    if covariance.any():
+        variances, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    else:  # of an outline, which need not wait for LAPACK
+        variances, vectors = np.zeros(len(covariance)), np.eye(len(covariance))
     present = variances > _ABSENT * variances[-1]
     variances = np.where(present, variances, 0.0)
     squares = variances

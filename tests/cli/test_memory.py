@@ -73,7 +73,7 @@ def images_in(folder: Path) -> dict[str, bytes]:
 def forget() -> None:
     """Have everything compiled again."""
     jax.clear_caches()
-    for cached in (layout._starting, layout._compiled, targets._compiled):
+    for cached in (layout._starting, layout._compiled, targets._lowered, targets._compiled):
         cached.cache_clear()
 
 

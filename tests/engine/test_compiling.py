@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import stylize, stylize_batch
-from jaxstyle.engine import layout, memory, scales, stored, targets
+from jaxstyle import Config, Guides, stylize, stylize_batch
+from jaxstyle.engine import layout, memory, program_of, scales, stored, targets
 from jaxstyle.engine.ahead import Ahead
-from jaxstyle.engine.compiling import cached, quick_options
+from jaxstyle.engine.compiling import Signature, cached, quick_options
 from jaxstyle.engine.fitting import estimate
 from jaxstyle.network.arrays import Params
 from jaxstyle.objective.targets import prepare_params
@@ -74,16 +74,14 @@ def test_values_are_prepared_once_in_the_settings_of_the_thread_that_asks() -> N
             raise ValueError
         return jnp.zeros(key).dtype
 
-    with jax.enable_x64(True):
-        ahead = Ahead(prepare, [1, 2])
+    with jax.enable_x64(True), Ahead(prepare, [1, 2]) as ahead:
         assert ahead.take(1) == np.float64
         assert ahead.take(1) is None
         assert ahead.take(2) is None  # for the caller to meet the error
         assert ahead.take(3) is None
-    ahead.close()
 
 
-def test_later_scales_are_prepared_while_the_first_one_runs(
+def test_programs_are_compiled_in_a_thread_before_their_targets_are_there(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine, threads = scales.compile_update, []
@@ -96,9 +94,9 @@ def test_later_scales_are_prepared_while_the_first_one_runs(
     before = layout._compiled.cache_info().misses
     run = stylize(picture(50, 64, 0), STYLE, TWO_SCALES, small_params)
     assert [record.scale for record in run.history] == [0] * 3 + [1] * 3
-    assert len(threads) == 1
-    assert threads[0].startswith("jaxstyle-ahead")
-    # The one that was compiled ahead is the one that runs.
+    assert len(threads) == 2
+    assert all(name.startswith("jaxstyle-ahead") for name in threads)
+    # Those that were compiled ahead are those that run.
     assert layout._compiled.cache_info().misses == before + 2
 
 
@@ -118,30 +116,36 @@ def test_a_failure_ahead_is_no_failure(
 def test_nothing_is_prepared_where_memory_is_for_one(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared: list[Any] = []
-    genuine = scales._prepared
-    monkeypatch.setattr(scales, "_prepared", lambda *a, **k: prepared.append(a) or genuine(*a, **k))
+    computed: list[str] = []
+    genuine = targets.Targets.objective
+
+    def noted(*arguments: Any) -> Any:
+        computed.append(threading.current_thread().name)
+        return genuine(*arguments)
+
+    monkeypatch.setattr(targets.Targets, "objective", noted)
     params = prepare_params(small_params, TWO_SCALES)
     need = estimate(TWO_SCALES.replace(activations="kept"), CONTENT.shape, params)
     monkeypatch.setattr(memory, "device_memory", lambda device: int(1.9 * need))
     stylize(CONTENT, STYLE, TWO_SCALES, small_params)
-    assert not prepared
+    assert not [name for name in computed if name.startswith("jaxstyle-ahead")]
     monkeypatch.setattr(memory, "device_memory", lambda device: int(2.1 * need))
     stylize(CONTENT, STYLE, TWO_SCALES, small_params)
-    assert len(prepared) == 1
+    assert len([name for name in computed if name.startswith("jaxstyle-ahead")]) == 1
 
 
 def test_waiting_for_other_threads_counts_as_compilation(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = scales._prepared
+    genuine = targets.Targets.objective
 
-    def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(3)
-        return genuine(*arguments, **options)
+    def slow(*arguments: Any) -> Any:
+        if threading.current_thread().name.startswith("jaxstyle-ahead"):
+            time.sleep(3)
+        return genuine(*arguments)
 
     stylize(CONTENT, STYLE, TWO_SCALES, small_params)
-    monkeypatch.setattr(scales, "_prepared", slow)
+    monkeypatch.setattr(targets.Targets, "objective", slow)
     started = time.perf_counter()
     run = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
     # However slow the machine is: what is no evaluation and no waiting is at most the first scale.
@@ -150,45 +154,65 @@ def test_waiting_for_other_threads_counts_as_compilation(
     assert run.compile_seconds < time.perf_counter() - started
 
 
+MASK = np.repeat((np.indices((48, 64))[1] > 24)[..., None], 3, axis=2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("config", "styles", "guided"),
+    [
+        (TWO_SCALES, 1, False),
+        (TWO_SCALES, 1, True),
+        (TWO_SCALES, 2, True),
+        (TWO_SCALES, 2, False),
+        (TWO_SCALES.replace(style_blend="loss"), 2, False),
+        (TWO_SCALES.replace(style_shape="content"), 1, False),
+        (TWO_SCALES.replace(style_statistics=("wasserstein",)), 1, False),
+        (TWO_SCALES.replace(style_statistics=("sliced", "moments")), 1, False),
+        (TWO_SCALES.replace(preserve_color="luminance"), 1, False),
+        (TWO_SCALES.replace(activations="tiled", tile=32), 1, False),
+        (TWO_SCALES.replace(precision="bfloat16"), 1, False),
+    ],
+)
+def test_an_outline_has_the_form_of_its_objective(
+    config: Config, styles: int, guided: bool, small_params: Params
+) -> None:
+    def source(image: Any, load: Any) -> targets.Source:
+        return targets.Source(image.shape, load)
+
+    def cell(load: Any) -> targets.Cell:
+        guides = Guides.of(MASK) if guided else None
+        return targets.Cell(
+            source(CONTENT, lambda: load(CONTENT)),
+            (source(STYLE, lambda: load(STYLE)),) * styles,
+            config,
+            None if guides is None else targets.GuideSource(lambda: guides.content),
+        )
+
+    def never(image: Any) -> Any:
+        raise AssertionError("a picture was loaded")
+
+    made = targets.Targets(small_params, program_of(config), jax.local_devices()[:1], 1, 1)
+    for ratio in (1.0, 1 / 1.5):
+        outline = made.outline(cell(never), ratio)
+        objective = made.objective(cell(lambda image: image), ratio)
+        assert Signature.of(outline) == Signature.of(objective)
+
+
 def test_contents_are_computed_once_a_scale(
     small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine, shapes = targets.content_targets, []
+    genuine, shapes = targets.Targets._compute_content, []
 
-    def noted(params: Params, content: Any, *rest: Any) -> Any:
+    def noted(*arguments: Any) -> Any:
+        content, target = genuine(*arguments)
         shapes.append(content.shape[:2])
-        return genuine(params, content, *rest)
+        return content, target
 
-    monkeypatch.setattr(targets, "content_targets", noted)
+    monkeypatch.setattr(targets.Targets, "_compute_content", noted)
     config = TWO_SCALES.replace(scales=3)
     configs = [config, config.replace(style_weight=2.0)]
     stylize_batch(CONTENT, STYLE, configs, small_params, lanes=1)
     assert sorted(shapes) == [(21, 28), (32, 43), (48, 64)]
-
-
-def test_targets_of_large_pictures_are_those_of_small_ones(
-    small_params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = TWO_SCALES.replace(convolution="winograd")
-    kernels: set[str] = set()
-    genuine = targets.content_targets
-
-    def noted(params: Params, *rest: Any) -> Any:
-        kernels.add(type(params["conv2_1"]["kernel"]).__name__)
-        return genuine(params, *rest)
-
-    monkeypatch.setattr(targets, "content_targets", noted)
-    small = stylize(CONTENT, STYLE, config, small_params)
-    assert "WinogradKernel" not in kernels
-    monkeypatch.setattr(targets, "_SMALL", 0)
-    kernels.clear()
-    large = stylize(CONTENT, STYLE, config, small_params)
-    assert kernels == {"WinogradKernel"}
-    np.testing.assert_allclose(
-        [record.loss for record in large.history],
-        [record.loss for record in small.history],
-        rtol=1e-3,
-    )
 
 
 def test_a_device_that_is_not_the_first(small_params: Params) -> None:
@@ -225,6 +249,7 @@ def folder(tmp_path: Path) -> Any:
 def forget() -> None:
     """Forget compiled programs, as a new process would."""
     layout._compiled.cache_clear()
+    targets._lowered.cache_clear()
     targets._compiled.cache_clear()
     jax.clear_caches()
 
@@ -253,13 +278,14 @@ def test_damaged_programs_are_stored_again(
 ) -> None:
     forget()
     first = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
-    sizes = {path: path.stat().st_size for path in folder.iterdir()}
-    for path in folder.iterdir():
+    paths = set(folder.iterdir())
+    for path in paths:
         path.write_bytes(path.read_bytes()[:-10] if damage is None else damage)
     forget()
     second = stylize(CONTENT, STYLE, TWO_SCALES, small_params)
     np.testing.assert_array_equal(second.image, first.image)
-    assert {path: path.stat().st_size for path in folder.iterdir()} == sizes
+    assert set(folder.iterdir()) == paths
+    assert all(stored._read(str(path)) is not None for path in paths)
 
 
 def test_programs_of_other_settings_are_others(folder: Path, small_params: Params) -> None:
