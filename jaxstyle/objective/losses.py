@@ -5,15 +5,19 @@ precision.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 Scalar = Float[Array, ""]
 """A number of JAX's."""
+
+Normalization = Literal["seed", "gatys", "mean"]
 
 
 def _accumulator(array: Array) -> Array:
@@ -95,7 +99,7 @@ def content_loss(
 def style_loss(
     gram: Float[Array, "c c"],
     target: Float[Array, "c c"],
-    normalization: Literal["seed", "gatys", "mean"],
+    normalization: Normalization,
 ) -> Scalar:
     """Compute the squared difference of two Gram matrices, each already divided by its own size.
 
@@ -108,11 +112,32 @@ def style_loss(
     - `mean`: the mean of (Δ/N)² over the N² entries, Gram matrices as in `gatys` (neural-style;
       Gatys' notebook).
     """
-    channels = 3.0 if normalization == "seed" else float(gram.shape[0])
-    total = jnp.sum(jnp.square(gram - target))
-    if normalization == "mean":
-        return total / channels**4
-    return total / (4 * channels**2)
+    (loss,) = style_losses((gram,), (target,), normalization)
+    return loss
+
+
+def style_losses(
+    grams: Sequence[Float[Array, "_c _c"]],
+    targets: Sequence[Float[Array, "_c _c"]],
+    normalization: Normalization,
+) -> tuple[Scalar, ...]:
+    """Compute `style_loss` of several pairs of Gram matrices."""
+    pairs = zip(grams, targets, strict=True)
+    totals = sums([jnp.sum(jnp.square(gram - target), axis=1) for gram, target in pairs])
+    channels = np.asarray([len(gram) for gram in grams], totals.dtype)
+    if normalization == "seed":
+        divisors = np.full_like(channels, 4 * 3**2)
+    else:
+        divisors = channels**4 if normalization == "mean" else 4 * channels**2
+    return tuple(totals / divisors)
+
+
+def sums(vectors: Sequence[Float[Array, " _n"]]) -> Float[Array, " k"]:
+    """Sum each vector, all of them in one kernel on a GPU."""
+    lengths = [len(vector) for vector in vectors]
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    own = owners == np.arange(len(lengths))[:, None]
+    return jnp.sum(jnp.where(own, jnp.concatenate(vectors), 0.0), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
@@ -133,7 +158,8 @@ def total_variation(
     dy = image[1:] - image[:-1]
     dx = image[:, 1:] - image[:, :-1]
     if kind == "seed":
-        return jnp.sum(jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25))
+        powers = jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25)
+        return jnp.sum(jnp.sum(powers, axis=(1, 2)))
     if kind == "l1":
         return jnp.sum(_absolute(dy)) + jnp.sum(_absolute(dx))
     return 0.5 * (jnp.sum(jnp.square(dy)) + jnp.sum(jnp.square(dx)))

@@ -167,6 +167,8 @@ class Objective:
     def _style_losses(
         self, gathered: Sequence[Gathered], image: Float[Array, "h w 3"]
     ) -> dict[str, Scalar]:
+        if not self.style_weights:
+            return {}
         # Of all layers at once, for statistics that compute their distances together.
         places: list[tuple[str, Scalar]] = []
         measures: dict[str, list[Measure]] = {kind: [] for kind in self.statistics}

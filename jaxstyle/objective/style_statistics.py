@@ -8,7 +8,7 @@ differently: `guide` is the square root of each one's weight, with mean square 1
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,14 @@ from jaxtyping import Float
 
 from jaxstyle.config import Config
 from jaxstyle.objective import sliced, wasserstein
-from jaxstyle.objective.losses import Scalar, gram_matrix, style_loss
+from jaxstyle.objective.losses import (
+    Normalization,
+    Scalar,
+    gram_matrix,
+    style_loss,
+    style_losses,
+)
 
-Normalization = Literal["seed", "gatys", "mean"]
 Gathered = Any
 """A partial result over some positions of a layer: a pytree of arrays."""
 Measure = Any
@@ -130,6 +135,11 @@ class Gram(StyleStatistic):
     def distance(self, measure: Array, target: Array, normalization: Normalization) -> Scalar:
         return style_loss(measure, target, normalization)
 
+    def distances(
+        self, measures: Sequence[Array], targets: Sequence[Array], normalization: Normalization
+    ) -> Sequence[Scalar]:
+        return style_losses(measures, targets, normalization)
+
 
 class Spread(NamedTuple):
     """Weighted mean and scatter of positions; the weights are the squared guide."""
@@ -156,6 +166,11 @@ class Covariance(StyleStatistic):
 
     def distance(self, measure: Array, target: Array, normalization: Normalization) -> Scalar:
         return style_loss(measure, target, normalization)
+
+    def distances(
+        self, measures: Sequence[Array], targets: Sequence[Array], normalization: Normalization
+    ) -> Sequence[Scalar]:
+        return style_losses(measures, targets, normalization)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, export
 from jaxtyping import Float
 
-from jaxstyle.objective.losses import Scalar
+from jaxstyle.objective.losses import Scalar, sums
 from jaxstyle.objective.roots import EPSILON, Blocks, product, traces_of_roots
 
 _ABSENT = 1e-5
@@ -163,11 +163,7 @@ def _distances(
     channels = [len(measure.mean) for measure in measures]
     positions = [size for *_, size in blocks.places]
     idle = np.subtract(channels, positions).astype(inner.dtype) - idle
-    squares = jnp.square(
-        jnp.concatenate([measure.mean for measure in measures])
-        - jnp.concatenate([target.mean for target in targets])
-    )
-    owners = np.repeat(np.arange(len(channels)), channels)
-    means = jnp.sum(jnp.where(owners == np.arange(len(channels))[:, None], squares, 0.0), axis=1)
+    pairs = zip(measures, targets, strict=True)
+    means = sums([jnp.square(measure.mean - target.mean) for measure, target in pairs])
     total = means + variances + traces - 2 * (overlaps + idle * jnp.sqrt(delta_squared))
     return tuple(total / np.asarray(channels, inner.dtype))

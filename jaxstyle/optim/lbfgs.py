@@ -6,6 +6,7 @@ along the same one. No loop surrounds the objective, so every lane of a `vmap` d
 and the network runs at the top level of one program.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,37 +26,43 @@ _MAX_REJECTIONS = 12
 
 
 class History(NamedTuple):
-    """A ring buffer of `m + 1` rows: the last `m` pairs and a row for the next candidate.
+    """A ring buffer of `m + 1` slots: the last `m` pairs and a slot for the next candidate.
 
-    Pair number `k` is in row `k mod (m + 1)`, scaled so that s·y = 1. The next candidate
-    overwrites a rejected one; a conditional would copy the whole buffer under `vmap`. Scaling s
-    and y of a pair alike does not change the inverse Hessian, and keeps the products of pairs far
-    from float32's limits in any unit of the loss. With a preconditioner K, the formulas need only
-    Ky, which is stored instead of y, and yᵀKy.
+    Pair number `k` is in slot `k mod (m + 1)`. The next candidate overwrites a rejected one; a
+    conditional would copy the whole buffer under `vmap`. With a preconditioner K, the formulas need
+    only Ky, which is stored instead of y, and yᵀKy. They hold for pairs scaled so that s·y = 1,
+    which does not change the inverse Hessian; products are scaled instead of the pairs themselves.
 
     R, the products sᵢ·yⱼ of each pair i with the pairs j that are not older, is upper triangular
     with a unit diagonal. Its inverse is stored instead: a new pair adds a column, and dropping the
-    oldest pair drops its row and column. So no system is ever solved, and the order of the rows
+    oldest pair drops its row and column. So no system is ever solved, and the order of the slots
     does not matter.
     """
 
-    s: PyTree[Float[Array, "m+1 _n"]]
-    ky: PyTree[Float[Array, "m+1 _n"]]
+    rows: PyTree[Float[Array, "r _n"]]
+    """s and Ky of the slots in turn."""
+    scale: Float[Array, " m+1"]
+    """1/√(s·y) of each pair."""
     inverse: Float[Array, "m+1 m+1"]
     """Inverse of R; only the rows and columns of the last `m` pairs are meaningful."""
     yky: Float[Array, "m+1 m+1"]
     pairs: Int[Array, ""]
 
     @property
-    def ages(self) -> Int[Array, " _rows"]:
-        """The number of pairs newer than the one in each row."""
-        rows = len(self.yky)
-        return (self.pairs - 1 - jnp.arange(rows)) % rows
+    def ages(self) -> Int[Array, " _slots"]:
+        """The number of pairs newer than the one in each slot."""
+        slots = len(self.yky)
+        return (self.pairs - 1 - jnp.arange(slots)) % slots
 
     @property
-    def valid(self) -> Bool[Array, " _rows"]:
-        """The mask of rows that hold one of the last `m` pairs."""
+    def valid(self) -> Bool[Array, " _slots"]:
+        """The mask of slots that hold one of the last `m` pairs."""
         return self.ages < jnp.minimum(self.pairs, len(self.yky) - 1)
+
+    @property
+    def candidate(self) -> Int[Array, ""]:
+        """The slot of the next pair."""
+        return self.pairs % len(self.yky)
 
 
 class LBFGSState(NamedTuple):
@@ -162,10 +169,13 @@ def lbfgs(
         # A power of two, so that division by it is exact.
         power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
         unit = jnp.where(first, jnp.where(usable, power, 1.0), state.unit)
-        grad = jax.tree.map(lambda leaf: leaf / unit, updates)
-        preconditioned = precondition(grad)
+        grad, preconditioned = jax.tree.map(
+            lambda leaf: leaf / unit, (updates, precondition(updates))
+        )
         rise = (value - state.value) / unit
-        slope = _dot(grad, state.direction)
+        # The unit does not change after the first evaluation, where there is no direction yet.
+        divided = jax.tree.map(lambda leaf: leaf / jnp.where(first, 1.0, state.unit), updates)
+        (slope,) = _dots((divided, state.direction))
         margin = noise * jnp.abs(state.value) / unit
         accepted = finite & running & (first | _sufficient(rise, slope, margin, state))
 
@@ -173,11 +183,22 @@ def lbfgs(
         s = jax.tree.map(jnp.subtract, trial, state.point)
         y = jax.tree.map(jnp.subtract, grad, state.grad)
         ky = jax.tree.map(jnp.subtract, preconditioned, state.preconditioned)
-        history = _remember(state.history, s, y, ky, accepted & ~first)
         point = _select(accepted, trial, state.point)
         point_grad = _select(accepted, grad, state.grad)
         point_preconditioned = _select(accepted, preconditioned, state.preconditioned)
         point_value = jnp.where(accepted, value, state.value)
+        rows = jax.tree.map(
+            functools.partial(_put, state.history.candidate), state.history.rows, s, ky
+        )
+        with_y, with_grad = _products(rows, (y, point_grad))
+        s_norm, y_norm, steepest_slope, steepest_norm = _dots(
+            (s, s),
+            (y, y),
+            (point_grad, point_preconditioned),
+            (point_preconditioned, point_preconditioned),
+        )
+        norms = jnp.sqrt(s_norm) * jnp.sqrt(y_norm)
+        history = _remember(state.history._replace(rows=rows), with_y, norms, accepted & ~first)
 
         # Forget a history that makes no progress, and stop if it is already empty.
         rejections = jnp.where(accepted | ~running, 0, state.rejections + 1)
@@ -187,22 +208,25 @@ def lbfgs(
         rejections = jnp.where(exhausted, 0, rejections)
 
         # Aim: along a new direction from a new point, otherwise back along the old direction.
-        direction = _direction(history, point_grad, point_preconditioned)
-        new_slope = _dot(point_grad, direction)
+        gamma, weights, correction = _compact_form(history, with_grad)
+        new_slope = -(gamma * steepest_slope + correction)
         ascends = ~(new_slope < 0)
         history = history._replace(pairs=jnp.where(ascends, 0, history.pairs))
         fresh = history.pairs == 0
-        steepest = jax.tree.map(jnp.negative, point_preconditioned)
-        direction = _select(fresh, steepest, direction)
-        new_slope = jnp.where(fresh, _dot(point_grad, steepest), new_slope)
+        new_slope = jnp.where(fresh, -steepest_slope, new_slope)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         tiny = jnp.finfo(slope.dtype).tiny
-        rms = jnp.sqrt(jnp.maximum(_squared_norm(steepest) / size, tiny))
+        rms = jnp.sqrt(jnp.maximum(steepest_norm / size, tiny))
         full_step = jnp.where(fresh, first_step / rms, 1.0)
         turned = accepted | exhausted
         step_size = jnp.where(turned, full_step, _backtrack(rise, slope, finite, state))
-        direction = _select(turned, direction, state.direction)
         next_slope = jnp.where(turned, new_slope, state.slope)
+
+        def aim(steepest: Array, rows: Array, old: Array) -> Array:
+            total = _combination(weights, rows).reshape(steepest.shape)
+            return jnp.where(turned, -jnp.where(fresh, steepest, gamma * steepest + total), old)
+
+        direction = jax.tree.map(aim, point_preconditioned, rows, state.direction)
 
         status = jnp.where(
             ~running,
@@ -211,7 +235,7 @@ def lbfgs(
                 first & ~finite,
                 NOT_FINITE,
                 jnp.where(
-                    _largest(point_grad) == 0, CONVERGED, jnp.where(stalled, STALLED, RUNNING)
+                    accepted & (largest == 0), CONVERGED, jnp.where(stalled, STALLED, RUNNING)
                 ),
             ),
         ).astype(jnp.int32)
@@ -261,46 +285,54 @@ def _backtrack(rise: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFG
 def _empty_history(
     params: PyTree[Array], size: int, dtype: jnp.dtype, stored: jnp.dtype | None = None
 ) -> History:
-    def rows() -> PyTree[Array]:
-        return jax.tree.map(
-            lambda leaf: jnp.zeros((size + 1, leaf.size), stored or leaf.dtype), params
-        )
+    slots = size + 1
+    rows = jax.tree.map(
+        lambda leaf: jnp.zeros((2 * slots, leaf.size), stored or leaf.dtype), params
+    )
+    square = jnp.zeros((slots, slots), dtype)
+    return History(rows, jnp.ones(slots, dtype), square, square, jnp.zeros((), jnp.int32))
 
-    square = jnp.zeros((size + 1, size + 1), dtype)
-    return History(rows(), rows(), square, square, jnp.zeros((), jnp.int32))
+
+def _put(slot: Int[Array, ""], rows: Array, s: Array, ky: Array) -> Array:
+    """Put a pair into a slot."""
+    pair = jnp.stack([s.ravel(), ky.ravel()])
+    pair = jnp.where(jnp.isfinite(pair), pair, 0.0).astype(rows.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(rows, pair, 2 * slot, 0)
+
+
+class _Products(NamedTuple):
+    """Products of the pairs with a vector, by slot."""
+
+    s: Float[Array, " m+1"]
+    ky: Float[Array, " m+1"]
 
 
 def _remember(
-    history: History,
-    s: PyTree[Array],
-    y: PyTree[Array],
-    ky: PyTree[Array],
-    wanted: Bool[Array, ""],
+    history: History, with_y: _Products, norms: Scalar, wanted: Bool[Array, ""]
 ) -> History:
-    curvature = _dot(s, y)
-    norms = jnp.sqrt(_squared_norm(s)) * jnp.sqrt(_squared_norm(y))
+    """Admit the pair in the candidate's slot if it is wanted and its curvature is positive.
+
+    Args:
+        history: with the pair among its rows.
+        with_y: products with the pair's y.
+        norms: product of the norms of s and y.
+        wanted: whether to admit it at all.
+    """
+    # Selected rather than set at an index, which is a scatter where lanes have slots of their own.
+    own = jnp.arange(len(history.scale)) == history.candidate
+    curvature = jnp.sum(jnp.where(own, with_y.s, 0.0))
     # NaN compares false; the smallest normal number as a bound rules out zero curvature.
     floor = jnp.finfo(curvature.dtype).tiny
     keep = wanted & (curvature > _CURVATURE * norms) & (curvature > floor)
-    scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
-    slot = history.pairs % len(history.yky)
-
-    def put(rows: Array, row: Array) -> Array:
-        flat = row.ravel() * scale
-        flat = jnp.where(jnp.isfinite(flat), flat, 0.0).astype(rows.dtype)
-        return jax.lax.dynamic_update_index_in_dim(rows, flat, slot, 0)
-
-    all_s, all_ky = jax.tree.map(put, history.s, s), jax.tree.map(put, history.ky, ky)
+    new_scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
+    scale = jnp.where(own, new_scale, history.scale)
     older = history.valid
-    sy = jnp.where(older, _products(all_s, y) * scale, 0.0)
+    sy = jnp.where(older, with_y.s * scale * new_scale, 0.0)
     column = -_apply(_among(older, history.inverse), sy)
-    yky = _products(all_ky, y) * scale
-    # Selected rather than set at an index, which is a scatter where lanes have slots of their own.
-    own = jnp.arange(len(yky)) == slot
+    yky = with_y.ky * scale * new_scale
     row, diagonal = own[:, None], jnp.eye(len(yky), dtype=yky.dtype)
-    return History(
-        s=all_s,
-        ky=all_ky,
+    return history._replace(
+        scale=scale,
         inverse=jnp.where(row, diagonal, jnp.where(own, column[:, None], history.inverse)),
         yky=jnp.where(row, yky, jnp.where(own, yky[:, None], history.yky)),
         pairs=history.pairs + keep,
@@ -320,38 +352,44 @@ def _apply(matrix: Float[Array, "m m"], vector: Float[Array, " m"]) -> Float[Arr
     return jnp.sum(matrix * vector, axis=-1)
 
 
-def _direction(
-    history: History, grad: PyTree[Array], preconditioned: PyTree[Array]
-) -> PyTree[Array]:
-    """Compute −H·grad by the compact form, or −K·grad if the history is empty."""
+def _compact_form(
+    history: History, with_grad: _Products
+) -> tuple[Scalar, Float[Array, " r"], Scalar]:
+    """Return γ, the weights w of the rows in H·grad = γK·grad + Σw·row, and grad·Σw·row.
+
+    The inverse Hessian H is in its compact form; without pairs all weights are 0.
+    """
     valid = history.valid
     inverse, yky = (_among(valid, matrix) for matrix in (history.inverse, history.yky))
     own = jnp.sum(yky * jnp.eye(len(yky), dtype=yky.dtype), axis=-1)
     gamma = jnp.max(jnp.where(own > 0, 1.0 / jnp.where(own > 0, own, 1.0), 0.0))
     gamma = jnp.where(gamma > 0, gamma, 1.0)
-    s_grad = jnp.where(valid, _products(history.s, grad), 0.0)
-    ky_grad = jnp.where(valid, _products(history.ky, grad), 0.0)
+    s_grad, ky_grad = (jnp.where(valid, each * history.scale, 0.0) for each in with_grad)
     u = _apply(inverse, s_grad)
     along_s = _apply(inverse.T, u + gamma * _apply(yky, u) - gamma * ky_grad)
-
-    def combine(kg: Array, s: Array, ky: Array) -> Array:
-        total = _combination(along_s, s) + _combination(-gamma * u, ky)
-        return -(gamma * kg + total.reshape(kg.shape))
-
-    return jax.tree.map(combine, preconditioned, history.s, history.ky)
+    weights = jnp.stack([along_s, -gamma * u], axis=1) * history.scale[:, None]
+    return gamma, weights.ravel(), jnp.sum(along_s * s_grad - gamma * u * ky_grad)
 
 
-def _products(rows: PyTree[Array], vector: PyTree[Array]) -> Float[Array, " m"]:
-    def product(r: Array, v: Array) -> Array:
-        if r.dtype == v.dtype:
-            return jnp.matmul(r, v.ravel(), precision="highest")
+def _products(rows: PyTree[Array], vectors: tuple[PyTree[Array], ...]) -> tuple[_Products, ...]:
+    """Return the products of all rows with each of the vectors."""
+
+    def product(rows: Array, *vectors: Array) -> Float[Array, "_v _r"]:
+        columns = [vector.ravel() for vector in vectors]
+        if rows.dtype == columns[0].dtype:
+            return jnp.stack([jnp.matmul(rows, column, precision="highest") for column in columns])
+
         # Row by row: a single product would first copy all rows to the other type.
-        return jax.lax.map(
-            lambda row: jnp.vdot(row.astype(v.dtype), v.ravel(), precision="highest"), r
-        )
+        def one(row: Array) -> Array:
+            wide = row.astype(columns[0].dtype)
+            return jnp.stack([jnp.vdot(wide, column, precision="highest") for column in columns])
 
-    pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
-    return sum(product(r, v) for r, v in pairs)  # pyright: ignore[reportReturnType]
+        return jax.lax.map(one, rows).T
+
+    leaves = [jax.tree.leaves(each) for each in (rows, *vectors)]
+    found = sum(product(*each) for each in zip(*leaves, strict=True))
+    by_slot = found.reshape(len(vectors), -1, 2)  # pyright: ignore[reportAttributeAccessIssue]
+    return tuple(_Products(*each.T) for each in by_slot)
 
 
 def _combination(weights: Float[Array, " m"], rows: Float[Array, "m n"]) -> Float[Array, " n"]:
@@ -366,20 +404,20 @@ def _combination(weights: Float[Array, " m"], rows: Float[Array, "m n"]) -> Floa
     return jax.lax.scan(add, start, (weights, rows))[0]
 
 
-def _dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
-    return sum(
-        jnp.vdot(x, y, precision="highest")
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )  # pyright: ignore[reportReturnType]
+def _dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> Float[Array, " k"]:
+    """Return the inner product of each pair of pytrees."""
+
+    def rows(a: Array, b: Array) -> Array:
+        return jnp.sum((a * b).reshape(len(a) if a.ndim else 1, -1), axis=1)
+
+    # Sums of rows first, which all take part in one sum then.
+    by_leaf = zip(*(map(rows, *map(jax.tree.leaves, pair)) for pair in pairs), strict=True)
+    return sum(jnp.sum(jnp.stack(sums), axis=1) for sums in by_leaf)  # pyright: ignore[reportReturnType]
 
 
 def _largest(tree: PyTree[Array]) -> Scalar:
     """Return the largest absolute value, or NaN if any value is NaN."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _squared_norm(tree: PyTree[Array]) -> Scalar:
-    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))  # pyright: ignore[reportReturnType]
 
 
 def _select(predicate: Bool[Array, ""], new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:

@@ -9,6 +9,8 @@ from jax import Array
 from jaxtyping import Float
 
 _CORNER = 0.01
+_FEW = 512
+"""Rows and columns up to which accelerators compute the transform with whole matrices."""
 
 _contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -25,16 +27,45 @@ def smooth(grad: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
     Fast Fourier transforms reorder elements by gathers and scatters, and are no faster at the
     sizes of pictures.
     """
+    if max(grad.shape[:2]) > _FEW:
+        return _by_halves(grad)
+    return jax.lax.platform_dependent(grad, cpu=_by_halves, default=_at_once)
+
+
+def _at_once(grad: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Multiply by whole matrices, for devices that wait longer for kernels than for products."""
+    height, width = grad.shape[:2]
+    down, across = (_whole_cosines(size).astype(grad.dtype) for size in (height, width))
+    # Columns come first in between, so that no product needs another order of its operands.
+    spectrum = _contract("lw,wck->lck", across, _contract("hwc,kh->wck", grad, down))
+    rows, columns = (jnp.arange(size, dtype=grad.dtype) / (2 * size) for size in (height, width))
+    spectrum = spectrum / _damping(rows, columns[:, None, None])
+    return _contract("kh,wck->hwc", down, _contract("lw,lck->wck", across, spectrum))
+
+
+def _by_halves(grad: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Multiply by the even and the odd cosines apart, in half of the arithmetic."""
     height, width = grad.shape[:2]
     down, across = _cosines(height, grad.dtype), _cosines(width, grad.dtype)
     # Columns come first in between, so that no product needs another order of its operands.
     spectrum = _contract("phwc,pkh->wcpk", _folded(grad), down)
     spectrum = _contract("qlw,qwcpk->qlcpk", across, _folded(spectrum))
     rows, columns = _frequencies(height, grad.dtype), _frequencies(width, grad.dtype)
-    squared = jnp.square(columns)[:, :, None, None, None] + jnp.square(rows)
-    spectrum = spectrum / jnp.sqrt(1 + squared / _CORNER**2)
+    spectrum = spectrum / _damping(rows, columns[:, :, None, None, None])
     damped = _unfolded(_contract("qlw,qlcpk->qwcpk", across, spectrum), width)
     return _unfolded(_contract("pkh,wcpk->phwc", down, damped), height)
+
+
+def _damping(rows: Float[Array, "*_m"], columns: Float[Array, "*_n"]) -> Float[Array, "*_mn"]:
+    return jnp.sqrt(1 + (jnp.square(columns) + jnp.square(rows)) / _CORNER**2)
+
+
+@functools.lru_cache
+def _whole_cosines(size: int) -> Float[np.ndarray, "n n"]:
+    """Return the orthonormal cosines of a length."""
+    numbers = np.arange(size)[:, None]
+    scale = np.where(numbers == 0, 1.0, np.sqrt(2.0)) / np.sqrt(size)
+    return scale * np.cos(numbers * (2 * np.arange(size) + 1) * (np.pi / (2 * size)))
 
 
 def _frequencies(size: int, dtype: jnp.dtype) -> Float[Array, "2 n"]:

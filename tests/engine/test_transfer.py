@@ -181,7 +181,7 @@ def test_sizes_are_judged_at_the_size_that_runs(small_params: Params) -> None:
     config = Config(evaluations=1)
     enlarged = stylize(picture(2, 3, 0), STYLE, QUICK.replace(size=48), small_params)
     assert enlarged.image.shape == (32, 48, 3)
-    with pytest.raises(ImageError, match="content of 12×8 pixels is too small"):
+    with pytest.raises(ImageError, match="content of 12×9 pixels is too small"):
         stylize(CONTENT, STYLE, config.replace(scales=3), small_params)
     with pytest.raises(ImageError, match="style of 10×12 pixels is too small"):
         stylize(CONTENT, picture(12, 10, 0), config, small_params)

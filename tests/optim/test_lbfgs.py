@@ -10,7 +10,15 @@ import scipy.optimize
 from jax import Array
 from numpy.testing import assert_allclose
 
-from jaxstyle.optim.lbfgs import LBFGSState, _direction, _empty_history, _remember, lbfgs
+from jaxstyle.optim.lbfgs import (
+    LBFGSState,
+    _compact_form,
+    _empty_history,
+    _products,
+    _put,
+    _remember,
+    lbfgs,
+)
 from jaxstyle.optim.steps import CONVERGED, NOT_FINITE, RUNNING, STALLED
 
 Objective = Callable[[Array], Array]
@@ -124,11 +132,17 @@ def test_direction_equals_the_dense_inverse_hessian(
     history = _empty_history(jnp.zeros(size), memory, jnp.zeros(0).dtype)
     for s, y in pairs:
         s, y, ky = jnp.asarray(s), jnp.asarray(y), jnp.asarray(k @ y)
-        history = _remember(history, s, y, ky, jnp.asarray(True))
+        rows = _put(history.candidate, history.rows, s, ky)
+        (with_y,) = _products(rows, (y,))
+        norms = jnp.linalg.norm(s) * jnp.linalg.norm(y)
+        history = _remember(history._replace(rows=rows), with_y, norms, jnp.asarray(True))
     grad = rng.normal(size=size)
     expected = dense_direction(pairs[-memory:], grad, k)
-    found = _direction(history, jnp.asarray(grad), jnp.asarray(k @ grad))
+    (with_grad,) = _products(history.rows, (jnp.asarray(grad),))
+    gamma, weights, correction = _compact_form(history, with_grad)
+    found = -(gamma * (k @ grad) + weights @ history.rows)
     assert_allclose(found, expected, rtol=1e-8)
+    assert_allclose(gamma * (grad @ k @ grad) + correction, -grad @ expected, rtol=1e-8)
 
 
 def test_preconditioning_equals_a_change_of_variables(x64: None) -> None:
@@ -320,7 +334,7 @@ def test_pairs_in_bfloat16_lead_as_far() -> None:
         optimizer = lbfgs(10, 0.1, memory_dtype=dtype)
         x = jnp.zeros(200)
         state = optimizer.init(x)
-        assert state.history.s.dtype == (dtype or jnp.float32)
+        assert state.history.rows.dtype == (dtype or jnp.float32)
         step = jax.jit(optimizer.update)
         evaluate = jax.jit(jax.value_and_grad(loss))
         for _ in range(150):
