@@ -7,7 +7,6 @@ where the window ends at the picture's border. Sums over positions become sums o
 gradient that recomputes one tile after the other needs the memory of one.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
@@ -134,9 +133,6 @@ def fold(
 
     The gradient recomputes each tile's features, so that only one tile's are in memory.
     """
-    starts = jnp.asarray(tiling.starts, jnp.int32)
-    cut = functools.partial(jax.lax.dynamic_slice, slice_sizes=(*tiling.window, 3))
-    windows = jax.vmap(lambda corner: cut(picture, (*corner, jnp.int32(0))))(starts)
 
     @jax.checkpoint
     def step(carry: T, tile: tuple[Array, Array, Array]) -> tuple[T, None]:
@@ -144,5 +140,14 @@ def fold(
         features = extract(network, layers, params, window)
         return visit(carry, features, Place(network, corner, bounds)), None
 
-    tiles = windows, starts, jnp.asarray(np.asarray(tiling.tiles), jnp.int32)
-    return jax.lax.scan(step, start, tiles)[0]
+    places = (jnp.asarray(np.asarray(each), jnp.int32) for each in (tiling.starts, tiling.tiles))
+    return jax.lax.scan(step, start, (_windows(picture, tiling), *places))[0]
+
+
+def _windows(picture: Float[Array, "h w 3"], tiling: Tiling) -> Float[Array, "t h2 w2 3"]:
+    """Cut out all windows, in slices whose gradients are no scatters."""
+    height, width = tiling.window
+    tops, lefts = (dict.fromkeys(starts) for starts in zip(*tiling.starts, strict=True))
+    strips = jnp.stack([picture[top : top + height] for top in tops])
+    windows = jnp.stack([strips[:, :, left : left + width] for left in lefts], axis=1)
+    return windows.reshape(-1, height, width, 3)
