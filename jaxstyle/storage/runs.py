@@ -237,7 +237,9 @@ class Run:
         files.write_atomically(self.folder / "metrics.jsonl", "".join(self._lines).encode())
 
     def record(self, record: Record) -> None:
-        """Append one evaluation to the metrics."""
+        """Append one evaluation to the metrics; an earlier one takes the place of those since."""
+        if self._last is not None and record.evaluation <= self._last.evaluation:
+            self._rewind(record.evaluation)
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
         line = _line(record, self._last, memory)
         self._last = record
@@ -252,6 +254,15 @@ class Run:
                 f"{self.folder}: metrics.jsonl cannot be written ({error.strerror}); "
                 "the last checkpoint is still there"
             ) from None
+
+    def _rewind(self, evaluation: int) -> None:
+        """Forget the metrics from an evaluation on: memory ran out, and the run started over."""
+        self._last, self._kept = None, evaluation - 1
+        if self._metrics is None:
+            del self._lines[evaluation - 1 :]
+            return
+        lines = files.read_bytes(self.folder / "metrics.jsonl").splitlines(keepends=True)
+        self._metrics.truncate(sum(map(len, lines[: evaluation - 1])))
 
     @property
     def is_due(self) -> bool:

@@ -274,6 +274,24 @@ def test_metrics_are_the_records(small_params: Params, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_a_run_that_starts_over_has_each_evaluation_once(
+    local: bool, small_params: Params, tmp_path: Path
+) -> None:
+    """As in a grid whose lanes were halved because memory had run out."""
+    records = stylize(CONTENT, STYLE, SHALLOW.replace(evaluations=5), small_params).history
+    with Run(tmp_path) as run:
+        run.resume(lambda scale: state_like(CONTENT.shape, SHALLOW))
+        if not local:
+            run._metrics = None
+        for record in (*records, *records[:1], *records[1:4]):
+            run.record(record)
+        if not local:
+            run._write_metrics()
+    assert [row["evaluation"] for row in history(tmp_path)] == [1, 2, 3, 4]
+    assert [row["loss"] for row in history(tmp_path)] == [each.loss for each in records[:4]]
+
+
 def test_a_bad_number_is_null_in_the_metrics(small_params: Params, tmp_path: Path) -> None:
     config = IDENTITY.config.replace(optimizer="adam", learning_rate=1e20)
     identity = Identity(config, IDENTITY.sha256, "c.png", ["s.png"])
