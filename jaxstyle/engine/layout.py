@@ -242,21 +242,36 @@ def _compiled(
     quick: bool,
     identity: str | None,
 ) -> Executable:
-    def update_lane(data: Any, shared: Any, state: State) -> tuple[Any, ...]:
-        objective, hyperparameters = data
+    def update_lane(given: Any, shared: Any, arrays: list[Array]) -> tuple[Any, ...]:
+        (objective, hyperparameters), scalars = given
+        state = joined(scalars, arrays)
         dtype = state.best_loss.dtype
-        given = {name: number.astype(dtype) for name, number in hyperparameters.items()}
+        numbers = {name: number.astype(dtype) for name, number in hyperparameters.items()}
         evaluate = bound(objective, shared)
         if padded != image.shapes:
             evaluate = functools.partial(_evaluate_rows, evaluate, image.shapes.shape[0])
-        state, info = update(optimizer, evaluate, state, **given)
+        state, info = update(optimizer, evaluate, state, **numbers)
         # Containers of Python's own, which programs can be stored with.
         measured, structure = jax.tree.flatten({**info._asdict(), "step": info.step._asdict()})
-        numbers = jnp.stack([number.astype(dtype) for number in measured])
-        return jax.tree.leaves(state), numbers, structure.unflatten([None] * len(measured))
+        packed = jnp.stack([number.astype(dtype) for number in measured])
+        return parted(state), packed, structure.unflatten([None] * len(measured))
 
     padded = layout.padded(image.shapes)
     state = state_shapes(optimizer, padded)
+    shapes, state_structure = jax.tree.flatten(state)
+
+    # Arrays are donated. Scalars are not: GPUs would copy those still needed, a kernel for each.
+    def parted(state: Any) -> tuple[list[Any], list[Any]]:
+        leaves = list(zip(jax.tree.leaves(state), shapes, strict=True))
+        scalars = [leaf for leaf, like in leaves if like.ndim == 0]
+        return scalars, [leaf for leaf, like in leaves if like.ndim > 0]
+
+    def joined(scalars: Sequence[Any], arrays: Sequence[Any]) -> Any:
+        some, others = iter(scalars), iter(arrays)
+        return state_structure.unflatten(
+            next(some if like.ndim == 0 else others) for like in shapes
+        )
+
     objective, hyperparameters = data.shapes
     one = data.shapes, state
     nowhere = jax.tree.map(lambda _: PartitionSpec(), hyperparameters)
@@ -278,19 +293,24 @@ def _compiled(
     chosen = memory_layout.Format(memory_layout.Layout.AUTO, layout.sharding())
     held = objective.activations if isinstance(objective, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
+    (scalars, arrays), (scalars_where, arrays_where) = parted(batch[1]), parted(where[1])
     program = stored.lowered(
         _over_lanes(layout, update_lane),
-        (batch[0], shared.shapes, batch[1]),
+        ((batch[0], scalars), shared.shapes, arrays),
         identity,
         donate_argnums=2,
-        in_shardings=(where[0], jax.tree.map(lambda _: chosen, shared.shapes), where[1]),
-        out_shardings=(jax.tree.leaves(where[1]), layout.sharding(*lead), None),
+        in_shardings=(
+            (where[0], scalars_where),
+            jax.tree.map(lambda _: chosen, shared.shapes),
+            arrays_where,
+        ),
+        out_shardings=((scalars_where, arrays_where), layout.sharding(*lead), None),
     ).compile(options)
-    structure = jax.tree.structure(state)
 
     def update_all(data: Any, shared: Any, states: State) -> tuple[State, Packed]:
-        leaves, *measured = program(data, shared, states)
-        return structure.unflatten(leaves), Packed(*measured)
+        scalars, arrays = parted(states)
+        state, *measured = program((data, scalars), shared, arrays)
+        return joined(*state), Packed(*measured)
 
     return Executable(
         program,

@@ -147,7 +147,9 @@ def fold(
 def _windows(picture: Float[Array, "h w 3"], tiling: Tiling) -> Float[Array, "t h2 w2 3"]:
     """Cut out all windows, in slices whose gradients are no scatters."""
     height, width = tiling.window
-    tops, lefts = (dict.fromkeys(starts) for starts in zip(*tiling.starts, strict=True))
-    strips = jnp.stack([picture[top : top + height] for top in tops])
-    windows = jnp.stack([strips[:, :, left : left + width] for left in lefts], axis=1)
+    # By the tiles' rows and columns: windows at the end may be the same.
+    pairs = list(zip(tiling.tiles, tiling.starts, strict=True))
+    tops, lefts = ({tile[2 * axis]: start[axis] for tile, start in pairs} for axis in range(2))
+    strips = jnp.stack([picture[top : top + height] for top in tops.values()])
+    windows = jnp.stack([strips[:, :, left : left + width] for left in lefts.values()], axis=1)
     return windows.reshape(-1, height, width, 3)

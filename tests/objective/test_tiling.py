@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxstyle import Config, ConfigError, Guides, build_objective, stylize, stylize_batch
 from jaxstyle.config.settings import Padding
@@ -17,7 +17,7 @@ from jaxstyle.network.extractors import extract
 from jaxstyle.network.vgg import VGG19
 from jaxstyle.objective.objective import Objective
 from jaxstyle.objective.targets import check_settings
-from jaxstyle.objective.tiling import tile
+from jaxstyle.objective.tiling import _windows, tile
 from tests.conftest import SHALLOW, picture, random_params
 
 # Odd in every way that pooling can be: 16 divides neither side, nor does 2.
@@ -37,6 +37,15 @@ def test_tiles_cover_a_picture_once() -> None:
                 assert x1 <= left + tiles.window[1] <= shape[1]
                 assert top % 8 == left % 8 == 0
             assert (counts == 1).all()
+
+
+def test_windows_are_cut_where_tiles_start() -> None:
+    for shape in ((203, 171), (48, 64), (16, 500)):
+        for side in (16, 32, 100):
+            tiles = tile(VGG19, shape, side, ("relu4_1",))
+            image, (height, width) = picture(*shape, 0), tiles.window
+            expected = [image[y : y + height, x : x + width] for y, x in tiles.starts]
+            assert_array_equal(_windows(jnp.asarray(image), tiles), expected)
 
 
 def test_a_window_sees_all_that_a_tile_depends_on(small_params: Params) -> None:
