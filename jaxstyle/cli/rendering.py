@@ -142,8 +142,9 @@ def _everywhere(
 
 def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     """Read everything that is needed, before anything is computed."""
-    # JAX imports it when it first reads a stored program; reading files lets other threads run.
-    threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
+    if jax.default_backend() == "cpu":
+        # JAX imports it to read a stored program; reading files lets other threads run.
+        threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
     inputs = _read_inputs(command, command.output)
     path = weights.locate(
         command.weights,

@@ -408,7 +408,8 @@ def _dots(*pairs: tuple[PyTree[Array], PyTree[Array]]) -> Float[Array, " k"]:
     """Return the inner product of each pair of pytrees."""
 
     def rows(a: Array, b: Array) -> Array:
-        return jnp.sum((a * b).reshape(len(a) if a.ndim else 1, -1), axis=1)
+        products = jnp.atleast_1d(a * b)
+        return jnp.sum(products, axis=tuple(range(1, products.ndim)))
 
     # Sums of rows first, which all take part in one sum then.
     by_leaf = zip(*(map(rows, *map(jax.tree.leaves, pair)) for pair in pairs), strict=True)
