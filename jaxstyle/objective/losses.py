@@ -158,8 +158,7 @@ def total_variation(
     dy = image[1:] - image[:-1]
     dx = image[:, 1:] - image[:, :-1]
     if kind == "seed":
-        powers = jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25)
-        return jnp.sum(jnp.sum(powers, axis=(1, 2)))
+        return jnp.sum(jnp.power(jnp.square(dy[:, :-1]) + jnp.square(dx[:-1]), 1.25))
     if kind == "l1":
         return jnp.sum(_absolute(dy)) + jnp.sum(_absolute(dx))
     return 0.5 * (jnp.sum(jnp.square(dy)) + jnp.sum(jnp.square(dx)))
