@@ -306,11 +306,11 @@ class Targets:
     def _outline_styles(
         self, styles: tuple[_StyleTarget, ...], shares: tuple[float, ...] | None
     ) -> Guided:
-        blanks = [
-            _blank(style_shape(style.source.shape, self.program, style.ratio)) for style in styles
-        ]
-        outlines = map(self._style_targets, styles, blanks, [self._bind_shapes] * len(styles))
-        return self._blended(list(outlines), shares)
+        return self._blended([self._outline_style(style) for style in styles], shares)
+
+    def _outline_style(self, wanted: _StyleTarget) -> Guided:
+        blank = _blank(style_shape(wanted.source.shape, self.program, wanted.ratio))
+        return self._style_targets(wanted, blank, self._bind_shapes)
 
     def _blended(self, styles: Sequence[Guided], shares: tuple[float, ...] | None) -> Guided:
         values = [style.value for style in styles]

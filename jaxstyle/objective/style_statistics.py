@@ -118,8 +118,20 @@ class StyleStatistic(abc.ABC):
         ]
 
 
+class _GramMatrices(StyleStatistic):
+    """Statistics whose measures are compared by `losses.style_loss`."""
+
+    def distance(self, measure: Array, target: Array, normalization: Normalization) -> Scalar:
+        return style_loss(measure, target, normalization)
+
+    def distances(
+        self, measures: Sequence[Array], targets: Sequence[Array], normalization: Normalization
+    ) -> Sequence[Scalar]:
+        return style_losses(measures, targets, normalization)
+
+
 @dataclasses.dataclass(frozen=True)
-class Gram(StyleStatistic):
+class Gram(_GramMatrices):
     """FᵀF over the divisor (Gatys et al. 2016, eq. 3), compared by `losses.style_loss`."""
 
     def gather(self, layer: Layer) -> Float[Array, "c c"]:
@@ -131,14 +143,6 @@ class Gram(StyleStatistic):
 
     def finish(self, gathered: Float[Array, "c c"], divisor: float) -> Float[Array, "c c"]:
         return gathered / divisor
-
-    def distance(self, measure: Array, target: Array, normalization: Normalization) -> Scalar:
-        return style_loss(measure, target, normalization)
-
-    def distances(
-        self, measures: Sequence[Array], targets: Sequence[Array], normalization: Normalization
-    ) -> Sequence[Scalar]:
-        return style_losses(measures, targets, normalization)
 
 
 class Spread(NamedTuple):
@@ -152,7 +156,7 @@ class Spread(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Covariance(StyleStatistic):
+class Covariance(_GramMatrices):
     """Gram matrices of the deviations from the mean, as in `Gram`."""
 
     def gather(self, layer: Layer) -> Spread:
@@ -163,14 +167,6 @@ class Covariance(StyleStatistic):
 
     def finish(self, gathered: Spread, divisor: float) -> Float[Array, "c c"]:
         return gathered.scatter / divisor
-
-    def distance(self, measure: Array, target: Array, normalization: Normalization) -> Scalar:
-        return style_loss(measure, target, normalization)
-
-    def distances(
-        self, measures: Sequence[Array], targets: Sequence[Array], normalization: Normalization
-    ) -> Sequence[Scalar]:
-        return style_losses(measures, targets, normalization)
 
 
 @dataclasses.dataclass(frozen=True)
