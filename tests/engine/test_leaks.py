@@ -1,5 +1,6 @@
 """Memory over many runs in one process."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MEASURED = """
-import gc, sys, tempfile
+import ctypes, gc, sys, tempfile
 from pathlib import Path
 import jax
 from jaxstyle import save_image, stylize
@@ -34,6 +35,7 @@ def grid(number):
 
 def level():
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) / 1024, len(jax.live_arrays()), len(gc.get_objects())
 
@@ -45,7 +47,7 @@ for number in range(2 * times):
         levels.append(level())
 before, after = levels
 print(levels)
-assert after[0] - before[0] < 16, levels
+assert after[0] - before[0] < 8, levels
 assert after[1] <= before[1], levels
 assert after[2] - before[2] < 2000, levels
 """
@@ -54,10 +56,14 @@ assert after[2] - before[2] < 2000, levels
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "times"), [("one", 100), ("grid", 25)])
 def test_memory_is_level(kind: str, times: int) -> None:
-    """The second half of so many runs of three shapes leaves nothing behind."""
+    """The second half of so many runs of three shapes leaves nothing behind.
+
+    With one arena and no freed pages of malloc's, whose number varies with the timing of threads.
+    """
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, kind, str(times)],
         cwd=ROOT,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         timeout=900,
