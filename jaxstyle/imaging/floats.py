@@ -5,7 +5,6 @@ import logging
 import math
 import re
 import threading
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image as Pil
 
 from jaxstyle.config import ImageError, brief
-from jaxstyle.imaging.formats import check_decoded
+from jaxstyle.imaging.formats import check_decoded, quiet
 
 _PFM = re.compile(rb"P([fF])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)\s")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -71,7 +70,7 @@ def _read_pfm(path: epath.PathLike, data: bytes, header: re.Match[bytes]) -> Flo
 
 def _read_tiff(path: epath.PathLike, data: bytes) -> Floats | None:
     try:
-        with warnings.catch_warnings(action="ignore"), Pil.open(io.BytesIO(data)):
+        with quiet(), Pil.open(io.BytesIO(data)):
             return None
     except Pil.UnidentifiedImageError:
         pass

@@ -49,7 +49,15 @@ _UNREADABLE = {
 }
 """First bytes of formats that are known but not read."""
 
-_opening = threading.Lock()
+_exclusive = threading.RLock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore the decoders' warnings, in one thread at a time: the filters are the process's."""
+    with _exclusive, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif|jaxstyle\.imaging)\b")
+        yield
 
 
 @contextlib.contextmanager
@@ -58,7 +66,7 @@ def opened(path: epath.PathLike, data: bytes) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise ImageError(f"{path}: the file is empty")
     try:
-        with warnings.catch_warnings(action="ignore"), _open(path, data) as source:
+        with quiet(), _open(path, data) as source:
             width, height = source.size
             pixels = width * height
             if is_jpeg(source) and not source.info.get("progressive"):
@@ -101,7 +109,7 @@ def _open(path: epath.PathLike, data: bytes) -> ImageFile.ImageFile:
     tga = ("TGA",) if PurePath(path).suffix.lower() == ".tga" else ()
     Pil.init()
     formats = [name for name in (*_FORMATS, *tga) if name in Pil.OPEN]
-    with _opening:  # Pillow's own limit is a global one, and lower
+    with _exclusive:  # Pillow's own limit is a global one, and lower
         limit, Pil.MAX_IMAGE_PIXELS = Pil.MAX_IMAGE_PIXELS, None
         try:
             return Pil.open(stream, formats=formats)

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import tifffile
 from PIL import Image as Pil, ImageCms, features
 
 from jaxstyle import ImageError, load_image, save_image
+from jaxstyle.imaging.formats import opened
 from jaxstyle.imaging.images import glance, read_picture
 from jaxstyle.imaging.resampling import middle_box, resize_image
 from tests.conftest import pattern, picture
@@ -378,3 +381,24 @@ def test_memory_that_runs_out_is_not_taken_for_damage(
     monkeypatch.setattr(tifffile.TiffPage, "asarray", read)
     with pytest.raises(ImageError, match="too many pixels for this machine's memory"):
         load_image(path)
+
+
+def test_threads_that_decode_at_once_leave_the_warning_filters_as_they_were() -> None:
+    data = encoded(np.zeros((2, 2, 3), np.uint8), "PNG")
+    filters = list(warnings.filters)
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with opened("first.png", data):
+            first_in.set()
+            second_in.wait(0.2)  # for ever, if only one may be in
+        first_out.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_in.wait()
+    with opened("second.png", data):
+        second_in.set()
+        first_out.wait()
+    thread.join()
+    assert list(warnings.filters) == filters
