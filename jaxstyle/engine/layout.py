@@ -44,6 +44,10 @@ from jaxstyle.optim import StepInfo
 _PROGRAMS_KEPT = 16
 """Number of compiled programs of each kind kept for later runs of the same shapes."""
 
+_KEPT_SIZE = 2**20
+"""Elements of an array, about those of an image of 600² pixels, up to which memory for another is
+less of a price than copying it."""
+
 LANES, SPACE = "lanes", "space"
 """Names of the mesh axes over which lanes, and the rows of each lane's image, are sharded."""
 
@@ -242,9 +246,9 @@ def _compiled(
     quick: bool,
     identity: str | None,
 ) -> Executable:
-    def update_lane(given: Any, shared: Any, arrays: list[Array]) -> tuple[Any, ...]:
-        (objective, hyperparameters), scalars = given
-        state = joined(scalars, arrays)
+    def update_lane(given: Any, shared: Any, large: list[Array]) -> tuple[Any, ...]:
+        (objective, hyperparameters), small = given
+        state = joined(small, large)
         dtype = state.best_loss.dtype
         numbers = {name: number.astype(dtype) for name, number in hyperparameters.items()}
         evaluate = bound(objective, shared)
@@ -260,17 +264,19 @@ def _compiled(
     state = state_shapes(optimizer, padded)
     shapes, state_structure = jax.tree.flatten(state)
 
-    # Arrays are donated. Scalars are not: GPUs would copy those still needed, a kernel for each.
-    def parted(state: Any) -> tuple[list[Any], list[Any]]:
-        leaves = list(zip(jax.tree.leaves(state), shapes, strict=True))
-        scalars = [leaf for leaf, like in leaves if like.ndim == 0]
-        return scalars, [leaf for leaf, like in leaves if like.ndim > 0]
+    # L-BFGS's history is donated, and so is all that is large. GPUs would copy what is still needed
+    # of donated images and scalars, a kernel for each.
+    most = min(_KEPT_SIZE, max(leaf.size for leaf in jax.tree.leaves(padded)))
+    donated = [like.size > most for like in shapes]
 
-    def joined(scalars: Sequence[Any], arrays: Sequence[Any]) -> Any:
-        some, others = iter(scalars), iter(arrays)
-        return state_structure.unflatten(
-            next(some if like.ndim == 0 else others) for like in shapes
-        )
+    def parted(state: Any) -> tuple[list[Any], list[Any]]:
+        leaves = list(zip(donated, jax.tree.leaves(state), strict=True))
+        small, large = ([leaf for own, leaf in leaves if own == given] for given in (False, True))
+        return small, large
+
+    def joined(small: Sequence[Any], large: Sequence[Any]) -> Any:
+        of = {False: iter(small), True: iter(large)}
+        return state_structure.unflatten(next(of[each]) for each in donated)
 
     objective, hyperparameters = data.shapes
     one = data.shapes, state
@@ -293,23 +299,23 @@ def _compiled(
     chosen = memory_layout.Format(memory_layout.Layout.AUTO, layout.sharding())
     held = objective.activations if isinstance(objective, Objective) else "kept"
     options = (thrifty_options() if held != "kept" else {}) | (quick_options() if quick else {})
-    (scalars, arrays), (scalars_where, arrays_where) = parted(batch[1]), parted(where[1])
+    (small, large), (small_where, large_where) = parted(batch[1]), parted(where[1])
     program = stored.lowered(
         _over_lanes(layout, update_lane),
-        ((batch[0], scalars), shared.shapes, arrays),
+        ((batch[0], small), shared.shapes, large),
         identity,
         donate_argnums=2,
         in_shardings=(
-            (where[0], scalars_where),
+            (where[0], small_where),
             jax.tree.map(lambda _: chosen, shared.shapes),
-            arrays_where,
+            large_where,
         ),
-        out_shardings=((scalars_where, arrays_where), layout.sharding(*lead), None),
+        out_shardings=((small_where, large_where), layout.sharding(*lead), None),
     ).compile(options)
 
     def update_all(data: Any, shared: Any, states: State) -> tuple[State, Packed]:
-        scalars, arrays = parted(states)
-        state, *measured = program((data, scalars), shared, arrays)
+        small, large = parted(states)
+        state, *measured = program((data, small), shared, large)
         return joined(*state), Packed(*measured)
 
     return Executable(

@@ -31,6 +31,7 @@ class Info(NamedTuple):
     terms: dict[str, Scalar]
     gradient_norm: Scalar
     step: StepInfo
+    """With the size of the step that led to the trial; 0 for the starting point."""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,11 +83,16 @@ def update(
         value_fn=lambda image: loss_and_terms(image)[0],
         **hyperparameters,
     )
+    judged, step = (find(each, StepInfo) for each in (state.optimizer, optimizer_state))
+    if judged is None or step is None:
+        step = _unjudged(loss)
+    else:
+        step = step._replace(step_size=judged.step_size)
     info = Info(
         loss=loss,
         terms=terms,
         gradient_norm=optax.tree.norm(grad),
-        step=find(optimizer_state, StepInfo) or _unjudged(loss),
+        step=step,
     )
     better = loss < state.best_loss
     advanced = State(

@@ -5,6 +5,7 @@ precision.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -122,8 +123,12 @@ def style_losses(
     normalization: Normalization,
 ) -> tuple[Scalar, ...]:
     """Compute `style_loss` of several pairs of Gram matrices."""
-    pairs = zip(grams, targets, strict=True)
-    totals = sums([jnp.sum(jnp.square(gram - target), axis=1) for gram, target in pairs])
+    squares = [jnp.square(gram - target) for gram, target in zip(grams, targets, strict=True)]
+    # In rows of one length, whose sums are one kernel on a GPU.
+    length = math.gcd(*(each.size for each in squares))
+    rows = [each.reshape(-1, length) for each in squares]
+    ends = np.cumsum([len(each) for each in rows])
+    totals = sums(jnp.split(jnp.sum(jnp.concatenate(rows), axis=1), ends[:-1]))
     channels = np.asarray([len(gram) for gram in grams], totals.dtype)
     if normalization == "seed":
         divisors = np.full_like(channels, 4 * 3**2)

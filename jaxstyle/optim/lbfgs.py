@@ -69,11 +69,10 @@ class LBFGSState(NamedTuple):
     """State of `lbfgs`; `value` belongs to `point`, the last accepted trial.
 
     `grad`, `slope` and the history refer to the loss divided by `unit`, the magnitude of its
-    largest derivative at the start, so that their squares stay within float32's range in any unit
-    of the loss.
+    largest derivative at the start (0 before it), so that their squares stay within float32's range
+    in any unit of the loss.
     """
 
-    evaluations: Int[Array, ""]
     unit: Scalar
     point: PyTree[Array]
     value: Scalar
@@ -81,8 +80,6 @@ class LBFGSState(NamedTuple):
     preconditioned: PyTree[Array]
     direction: PyTree[Array]
     slope: Scalar
-    step_size: Scalar
-    """Size of the step to the next trial."""
     history: History
     rejections: Int[Array, ""]
     step: StepInfo
@@ -135,7 +132,6 @@ def lbfgs(
         dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return LBFGSState(
-            evaluations=count,
             unit=zero,
             point=zeros,
             value=jnp.full((), jnp.inf, dtype),
@@ -143,7 +139,6 @@ def lbfgs(
             preconditioned=zeros,
             direction=zeros,
             slope=zero,
-            step_size=zero,
             history=_empty_history(params, memory_size, dtype, memory_dtype),
             rejections=count,
             step=StepInfo(step_size=zero, accepted=jnp.zeros((), bool), status=count),
@@ -161,7 +156,7 @@ def lbfgs(
         if params is None:
             raise ValueError("lbfgs needs the parameters: update(grads, state, params, value=…)")
         trial = params
-        first = state.evaluations == 0
+        first = state.unit == 0
         running = state.step.status == RUNNING
         largest = _largest(updates)
         finite = jnp.isfinite(value) & jnp.isfinite(largest)
@@ -191,14 +186,18 @@ def lbfgs(
             functools.partial(_put, state.history.candidate), state.history.rows, s, ky
         )
         with_y, with_grad = _products(rows, (y, point_grad))
-        s_norm, y_norm, steepest_slope, steepest_norm = _dots(
+        curvature, s_norm, y_norm, steepest_slope, steepest_norm = _dots(
+            (s, y),
             (s, s),
             (y, y),
             (point_grad, point_preconditioned),
             (point_preconditioned, point_preconditioned),
         )
         norms = jnp.sqrt(s_norm) * jnp.sqrt(y_norm)
-        history = _remember(state.history._replace(rows=rows), with_y, norms, accepted & ~first)
+        # NaN compares false; the smallest normal number as a bound rules out zero curvature.
+        bent = (curvature > _CURVATURE * norms) & (curvature > jnp.finfo(curvature.dtype).tiny)
+        wanted = accepted & ~first & bent
+        history = _remember(state.history._replace(rows=rows), with_y, curvature, wanted)
 
         # Forget a history that makes no progress, and stop if it is already empty.
         rejections = jnp.where(accepted | ~running, 0, state.rejections + 1)
@@ -218,7 +217,7 @@ def lbfgs(
         tiny = jnp.finfo(slope.dtype).tiny
         rms = jnp.sqrt(jnp.maximum(steepest_norm / size, tiny))
         full_step = jnp.where(fresh, first_step / rms, 1.0)
-        turned = accepted | exhausted
+        turned = running & (rejections == 0)
         step_size = jnp.where(turned, full_step, _backtrack(rise, slope, finite, state))
         next_slope = jnp.where(turned, new_slope, state.slope)
 
@@ -239,13 +238,12 @@ def lbfgs(
                 ),
             ),
         ).astype(jnp.int32)
-        step_size = jnp.where(status == RUNNING, step_size, 0.0).astype(state.step_size.dtype)
+        step_size = jnp.where(status == RUNNING, step_size, 0.0).astype(slope.dtype)
         # Even if it is not accepted, the first trial is the only point available.
         point = _select(first, trial, point)
         next_trial = jax.tree.map(lambda p, d: p + step_size * d, point, direction)
         next_trial = _select(status == RUNNING, next_trial, point)
         return jax.tree.map(jnp.subtract, next_trial, trial), LBFGSState(
-            evaluations=state.evaluations + 1,
             unit=unit,
             point=point,
             value=point_value,
@@ -253,10 +251,9 @@ def lbfgs(
             preconditioned=point_preconditioned,
             direction=direction,
             slope=next_slope,
-            step_size=step_size,
             history=history,
             rejections=rejections,
-            step=StepInfo(step_size=state.step_size, accepted=accepted, status=status),
+            step=StepInfo(step_size=step_size, accepted=accepted, status=status),
         )
 
     # optax types `value` as one of the extra arguments, which every caller in this project passes.
@@ -265,7 +262,7 @@ def lbfgs(
 
 def _sufficient(rise: Scalar, slope: Scalar, margin: Scalar, state: LBFGSState) -> Bool[Array, ""]:
     # The rise must also be negative: a step too short to change the loss is not a decrease.
-    armijo = (rise <= _ARMIJO * state.step_size * state.slope) & (rise < 0)
+    armijo = (rise <= _ARMIJO * state.step.step_size * state.slope) & (rise < 0)
     flatter = jnp.abs(slope) <= (1 - 2 * _ARMIJO) * -state.slope
     return armijo | ((rise <= margin) & flatter)
 
@@ -275,11 +272,11 @@ def _backtrack(rise: Scalar, slope: Scalar, finite: Bool[Array, ""], state: LBFG
     # Relative to the slope at the accepted point, which is negative, so squares cannot overflow.
     steepness = -state.slope
     start, end = -1.0, slope / steepness
-    chord = start + end - 3 * rise / (state.step_size * steepness)
+    chord = start + end - 3 * rise / (state.step.step_size * steepness)
     root = jnp.sqrt(jnp.maximum(jnp.square(chord) - start * end, 0))
     share = 1 - (end + root - chord) / (end - start + 2 * root)
     share = jnp.where(finite & jnp.isfinite(share), share, 0.1)
-    return state.step_size * jnp.clip(share, 0.1, 0.5)
+    return state.step.step_size * jnp.clip(share, 0.1, 0.5)
 
 
 def _empty_history(
@@ -308,23 +305,19 @@ class _Products(NamedTuple):
 
 
 def _remember(
-    history: History, with_y: _Products, norms: Scalar, wanted: Bool[Array, ""]
+    history: History, with_y: _Products, curvature: Scalar, wanted: Bool[Array, ""]
 ) -> History:
-    """Admit the pair in the candidate's slot if it is wanted and its curvature is positive.
+    """Admit the pair in the candidate's slot, if it is wanted.
 
     Args:
         history: with the pair among its rows.
         with_y: products with the pair's y.
-        norms: product of the norms of s and y.
-        wanted: whether to admit it at all.
+        curvature: s·y of the pair.
+        wanted: whether to admit it.
     """
     # Selected rather than set at an index, which is a scatter where lanes have slots of their own.
     own = jnp.arange(len(history.scale)) == history.candidate
-    curvature = jnp.sum(jnp.where(own, with_y.s, 0.0))
-    # NaN compares false; the smallest normal number as a bound rules out zero curvature.
-    floor = jnp.finfo(curvature.dtype).tiny
-    keep = wanted & (curvature > _CURVATURE * norms) & (curvature > floor)
-    new_scale = jax.lax.rsqrt(jnp.where(keep, curvature, 1.0))
+    new_scale = jax.lax.rsqrt(jnp.where(wanted, curvature, 1.0))
     scale = jnp.where(own, new_scale, history.scale)
     older = history.valid
     sy = jnp.where(older, with_y.s * scale * new_scale, 0.0)
@@ -335,7 +328,7 @@ def _remember(
         scale=scale,
         inverse=jnp.where(row, diagonal, jnp.where(own, column[:, None], history.inverse)),
         yky=jnp.where(row, yky, jnp.where(own, yky[:, None], history.yky)),
-        pairs=history.pairs + keep,
+        pairs=history.pairs + wanted,
     )
 
 

@@ -13,10 +13,10 @@ RUNNING, CONVERGED, STALLED, NOT_FINITE = range(4)
 
 
 class StepInfo(NamedTuple):
-    """The outcome of the trial that an update judged."""
+    """The outcome of the trial that an update judged, and the size of the next step."""
 
     step_size: Float[Array, ""]
-    """Size of the step that led to the trial; 0 for the starting point."""
+    """Size of the step to the next trial; 0 once the optimizer has stopped."""
     accepted: Bool[Array, ""]
     status: Int[Array, ""]
     """`RUNNING`, or the reason why the optimizer stopped."""

@@ -229,11 +229,11 @@ def test_bfloat16_ends_where_float32_does(imagenet: Params) -> None:
     So the ends are held to a tenth, and the two objectives at one image to two hundredths.
     """
     content, style = shipped_pair(64)
-    config = preset("seed").replace(evaluations=30, convolution="direct")
+    config = preset("seed").replace(evaluations=20, convolution="direct")
     rough_config = config.replace(precision="bfloat16")
     judge, rough = (build_objective(imagenet, content, style, c) for c in (config, rough_config))
-    exact_end = optimize(judge, content, make_optimizer(config), 30)
-    rough_end = optimize(rough, content, make_optimizer(rough_config), 30)
+    exact_end = optimize(judge, content, make_optimizer(config), 20)
+    rough_end = optimize(rough, content, make_optimizer(rough_config), 20)
     assert judge(jnp.asarray(rough_end.image))[0] < 1.1 * exact_end.loss
     for end in (exact_end, rough_end):
         image = jnp.asarray(end.image)
@@ -241,12 +241,12 @@ def test_bfloat16_ends_where_float32_does(imagenet: Params) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gram", [Config(), preset("seed")], ids=["plain", "seed"])
-def test_the_preconditioner_saves_evaluations(imagenet: Params, gram: Config) -> None:
+def test_the_preconditioner_saves_evaluations(imagenet: Params) -> None:
     """With Gram matrices, which it was measured with."""
     content, style = shipped_pair(80)
     # Direct, because it compiles in half the time.
-    config = gram.replace(preconditioner="none", evaluations=60, convolution="direct")
+    config = preset("seed")
+    config = config.replace(preconditioner="none", evaluations=60, convolution="direct")
     plain = stylize(content, style, config, imagenet)
     config = config.replace(preconditioner="cosine", evaluations=48)
     assert stylize(content, style, config, imagenet).loss < plain.loss

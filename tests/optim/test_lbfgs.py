@@ -134,8 +134,7 @@ def test_direction_equals_the_dense_inverse_hessian(
         s, y, ky = jnp.asarray(s), jnp.asarray(y), jnp.asarray(k @ y)
         rows = _put(history.candidate, history.rows, s, ky)
         (with_y,) = _products(rows, (y,))
-        norms = jnp.linalg.norm(s) * jnp.linalg.norm(y)
-        history = _remember(history._replace(rows=rows), with_y, norms, jnp.asarray(True))
+        history = _remember(history._replace(rows=rows), with_y, s @ y, jnp.asarray(True))
     grad = rng.normal(size=size)
     expected = dense_direction(pairs[-memory:], grad, k)
     (with_grad,) = _products(history.rows, (jnp.asarray(grad),))
@@ -244,7 +243,6 @@ def test_a_minimum_is_recognized_and_kept() -> None:
     x, state, _ = run(quadratic, jnp.ones(4), 5)
     assert state.step.status == CONVERGED
     assert_allclose(x, 1.0, rtol=0)
-    assert state.evaluations == 5
 
 
 def test_a_search_without_hope_ends_stalled_at_the_accepted_point() -> None:

@@ -39,7 +39,7 @@ def test_some_operations_that_fail(kind: str) -> None:
 @pytest.mark.parametrize("resumed", [[], ["--resumed"]], ids=["new", "resumed"])
 @pytest.mark.parametrize("kind", ["run", "grid", "cells"])
 def test_operations_that_fail(kind: str, resumed: list[str]) -> None:
-    every = 101 if kind == "cells" else 29
+    every = 151 if kind == "cells" else 41
     counts = campaign(kind, *resumed, "--every", str(every))
     # Fewer are left for a command that was cut off, at a place that depends on threads.
     assert counts["kill"] > (0 if resumed else 50 // every)

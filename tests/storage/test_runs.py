@@ -67,7 +67,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_run_killed_at_random_is_the_run(whole: Any, tmp_path: Path) -> None:
     expected, optimizer = whole
     moments = random.Random(optimizer)
-    for _ in range(6):
+    for _ in range(4):
         process = start(tmp_path, optimizer, pause=0.05)
         time.sleep(moments.uniform(0, 10))
         process.kill()
