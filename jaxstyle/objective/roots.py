@@ -89,7 +89,9 @@ def _diagonal(batch: Float[Array, "b n n"]) -> np.ndarray:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def traces_of_roots(blocks: Blocks, batch: Float[Array, "b n n"]) -> Float[Array, " k"]:
+def traces_of_roots(
+    blocks: Blocks, batch: Float[Array, "b n n"], traces: Float[Array, " k"]
+) -> Float[Array, " k"]:
     """Traces of the square roots of symmetric matrices, with eigenvalues from ε² of their trace on.
 
     The gradients are half the inverse roots, from the same iteration as the values.
@@ -97,30 +99,32 @@ def traces_of_roots(blocks: Blocks, batch: Float[Array, "b n n"]) -> Float[Array
     Args:
         blocks: where the matrices are.
         batch: from `Blocks.shifted`.
+        traces: of the matrices, on which results do not depend but for rounding.
     """
-    return _roots(blocks, batch)[0]
+    return _roots(blocks, batch, traces)[0]
 
 
 @traces_of_roots.defjvp
 def _(
-    blocks: Blocks, primals: tuple[Float[Array, "b n n"]], tangents: tuple[Float[Array, "b n n"]]
+    blocks: Blocks,
+    primals: tuple[Float[Array, "b n n"], Float[Array, " k"]],
+    tangents: tuple[Float[Array, "b n n"], Float[Array, " k"]],
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    traces, inverse = _roots(blocks, primals[0])
-    return traces, blocks.sums(jnp.sum(inverse * tangents[0], axis=-1) / 2)
+    roots, inverse = _roots(blocks, *primals)
+    return roots, blocks.sums(jnp.sum(inverse * tangents[0], axis=-1) / 2)
 
 
 def _roots(
-    blocks: Blocks, batch: Float[Array, "b n n"]
+    blocks: Blocks, batch: Float[Array, "b n n"], traces: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, "b n n"]]:
     """Traces of the square roots, and the inverse square roots."""
-    # The limits do not depend on the sizes, of which a trace is the quickest to compute.
-    size = blocks.spread(jax.lax.stop_gradient(blocks.traces(batch)), 1.0)
+    size = blocks.spread(traces, 1.0)
     scale = jnp.sqrt(size)
     root, factor, inverse = _iterated((batch + batch.mT) / (2 * size))
     # What rounding made the inverse too large by made the root too small.
     products = inverse.mT * batch / scale + scale * root.mT * factor
-    traces = blocks.sums(jnp.sum(products, axis=-1) / 2)
-    return traces, (inverse + inverse.mT) / (2 * scale)
+    roots = blocks.sums(jnp.sum(products, axis=-1) / 2)
+    return roots, (inverse + inverse.mT) / (2 * scale)
 
 
 class _Iterates(NamedTuple):

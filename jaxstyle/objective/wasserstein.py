@@ -130,8 +130,9 @@ def _distances_alone(
         else:
             inner = product(product(target.root, measure.covariance), target.root)
             variance = jnp.trace(measure.covariance)
+        traces = jnp.stack([variance, jnp.trace(inner)])[:, None]
         blocks = Blocks.of([len(inner)])
-        found += _distances(blocks, inner[None], variance[None], (measure,), (target,))
+        found += _distances(blocks, inner[None], traces, (measure,), (target,))
     return tuple(found)
 
 
@@ -143,27 +144,30 @@ def _distances_together(
     covariance = blocks.filled([gaussian(measure).covariance for measure in measures])
     root = blocks.filled([target.root for target in targets])
     inner = product(product(root, covariance), root)
-    return _distances(blocks, inner, blocks.traces(covariance), measures, targets)
+    traces = jax.vmap(blocks.traces)(jnp.stack([covariance, inner]))
+    return _distances(blocks, inner, traces, measures, targets)
 
 
 def _distances(
     blocks: Blocks,
     inner: Float[Array, "b n n"],
-    variances: Float[Array, " k"],
+    traces: Float[Array, "2 k"],
     measures: Sequence[Gaussian | Sample],
     targets: Sequence[Target],
 ) -> tuple[Scalar, ...]:
-    """Compute distances from the matrices A and the traces of Σ."""
-    floors, idle, traces = (
+    """Compute distances from the matrices A, and the traces of Σ and of A."""
+    variances, overlaps = traces
+    floors, idle, style_variances = (
         jnp.stack(each)
         for each in zip(*((each.floor, each.idle, each.trace) for each in targets), strict=True)
     )
-    delta_squared = EPSILON**2 * (blocks.traces(inner) + floors)
-    overlaps = traces_of_roots(blocks, blocks.shifted(inner, delta_squared))
+    delta_squared = EPSILON**2 * (overlaps + floors)
     channels = [len(measure.mean) for measure in measures]
-    positions = [size for *_, size in blocks.places]
-    idle = np.subtract(channels, positions).astype(inner.dtype) - idle
+    sizes = np.asarray([size for *_, size in blocks.places], inner.dtype)
+    shifted = blocks.shifted(inner, delta_squared)
+    roots = traces_of_roots(blocks, shifted, overlaps + sizes * delta_squared)
+    idle = np.asarray(channels, inner.dtype) - sizes - idle
     pairs = zip(measures, targets, strict=True)
     means = sums([jnp.square(measure.mean - target.mean) for measure, target in pairs])
-    total = means + variances + traces - 2 * (overlaps + idle * jnp.sqrt(delta_squared))
+    total = means + variances + style_variances - 2 * (roots + idle * jnp.sqrt(delta_squared))
     return tuple(total / np.asarray(channels, inner.dtype))
