@@ -41,6 +41,9 @@ class CellProgress:
         """
         return _restored(self, lambda: self._open().restore(self._like))
 
+    def record(self, record: Record) -> None:
+        """Do nothing: only runs have metrics."""
+
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
         del evaluation

@@ -200,8 +200,9 @@ class Grid:
             checkpoint_seconds: time between checkpoints of a cell, more if saving takes long. A
                 grid that was killed continues from them, and its images are bit for bit those of
                 one that was not, as long as devices, lanes and shards are the same.
-            runs: by default no folders stay. With a schedule of snapshots, which may be empty, each
-                cell keeps its folder in the form of a run's: metrics, inputs, last checkpoint.
+            runs: by default no folders stay but those of runs that were begun. With a schedule of
+                snapshots, which may be empty, each cell keeps its folder in the form of a run's:
+                metrics, inputs, last checkpoint.
             on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
@@ -236,20 +237,20 @@ class Grid:
         for i, entry in enumerate(todo):
             folder = self._folder / entry.name
             progress = CellProgress(folder, entry.state_like, checkpoint_seconds)
-            if i in skip:  # killed between the row and this
-                if entry.name in begun and not (folder / "config.toml").exists():
+            is_run = entry.name in begun and (folder / "config.toml").exists()
+            if i in skip:
+                if entry.name in begun and not is_run:  # killed between the row and this
                     progress.remove()
-            elif runs is not None:
-                options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": runs}
+            elif is_run or runs is not None:
+                snapshots = runs or Schedule()
+                options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": snapshots}
                 enter = functools.partial(self._enter, entry, cells[i], options)
                 keepers[i] = CellRun(folder, enter, entry.state_like)
             else:
                 keepers[i] = progress
 
         def record(index: int, record: Record) -> None:
-            keeper = keepers[index]
-            assert isinstance(keeper, CellRun)
-            keeper.record(record)
+            keepers[index].record(record)
 
         def resumed(index: int) -> Progress | None:
             found = keepers[index].restore() if todo[index].name in begun else None
@@ -271,7 +272,7 @@ class Grid:
                 cells,
                 params,
                 skip=skip,
-                callback=record if runs is not None else None,
+                callback=record,
                 keepers=keepers.get,
                 progress=resumed,
                 lanes=lanes,
@@ -298,9 +299,11 @@ class Grid:
         finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
         run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
-        files = entry.cell.content, entry.cell.styles
+        paths = entry.cell.content, entry.cell.styles
+        identity = Identity(config, entry.sha256, *paths, None, *guides)
         try:
-            run.identify(Identity(config, entry.sha256, *files, None, *guides))
+            # The folder's name tells that it is this run; what is there may be damaged.
+            files.write_atomically(run.folder / "config.toml", identity.to_toml().encode())
             run.show_inputs(content, styles)
         except JaxstyleError:
             run.close()

@@ -229,6 +229,46 @@ def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Para
         assert fork(folder, identity, entry.state_like, [(32, 48, 3)]).evaluations == 8
 
 
+def interrupted_after_an_evaluation(grid: Grid, params: Params) -> None:
+    def on_evaluations(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(
+            params,
+            lanes=1,
+            checkpoint_seconds=0,
+            runs=Schedule(every=2),
+            on_evaluations=on_evaluations,
+        )
+
+
+def test_a_run_that_was_begun_is_kept_without_the_flag(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files)[:2], tmp_path / "out")
+    interrupted_after_an_evaluation(grid, small_params)
+    (begun,) = [path for path in (tmp_path / "out" / "cells").iterdir() if path.is_dir()]
+    grid.run(small_params, lanes=1)
+    assert grid.summary().done == 2
+    assert [path for path in (tmp_path / "out" / "cells").iterdir() if path.is_dir()] == [begun]
+    (row,) = [row for row in map(grid.row, grid.entries) if row and row["cell"] == begun.name]
+    assert [line["loss"] for line in read_metrics(begun)] == row["losses"]
+    assert read_result(begun) is not None
+
+
+def test_damaged_settings_of_a_run_do_not_end_its_grid(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files)[:1], tmp_path / "out")
+    interrupted_after_an_evaluation(grid, small_params)
+    folder = tmp_path / "out" / "cells" / grid.entries[0].name
+    (folder / "config.toml").write_text("= damaged")
+    grid.run(small_params, runs=Schedule(every=2))
+    assert grid.summary().done == 1
+    assert read_config(folder)["evaluations"] == 4
+
+
 def test_what_a_kill_left_is_removed_by_the_next_start(
     files: Path, tmp_path: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
