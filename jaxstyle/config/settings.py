@@ -185,8 +185,8 @@ def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     if not weights:
         raise ConfigError("style_statistics must name at least one")
     for statistic in weights:
-        named = isinstance(statistic, str)
-        if (named and statistic not in known) or not (named or hasattr(statistic, "distance")):
+        own = hasattr(statistic, "distance") and not isinstance(statistic, type)
+        if not own and statistic not in known:
             raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
     return _check_names("style_statistics", weights)
 
