@@ -21,7 +21,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def brief(error: BaseException | str) -> str:
     """Return what another library's `error`, or its text, says, as part of a line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class ConfigError(JaxstyleError):

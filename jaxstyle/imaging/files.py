@@ -126,6 +126,8 @@ def _sync_folder(folder: Path) -> None:
 
 def same(path: epath.PathLike, other: epath.PathLike) -> bool:
     """Return whether two paths lead to the same place, however they are spelled."""
+    if is_local(path) and is_local(other) and Path(path).exists() and Path(other).exists():
+        return Path(path).samefile(other)
     return epath.Path(path).resolve() == epath.Path(other).resolve()
 
 
@@ -174,11 +176,10 @@ def is_local(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def _explained(failure: str) -> Iterator[None]:
-    """Raise errors of the operating system as `FileError`, as reasons of `failure`."""
+    """Raise errors of the operating system or a bucket as `FileError`, as reasons of `failure`."""
     try:
         yield
-    except FileError:
+    except (FileError, MemoryError):
         raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"{failure} ({reason})") from None
+    except Exception as error:  # whatever a storage client raises
+        raise FileError(f"{failure} ({brief(error)})") from None

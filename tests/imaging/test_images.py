@@ -426,6 +426,39 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_places_are_the_same_however_they_are_spelled(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.touch()
+    assert not files.same(path, other)
+    other.symlink_to(path)
+    assert files.same(path, other)
+    other.unlink()
+    other.hardlink_to(path)  # as another spelling is where names have no case
+    assert files.same(path, other)
+    assert files.same(tmp_path / "none" / ".." / "a", path)
+    assert files.same("gs://bucket/a", "gs://bucket/./a")
+    assert not files.same("gs://bucket/a", "gs://bucket/b")
+
+
+def test_whatever_a_bucket_raises_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HttpError(Exception):
+        """What gcsfs raises is no OSError."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise HttpError("Quota exceeded\n<html>")
+
+    for name in ("read_bytes", "write_bytes", "mkdir"):
+        monkeypatch.setattr(f"etils.epath.gpath._GPath.{name}", failing)
+    monkeypatch.setattr("etils.epath.gpath._GPath.exists", lambda *_: True)
+    for action in (
+        files.read_bytes,
+        files.make_folder,
+        lambda path: files.write_atomically(path, b""),
+    ):
+        with pytest.raises(FileError, match=r"gs://bucket/a.* \(Quota exceeded\)$"):
+            action("gs://bucket/a")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_glance_sees_the_shape_that_is_read(
