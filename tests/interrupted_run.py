@@ -17,7 +17,8 @@ from jaxstyle.engine.records import Progress, Record
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_result
-from jaxstyle.storage.runs import Identity, Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run
 from tests.conftest import SHALLOW, picture, random_params
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)

@@ -41,9 +41,6 @@ from jaxstyle.storage import Schedule, SharedRun, hosts, read_result, runs
 
 T = TypeVar("T")
 
-_CHECKPOINTS = 50
-"""The default number of evaluations between checkpoints."""
-
 
 def render(command: Stylize, interrupted: Interrupt) -> int:
     """Run the command, whose options go together, and return the exit code."""
@@ -90,8 +87,7 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
             run.on_image = board.picture
         shared = None
         if command.distributed:
-            snapshots = Schedule.parse(command.snapshots, "--snapshots")
-            shared = SharedRun(run, (_checkpoints(command), snapshots))
+            shared = SharedRun(run, _schedules(command))
         shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
@@ -145,7 +141,7 @@ def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     if jax.default_backend() == "cpu":
         # JAX imports it to read a stored program; reading files lets other threads run.
         threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
-    inputs = _read_inputs(command, command.output)
+    inputs = _read_inputs(command)
     path = weights.locate(
         command.weights,
         network=command.settings.network,
@@ -186,11 +182,9 @@ class _Inputs(NamedTuple):
     sha256: dict[str, list[str]]
 
 
-def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
+def _read_inputs(command: Stylize) -> _Inputs:
     """Read the pictures and check that they fit, before anything is fetched or computed."""
-    config = command.settings
-    if output is not None:
-        images.check_output(output, command.bits)
+    config, output = command.settings, command.output
 
     def style_size(path: str) -> int | None:
         # A style stretched to the content's shape is resampled only once, when stretched; one
@@ -225,9 +219,8 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     sha256 = {role: [picture.sha256 for picture in read] for role, read in pictures.items()}
     if output is not None:
         paths = (command.content, *command.style, *itertools.chain(*others.values()))
-        for path in map(Path, paths):
-            if path.exists() and Path(output).exists() and path.samefile(output):
-                raise ConfigError(f"{output} is also an input; name another file to write")
+        if any(files.same(path, output) for path in paths):
+            raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
     scales = plan(content.pixels, pixels, config, guides)
@@ -251,13 +244,12 @@ def _enter_run(
     assert command.workdir is not None
     config = command.settings
     seconds = 45.0 if command.checkpoint_seconds is None else command.checkpoint_seconds
-    if not seconds > 0:
-        raise ConfigError(f"--checkpoint-seconds must be greater than 0, not {seconds:g}")
+    checkpoints, snapshots = _schedules(command)
     run = runs.Run(
         command.workdir,
-        checkpoints=_checkpoints(command),
+        checkpoints=checkpoints,
         checkpoint_seconds=seconds,
-        snapshots=Schedule.parse(command.snapshots, "--snapshots"),
+        snapshots=snapshots,
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,
         finish=lambda image: finished_image(image, inputs.content.pixels, config),
@@ -289,11 +281,11 @@ def _enter_run(
     return run, progress, None
 
 
-def _checkpoints(command: Stylize) -> Schedule:
-    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
-    if every < 1:
-        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
-    return Schedule(every=every)
+def _schedules(command: Stylize) -> tuple[Schedule, Schedule]:
+    """Return the evaluations at which the run saves checkpoints and snapshots."""
+    every = command.checkpoints
+    checkpoints = runs.CHECKPOINTS if every is None else Schedule(every=every)
+    return checkpoints, Schedule.parse(command.snapshots, "--snapshots")
 
 
 def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:

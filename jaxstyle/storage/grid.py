@@ -32,6 +32,7 @@ from jaxstyle.config import (
     FileError,
     ImageError,
     JaxstyleError,
+    brief,
     flat,
 )
 from jaxstyle.engine import (
@@ -48,8 +49,9 @@ from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.entries import Entry, Rows, shared_out
+from jaxstyle.storage.pace import Schedule
 from jaxstyle.storage.pictures import Pictures
-from jaxstyle.storage.runs import Identity, Run, Schedule, summarize
+from jaxstyle.storage.runs import Identity, Run, summarize
 from jaxstyle.storage.sheets import sheet_pages
 
 _MOST_WAITING = 64
@@ -140,8 +142,8 @@ class Grid:
             row = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        except OSError as error:  # the cell may be done
-            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+        except Exception as error:  # whatever a storage client raises; the cell may be done
+            raise FileError(f"{path}: cannot be read ({brief(error)})") from None
         if not isinstance(row, dict):
             return None
         has = {name for name in ("image", "reason") if isinstance(row.get(name), str)}

@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,11 +28,11 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, ConfigError, FileError, flat, to_toml
+from jaxstyle.config import Config, FileError, flat, to_toml
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.folders import read_config, read_metrics
-from jaxstyle.storage.pace import Pace
+from jaxstyle.storage.pace import Pace, Schedule
 
 if TYPE_CHECKING:
     from jaxstyle.storage.checkpoints import Checkpoints
@@ -71,31 +70,8 @@ class Identity:
         return f"{to_toml(self.config)}\n{origin}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The evaluations, counted over all scales, at which something is written."""
-
-    every: int | None = None
-    at: tuple[int, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str | None, name: str) -> "Schedule":
-        """Parse `N` or `N,N,…`, the value of the flag `name`; None is never.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        if text is None:
-            return cls()
-        plain = re.fullmatch(r"\d+(,\d+)*,?", text)
-        parts = [int(number) for number in text.split(",") if number] if plain else [0]
-        if min(parts) < 1:
-            raise ConfigError(f"{name} is N, or N,N,… for single ones, from 1 on, not {text!r}")
-        return cls(at=tuple(parts)) if "," in text else cls(every=parts[0])
-
-    def has(self, evaluation: int) -> bool:
-        """Return whether `evaluation` is one of them."""
-        return evaluation in self.at or bool(self.every and evaluation % self.every == 0)
+CHECKPOINTS = Schedule(every=50)
+"""When runs save their progress, if nothing else is asked for."""
 
 
 class Run:
@@ -108,7 +84,7 @@ class Run:
         self,
         folder: epath.PathLike,
         *,
-        checkpoints: Schedule = Schedule(every=50),
+        checkpoints: Schedule = CHECKPOINTS,
         checkpoint_seconds: float = math.inf,
         snapshots: Schedule = Schedule(),
         on_scale: Callable[[], None] = lambda: None,

@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxstyle.engine import Progress, State
 from jaxstyle.storage import hosts
-from jaxstyle.storage.runs import Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Run
 
 
 class SharedRun:

@@ -336,6 +336,7 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "o.png", "--init", "none.png"), "none.png: no such file"),
         ((*PAIR, "-o", "o.jpg", "--bits", "16"), "only .png and .tif"),
         ((*PAIR, "-o", "content.png"), "content.png is also an input"),
+        ((*PAIR, "-o", "x/../content.png"), "content.png is also an input"),
         ((*PAIR, "-o", "o.png", "--init", "o.png"), "o.png: no such file"),
         ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
         ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),

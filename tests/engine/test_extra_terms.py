@@ -22,7 +22,8 @@ from jaxstyle import (
 from jaxstyle.config import flat, parse_toml, preset, to_toml
 from jaxstyle.engine import Record, layout, plan, state_like
 from jaxstyle.network.arrays import Params
-from jaxstyle.storage.runs import Identity, Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run
 from tests.conftest import SHALLOW, evaluate, picture
 from tests.engine.test_own_statistic import Means
 from tests.own_networks import LINEN, OF_LINEN, STRIDED_PARAMS

@@ -22,7 +22,8 @@ from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell, product
 from jaxstyle.storage.folders import read_config, read_metrics, read_result
 from jaxstyle.storage.grid import Entry, Grid, Summary
-from jaxstyle.storage.runs import Identity, Schedule, fork
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, fork
 from jaxstyle.storage.sheets import _differences, sheet_pages
 from tests.conftest import SHALLOW, picture
 

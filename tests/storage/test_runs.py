@@ -21,7 +21,8 @@ from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.checkpoints import Checkpoints
-from jaxstyle.storage.runs import Identity, Run, Schedule, fork
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run, fork
 from tests.conftest import SHALLOW, picture
 from tests.interrupted_run import BUDGET, COARSE, CONTENT, STYLE, go_on
 
