@@ -1,6 +1,7 @@
 """A run from its files to its result: inputs, run folder and outputs."""
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -22,15 +23,15 @@ from jaxstyle.engine import (
     Progress,
     Record,
     Result,
-    Scale,
     State,
+    as_used,
+    check_scales,
     finished_image,
-    fitted_shape,
     fitted_style_shape,
     pick_devices,
-    plan,
+    pyramid,
     spreadable,
-    state_like,
+    state_at,
     stylize,
 )
 from jaxstyle.imaging import Image, Mask, Picture, files, images
@@ -66,8 +67,8 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
     inputs, checkpoint = _everywhere(
         command, lambda: _prepare(command), lambda prepared: _identity(command, prepared[0])
     )
-    shapes = [scale.content.shape for scale in inputs.scales]
-    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
+    shape = inputs.content.pixels.shape
+    like = functools.partial(state_at, config, shape)
     with contextlib.ExitStack() as stack:
         run, board, progress, finished = None, None, None, None
         # A cluster's run is in a folder of its first process.
@@ -88,7 +89,6 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
         shared = None
         if command.distributed:
             shared = SharedRun(run, _schedules(command))
-        shape = fitted_shape(inputs.content.pixels.shape, config)
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
             def callback(record: Record) -> bool:
@@ -178,7 +178,6 @@ class _Inputs(NamedTuple):
     content: Picture
     styles: list[Image]
     guides: Guides | None
-    scales: tuple[Scale, ...]
     sha256: dict[str, list[str]]
 
 
@@ -223,14 +222,14 @@ def _read_inputs(command: Stylize) -> _Inputs:
             raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
-    scales = plan(content.pixels, pixels, config, guides)
+    check_scales(content.pixels.shape, [style.shape for style in pixels], config, guides)
     if guides is not None and jax.process_index() == 0:
         shares = style_shares(len(pixels), config)
         content_line = regions.explain(guides, shares, command.style)
         lines = [content_line, *map(str, guides.styles)]
         for path, line in zip((*others["content_guide"], *command.style_guide), lines, strict=True):
             say(f"{path}: {line}", command.quiet)
-    return _Inputs(content, pixels, guides, scales, sha256)
+    return _Inputs(content, pixels, guides, sha256)
 
 
 def _enter_run(
@@ -266,8 +265,8 @@ def _enter_run(
         command.content_guide,
         command.style_guide,
     )
-    shapes = [scale.content.shape for scale in inputs.scales]
-    start = None if fork is None else runs.fork(fork, identity, like, shapes)
+    first = pyramid.levels(config, inputs.content.pixels.shape)[0]
+    start = None if fork is None else runs.fork(fork, identity, like, first.shape)
     run.identify(identity)
     if fork is not None and start is not None and not start.records:
         changed = "; ".join(runs.differences(fork, identity).values())
@@ -277,7 +276,7 @@ def _enter_run(
     if finished is not None:
         return run, None, finished
     progress = run.resume(like, start)
-    run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
+    run.show_inputs(*as_used(inputs.content.pixels, inputs.styles, config))
     return run, progress, None
 
 

@@ -60,7 +60,7 @@ def silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def run_progress(
-    config: Config, shape: tuple[int, int], quiet: bool, every: float
+    config: Config, shape: tuple[int, ...], quiet: bool, every: float
 ) -> Iterator["Callback"]:
     """Show evaluations, loss and time left on stderr: as a bar, or in a log as lines."""
     from jaxstyle.engine import pyramid

@@ -10,14 +10,13 @@ from jaxstyle.engine.fitting import spreadable
 from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device, device_memory
 from jaxstyle.engine.optimize import optimize
-from jaxstyle.engine.optimizers import begin, make_optimizer, state_like
+from jaxstyle.engine.optimizers import begin, make_optimizer, state_at
 from jaxstyle.engine.pictures import (
-    Scale,
+    as_used,
+    check_scales,
     finished_image,
     fitted_shape,
     fitted_style_shape,
-    plan,
-    style_at_scale,
 )
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.stylize import (
@@ -42,11 +41,12 @@ __all__ = [
     "Progress",
     "Record",
     "Result",
-    "Scale",
     "Source",
     "State",
+    "as_used",
     "begin",
     "check_cell",
+    "check_scales",
     "compile_ahead",
     "device_memory",
     "finished_image",
@@ -56,12 +56,10 @@ __all__ = [
     "optimize",
     "outcome",
     "pick_devices",
-    "plan",
     "program_of",
     "pyramid",
     "spreadable",
-    "state_like",
-    "style_at_scale",
+    "state_at",
     "stylize",
     "stylize_batch",
     "stylize_cells",

@@ -240,17 +240,17 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
     program = targets.program
     levels = pyramid.levels(program, shape)
     scales: list[_Scale] = []
-    for number, ((ratio, _), budget) in enumerate(zip(levels, budgets, strict=True)):
-        reduced = pyramid.image_shape(shape, ratio, program)
+    for number, (level, budget) in enumerate(zip(levels, budgets, strict=True)):
+        rows = level.shape[0]
         scales.append(
             _Scale(
                 number,
-                ratio,
-                reduced,
-                make_optimizer(program, (reduced[0], targets.layout().padded_rows(reduced[0]))),
+                level.ratio,
+                level.shape,
+                make_optimizer(program, (rows, targets.layout().padded_rows(rows))),
                 # The objective's own settings are part of its structure.
                 targets.identity(program.optimizer, program.precision),
-                budget * math.prod(reduced) <= _QUICK,
+                budget * math.prod(level.shape) <= _QUICK,
                 number == len(levels) - 1,
             )
         )

@@ -130,8 +130,7 @@ def _check_memory(
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
     prepared = jax.eval_shape(functools.partial(prepare_params, config=program), params)
     for level in reversed(pyramid.levels(program, shape)):
-        reduced = pyramid.image_shape(shape, level.ratio, program)
-        fit(program, reduced, prepared, memory, space)
+        fit(program, level.shape, prepared, memory, space)
 
 
 def stylize_batch(

@@ -40,8 +40,9 @@ from jaxstyle.engine import (
     Progress,
     Record,
     Result,
+    as_used,
     finished_image,
-    style_at_scale,
+    state_at,
     stylize_cells,
 )
 from jaxstyle.imaging import contact_sheet, files, images, to_json
@@ -238,7 +239,8 @@ class Grid:
         keepers: dict[int, CellProgress | CellRun] = {}
         for i, entry in enumerate(todo):
             folder = self._folder / entry.name
-            progress = CellProgress(folder, entry.state_like, checkpoint_seconds)
+            like = functools.partial(state_at, entry.cell.config, entry.shape)
+            progress = CellProgress(folder, like, checkpoint_seconds)
             is_run = entry.name in begun and (folder / "config.toml").exists()
             if i in skip:
                 if entry.name in begun and not is_run:  # killed between the row and this
@@ -247,7 +249,7 @@ class Grid:
                 snapshots = runs or Schedule()
                 options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": snapshots}
                 enter = functools.partial(self._enter, entry, cells[i], options)
-                keepers[i] = CellRun(folder, enter, entry.state_like)
+                keepers[i] = CellRun(folder, enter, like)
             else:
                 keepers[i] = progress
 
@@ -297,7 +299,7 @@ class Grid:
     ) -> Run:
         """Open the folder of a cell's run."""
         config, content = cell.config, cell.content.load()
-        styles = [style_at_scale(style.load(), config, 1.0) for style in cell.styles]
+        shown = as_used(content, [style.load() for style in cell.styles], config)
         finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
         run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
@@ -306,7 +308,7 @@ class Grid:
         try:
             # The folder's name tells that it is this run; what is there may be damaged.
             files.write_atomically(run.folder / "config.toml", identity.to_toml().encode())
-            run.show_inputs(content, styles)
+            run.show_inputs(*shown)
         except JaxstyleError:
             run.close()
             raise

@@ -310,7 +310,7 @@ def fork(
     folder: epath.PathLike,
     identity: Identity,
     like: Callable[[int], State],
-    shapes: Sequence[tuple[int, ...]],
+    shape: tuple[int, ...],
 ) -> Progress:
     """Return the starting point of a new run that continues the one in `folder`.
 
@@ -321,7 +321,7 @@ def fork(
             much of the budgets is spent. Otherwise it starts from the resulting image alone, and
             the optimizer knows nothing of the new objective's curvature.
         like: gives the expected structure and shapes of a scale's state.
-        shapes: the shapes of the new run's images, by scale.
+        shape: `(height, width)` of the new run's image at its first scale.
 
     Raises:
         FileError: `folder` is not a run's, or has no checkpoint yet.
@@ -339,7 +339,7 @@ def fork(
         checkpoints.close()
     if image is None:
         raise FileError(f"{folder}: has no checkpoint yet; there is nothing to start from")
-    return begin(resize_image(image, shapes[0]), identity.config)
+    return begin(resize_image(image, shape), identity.config)
 
 
 def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:

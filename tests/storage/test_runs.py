@@ -211,7 +211,7 @@ def test_every_evaluation_is_saved_if_time_asks_for_it(
 
 def forked(folder: Path, identity: Identity) -> Progress:
     like = lambda scale: state_like(CONTENT.shape, identity.config)  # noqa: E731
-    return fork(folder, identity, like, [CONTENT.shape])
+    return fork(folder, identity, like, CONTENT.shape)
 
 
 def test_a_fork_with_a_larger_budget_is_the_longer_run(
