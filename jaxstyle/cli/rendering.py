@@ -19,7 +19,6 @@ from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import INITS, ConfigError, brief, flat, words
 from jaxstyle.engine import (
-    OutOfMemoryError,
     Progress,
     Record,
     Result,
@@ -104,21 +103,18 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
                     return signal > 0
                 return interrupted.requested
 
-            try:
-                result = stylize(
-                    inputs.content.pixels,
-                    inputs.styles,
-                    config,
-                    weights.to_params(checkpoint),
-                    callback,
-                    guides=inputs.guides,
-                    # Without a folder there is no run either.
-                    keeper=shared if shared is not None and command.workdir is not None else run,
-                    progress=progress,
-                    devices=devices,
-                )
-            except OutOfMemoryError:
-                raise MemoryError from None
+            result = stylize(
+                inputs.content.pixels,
+                inputs.styles,
+                config,
+                weights.to_params(checkpoint),
+                callback,
+                guides=inputs.guides,
+                # Without a folder there is no run either.
+                keeper=shared if shared is not None and command.workdir is not None else run,
+                progress=progress,
+                devices=devices,
+            )
         if command.workdir is not None and result.reason == "stopped":
             complain(
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"

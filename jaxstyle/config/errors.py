@@ -37,5 +37,12 @@ class WeightsError(JaxstyleError):
     """Network weights that cannot be fetched, are damaged or for another network."""
 
 
+class OutOfMemoryError(JaxstyleError):
+    """Memory that is not enough even for one image alone; the command line exits with code 1."""
+
+    def __init__(self, message: str = "out of memory; try a smaller size") -> None:
+        super().__init__(message)
+
+
 class FileError(JaxstyleError):
     """A file or folder that is missing, damaged, in use, another run's, or cannot be written."""

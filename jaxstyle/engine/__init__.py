@@ -7,7 +7,6 @@ lanes for batches, rows sharded over several devices, fitting into memory, and r
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.ahead import usable_cores
 from jaxstyle.engine.fitting import spreadable
-from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device, device_memory
 from jaxstyle.engine.optimize import optimize
 from jaxstyle.engine.optimizers import begin, make_optimizer, state_at
@@ -37,7 +36,6 @@ __all__ = [
     "Device",
     "GuideSource",
     "Keeper",
-    "OutOfMemoryError",
     "Progress",
     "Record",
     "Result",

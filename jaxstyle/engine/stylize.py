@@ -17,6 +17,7 @@ from jaxstyle.config import (
     ImageError,
     JaxstyleError,
     OneScale,
+    OutOfMemoryError,
     equal,
     is_out_of_memory,
     preset,
@@ -24,7 +25,6 @@ from jaxstyle.config import (
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.fitting import fit, spreadable
 from jaxstyle.engine.layout import Layout
-from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device, least_memory
 from jaxstyle.engine.pictures import check_scales, fitted_shape
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
@@ -121,7 +121,7 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError("out of memory; try a smaller size") from None
+        raise OutOfMemoryError() from None
 
 
 def _check_memory(
