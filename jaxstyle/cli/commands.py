@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.cli.help_text import command
 from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
-from jaxstyle.imaging import images, read_bytes
+from jaxstyle.imaging import files, images
 from jaxstyle.storage import Base, cells
 
 CLI_SIZE = 512
@@ -318,6 +318,6 @@ def _settings_in(path: str) -> Mapping[str, Any]:
             raise ConfigError("the picture has no settings; those that stylize makes do") from None
         return vars(Config().replace(**recorded))
     try:
-        return parse_toml(read_bytes(path).decode())
+        return parse_toml(files.read_bytes(path).decode())
     except UnicodeDecodeError:
         raise ConfigError("not a text file") from None

@@ -25,7 +25,6 @@ from jaxstyle.engine import (
     State,
     as_used,
     check_scales,
-    finished_image,
     fitted_style_shape,
     pick_devices,
     pyramid,
@@ -33,7 +32,7 @@ from jaxstyle.engine import (
     state_at,
     stylize,
 )
-from jaxstyle.imaging import Image, Mask, Picture, files, images
+from jaxstyle.imaging import Image, Mask, Picture, colored_result, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
@@ -247,7 +246,7 @@ def _enter_run(
         snapshots=snapshots,
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,
-        finish=lambda image: finished_image(image, inputs.content.pixels, config),
+        finish=lambda image: colored_result(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
     # A run that has progress of its own resumes from it.

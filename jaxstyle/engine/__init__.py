@@ -13,7 +13,6 @@ from jaxstyle.engine.optimizers import begin, make_optimizer, state_at
 from jaxstyle.engine.pictures import (
     as_used,
     check_scales,
-    finished_image,
     fitted_shape,
     fitted_style_shape,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "check_scales",
     "compile_ahead",
     "device_memory",
-    "finished_image",
     "fitted_shape",
     "fitted_style_shape",
     "make_optimizer",

@@ -9,13 +9,20 @@ import numpy as np
 from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Result
-from jaxstyle.imaging import Image, color, fit_shape, load_image, resize_image
+from jaxstyle.imaging import (
+    Image,
+    colored_content,
+    colored_style,
+    fit_shape,
+    load_image,
+    resize_image,
+)
 from jaxstyle.objective import (
     Guides,
-    check_aspects,
     check_guides,
     check_shapes,
     key_of,
+    regions,
     style_shares,
 )
 
@@ -33,7 +40,7 @@ def check_scales(
     """
     style_shares(len(styles), config)
     if guides is not None:
-        check_aspects(guides, content, styles)
+        regions.check_aspects(guides, content, styles)
     for level in pyramid.levels(config, fitted_shape(content, config)):
         style_shapes = [style_shape(style, config, level.ratio) for style in styles]
         check_shapes(level.shape, style_shapes, config)
@@ -45,8 +52,8 @@ def as_used(content: Image, styles: Sequence[Image], config: Config) -> tuple[Im
     """Return the content and the styles as the network gets them at the last scale."""
     content = at_scale(content, config, 1.0)
     own = [style_at_scale(style, config, 1.0) for style in styles]
-    recolored = [color.colored_style(style, content, config) for style in own]
-    return color.colored_content(content, config), recolored
+    recolored = [colored_style(style, content, config) for style in own]
+    return colored_content(content, config), recolored
 
 
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
@@ -103,11 +110,6 @@ def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Im
         return np.asarray(jax.random.uniform(key_of(config.seed), content.shape, np.float32))
     start = styles[0] if config.init == "style" else load_image(config.init)
     return resize_image(start, content.shape)
-
-
-def finished_image(image: Image, content: Image, config: Config) -> Image:
-    """Turn an image of the loop into the final one, restoring colours that were set aside."""
-    return color.colored_result(image, resize_image(content, image.shape), config)
 
 
 def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:

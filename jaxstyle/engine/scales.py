@@ -17,11 +17,11 @@ from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.layout import Layout, compile_update, whole
 from jaxstyle.engine.loop import Job, run
 from jaxstyle.engine.optimizers import hyperparameters, make_optimizer
-from jaxstyle.engine.pictures import finished_image, join_scales
+from jaxstyle.engine.pictures import join_scales
 from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Result
 from jaxstyle.engine.targets import Cell, Targets
 from jaxstyle.engine.update import state_shapes
-from jaxstyle.imaging import resize_image
+from jaxstyle.imaging import colored_result, resize_image
 from jaxstyle.objective import Objective
 
 Outcomes = Iterator[tuple[int, Result | JaxstyleError]]
@@ -105,7 +105,7 @@ class Passage:
         image = resize_image(self.before.image, shape)
         if self.cell.config.preserve_color == "luminance":
             try:
-                image = finished_image(image, self.cell.content.load(), self.cell.config)
+                image = colored_result(image, self.cell.content.load(), self.cell.config)
             except JaxstyleError as error:
                 return error
         return dataclasses.replace(self.before, image=image)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from jaxstyle.config import Config
 from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import resize_image
 
 Lab = Float[np.ndarray, "_h _w 3"]
 """Oklab values: lightness in 0–1 and two opponent colours within about ±0.4."""
@@ -98,10 +99,12 @@ def colored_style(style: Image, content: Image, config: Config) -> Image:
 def colored_result(image: Image, content: Image, config: Config) -> Image:
     """Return the result with its final colours.
 
-    Where only lightness was transferred, `image` gives the lightness and `content` the rest.
+    Where only lightness was transferred, `image` gives the lightness and `content`, at any size,
+    the rest.
     """
     if config.preserve_color != "luminance":
         return image
+    content = resize_image(content, image.shape)
     gray = np.clip(np.asarray(image).mean(axis=2, keepdims=True), 0, 1)
     light = to_oklab(np.repeat(gray, 3, axis=2))[..., :1]
     return from_oklab(np.concatenate([light, to_oklab(content)[..., 1:]], axis=2))

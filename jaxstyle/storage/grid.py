@@ -41,11 +41,10 @@ from jaxstyle.engine import (
     Record,
     Result,
     as_used,
-    finished_image,
     state_at,
     stylize_cells,
 )
-from jaxstyle.imaging import contact_sheet, files, images, to_json
+from jaxstyle.imaging import colored_result, contact_sheet, files, images, to_json
 from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
@@ -300,7 +299,7 @@ class Grid:
         """Open the folder of a cell's run."""
         config, content = cell.config, cell.content.load()
         shown = as_used(content, [style.load() for style in cell.styles], config)
-        finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
+        finish = lambda image: colored_result(image, cell.content.load(), config)  # noqa: E731
         run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
         paths = entry.cell.content, entry.cell.styles

@@ -9,7 +9,7 @@ import numpy as np
 from jaxstyle.config import Config, ImageError
 from jaxstyle.engine import GuideSource, Source, fitted_shape
 from jaxstyle.imaging import Mask, images, nearest_shape
-from jaxstyle.objective import Guide, Guides, assign, check_aspects, parse_guide, style_shares
+from jaxstyle.objective import Guide, Guides, parse_guide, regions, style_shares
 from jaxstyle.storage.cells import GridCell
 
 _GUIDES_KEPT = 32
@@ -74,8 +74,8 @@ class Pictures:
             return
         whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
         styles = [self.look(style).shape for style in cell.styles]
-        check_aspects(whole, self.look(cell.content).shape, styles)
-        assign(whole, style_shares(len(cell.styles), cell.config))
+        regions.check_aspects(whole, self.look(cell.content).shape, styles)
+        regions.assign(whole, style_shares(len(cell.styles), cell.config))
 
     def _read_guide(self, path: str) -> Guide:
         picture = self._read(path)
