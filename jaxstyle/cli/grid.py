@@ -37,7 +37,7 @@ def render_grid(command: RenderGrid) -> int:
     wanted = grid_cells(command)
     start_jax(deterministic=command.deterministic)
     silence_libtiff()
-    from jaxstyle.engine import check_cell, spreadable
+    from jaxstyle.engine import check_cell, for_space
     from jaxstyle.network import common_network, weights
     from jaxstyle.storage import grid, hosts
 
@@ -45,8 +45,7 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
         check_cell(cell.config, len(cell.styles))
-        if command.space > 1:
-            spreadable(cell.config)
+        for_space(cell.config, command.space)
     share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()

@@ -26,13 +26,13 @@ from jaxstyle.engine import (
     as_used,
     check_scales,
     fitted_style_shape,
+    for_space,
     pick_devices,
     pyramid,
-    spreadable,
     state_at,
     stylize,
 )
-from jaxstyle.imaging import Image, Mask, Picture, colored_result, files, images
+from jaxstyle.imaging import Image, Picture, colored_result, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
@@ -60,8 +60,7 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
     config = command.settings
     everyone = jax.device_count() if command.distributed else 1
     devices = pick_devices(everyone if command.space is None else command.space)
-    if len(devices) > 1:
-        spreadable(config)
+    for_space(config, len(devices))
     inputs, checkpoint = _everywhere(
         command, lambda: _prepare(command), lambda prepared: _identity(command, prepared[0])
     )
@@ -200,7 +199,7 @@ def _read_inputs(command: Stylize) -> _Inputs:
     guides = None
     if command.content_guide is not None:
         first, *rest = (
-            parse_guide(Mask(picture.pixels, picture.alpha), path)
+            parse_guide(picture.pixels, picture.alpha, path)
             for role in ("content_guide", "style_guide")
             for picture, path in zip(pictures[role], others[role], strict=True)
         )

@@ -6,14 +6,13 @@ lanes for batches, rows sharded over several devices, fitting into memory, and r
 
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.ahead import usable_cores
-from jaxstyle.engine.fitting import spreadable
-from jaxstyle.engine.memory import Device, device_memory
+from jaxstyle.engine.fitting import for_space
+from jaxstyle.engine.memory import device_memory
 from jaxstyle.engine.optimize import optimize
 from jaxstyle.engine.optimizers import begin, make_optimizer, state_at
 from jaxstyle.engine.pictures import (
     as_used,
     check_scales,
-    fitted_shape,
     fitted_style_shape,
 )
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
@@ -32,7 +31,6 @@ from jaxstyle.engine.update import State, outcome
 __all__ = [
     "Callback",
     "Cell",
-    "Device",
     "GuideSource",
     "Keeper",
     "Progress",
@@ -46,15 +44,14 @@ __all__ = [
     "check_scales",
     "compile_ahead",
     "device_memory",
-    "fitted_shape",
     "fitted_style_shape",
+    "for_space",
     "make_optimizer",
     "optimize",
     "outcome",
     "pick_devices",
     "program_of",
     "pyramid",
-    "spreadable",
     "state_at",
     "stylize",
     "stylize_batch",

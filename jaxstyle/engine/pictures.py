@@ -41,7 +41,7 @@ def check_scales(
     style_shares(len(styles), config)
     if guides is not None:
         regions.check_aspects(guides, content, styles)
-    for level in pyramid.levels(config, fitted_shape(content, config)):
+    for level in pyramid.levels(config, fit_shape(content, config.size)):
         style_shapes = [style_shape(style, config, level.ratio) for style in styles]
         check_shapes(level.shape, style_shapes, config)
         if guides is not None:
@@ -58,15 +58,8 @@ def as_used(content: Image, styles: Sequence[Image], config: Config) -> tuple[Im
 
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
     """Resize `picture` to `config.size`, then by `ratio`."""
-    picture = resize_image(picture, fitted_shape(picture.shape, config))
+    picture = resize_image(picture, fit_shape(picture.shape, config.size))
     return resize_image(picture, pyramid.image_shape(picture.shape, ratio, config))
-
-
-def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """Return the `(height, width)` that `config.size` gives a picture of `shape`."""
-    if config.size == "original":
-        return shape[0], shape[1]
-    return fit_shape(shape, config.size)
 
 
 def style_at_scale(style: Image, config: Config, ratio: float) -> Image:

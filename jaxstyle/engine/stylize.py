@@ -23,14 +23,14 @@ from jaxstyle.config import (
     preset,
 )
 from jaxstyle.engine import pyramid
-from jaxstyle.engine.fitting import fit, spreadable
+from jaxstyle.engine.fitting import fit, for_space
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.memory import Device, least_memory
-from jaxstyle.engine.pictures import check_scales, fitted_shape
+from jaxstyle.engine.pictures import check_scales
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.scales import Outcomes, Passage, compile_scales, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
-from jaxstyle.imaging import PictureLike, as_several, load_image
+from jaxstyle.imaging import PictureLike, as_several, fit_shape, load_image
 from jaxstyle.network import Params, common_network, load_weights
 from jaxstyle.objective import (
     Guides,
@@ -86,9 +86,9 @@ def stylize(
     config = preset(config) if isinstance(config, str) else config
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
-    program = spreadable(config) if len(devices) > 1 else config
+    program = for_space(config, len(devices))
     params = load_weights(network=common_network([config])) if params is None else params
-    fitted = fitted_shape(cell.content.shape, config)
+    fitted = fit_shape(cell.content.shape, config.size)
     _check_memory(fitted, program, params, len(devices), least_memory(devices))
     ((_, outcome),) = stylize_cells(
         [cell],
@@ -113,7 +113,7 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
     """
     picture = np.random.default_rng(0).random((*shape, 3), np.float32)
     cell = _Sources().cell(picture, (picture,), config, None)
-    fitted, devices = fitted_shape(shape, config), (jax.local_devices()[0],)
+    fitted, devices = fit_shape(shape, config.size), (jax.local_devices()[0],)
     _check_memory(fitted, config, params, 1, least_memory(devices))
     budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
     try:
@@ -196,10 +196,10 @@ def stylize_batch(
     if params is None:
         params = load_weights(network=common_network(given["configs"]))
     for program, shape in {
-        (program_of(cell.config), fitted_shape(cell.content.shape, cell.config))
+        (program_of(cell.config), fit_shape(cell.content.shape, cell.config.size))
         for cell in cells.values()
     }:
-        chosen = program if space == 1 else spreadable(program)
+        chosen = for_space(program, space)
         _check_memory(shape, chosen, params, space, least_memory(devices))
     positions = list(cells)
     for index, outcome in stylize_cells(
@@ -357,8 +357,8 @@ def stylize_cells(
     devices = _checked(devices, lanes, space)
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
-        program = program_of(cell.config if space == 1 else spreadable(cell.config))
-        shape = fitted_shape(cell.content.shape, program)
+        program = program_of(for_space(cell.config, space))
+        shape = fit_shape(cell.content.shape, program.size)
         try:
             cell_regions = cell.regions()
         except JaxstyleError as error:

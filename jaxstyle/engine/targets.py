@@ -20,13 +20,12 @@ from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.memory import Device, least_memory
 from jaxstyle.engine.pictures import (
     at_scale,
-    fitted_shape,
     initial_image,
     style_at_scale,
     style_shape,
 )
 from jaxstyle.engine.waiting import Reader
-from jaxstyle.imaging import Image, colored_content, colored_style
+from jaxstyle.imaging import Image, colored_content, colored_style, fit_shape
 from jaxstyle.network import Features, Params, check_size, network_of
 from jaxstyle.objective import (
     Bind,
@@ -237,7 +236,7 @@ class Targets:
 
     def outline(self, cell: Cell, ratio: float) -> Objective:
         """Return an objective like a cell's, but of zeros: no picture is loaded."""
-        fitted = fitted_shape(cell.content.shape, self.program)
+        fitted = fit_shape(cell.content.shape, self.program.size)
         content = _blank(pyramid.image_shape(fitted, ratio, self.program))
         content_target = self._content_targets(content, self._bind_shapes)
         return self._objective(cell, ratio, content, content_target, self._outline_styles)

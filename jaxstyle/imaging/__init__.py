@@ -18,11 +18,10 @@ from jaxstyle.imaging.resampling import (
     to_uint8,
 )
 from jaxstyle.imaging.sheet import contact_sheet
-from jaxstyle.imaging.sources import Mask, as_several, load_image, load_mask
+from jaxstyle.imaging.sources import as_several, load_image, load_mask
 
 __all__ = [
     "Image",
-    "Mask",
     "Picture",
     "PictureLike",
     "as_several",

@@ -147,16 +147,19 @@ def make_folder(path: epath.PathLike) -> epath.Path:
     return folder
 
 
-def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> None:
-    """Raise `FileError` if a file could not be written at `path`; called before any computation.
+def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
+    """Return the suffix of `path`; called before any computation whose result goes there.
 
-    Also if its name does not end in one of `suffixes`, in either case.
+    Raises:
+        FileError: no file can be written there, or its name does not end in one of `suffixes`, in
+            either case.
     """
-    if PurePath(path).suffix.lower() not in suffixes:
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in suffixes:
         raise FileError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     if not is_local(path):
         open_path(path)
-        return
+        return suffix
     target = Path(path)
     with _explained(f"cannot write {path}"):
         parent = target.resolve().parent
@@ -167,6 +170,7 @@ def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> None:
         if not os.access(parent, os.W_OK):
             raise FileError(f"cannot write {path}: the folder {parent} is not writable")
         target.exists()  # raises for a name the file system cannot hold
+    return suffix
 
 
 def is_local(path: epath.PathLike) -> bool:

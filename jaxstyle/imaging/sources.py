@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -26,14 +26,6 @@ def as_several(given: Any) -> tuple[Any, ...]:
     return (given,) if getattr(given, "ndim", None) in (2, 3) else tuple(given)
 
 
-class Mask(NamedTuple):
-    """A mask as it was given."""
-
-    pixels: Image
-    """In 0–1; integers keep their differences, however small."""
-    alpha: Float[np.ndarray, "h w"] | None
-
-
 def load_image(
     source: PictureLike, size: int | Literal["original"] | None = None, *, name: str = "image"
 ) -> Image:
@@ -54,14 +46,10 @@ def load_image(
         return images.read_picture(source, size).pixels
     if isinstance(source, Pil.Image):
         rgba = decoding.convert(name, source)
-        return images.resampled(rgba, _fitted(rgba.shape, size))[0]
+        return images.resampled(rgba, fit_shape(rgba.shape, size))[0]
     image = _from_array(source, name)
-    shape = _fitted(image.shape, size)
+    shape = fit_shape(image.shape, size)
     return image if image.shape[:2] == shape else resize_image(image, shape)
-
-
-def _fitted(shape: tuple[int, ...], size: int | Literal["original"] | None) -> tuple[int, int]:
-    return (shape[0], shape[1]) if size is None or size == "original" else fit_shape(shape, size)
 
 
 def _from_array(source: Any, name: str) -> Image:
@@ -118,22 +106,23 @@ def _described(shape: tuple[int, ...]) -> str:
     return f"{list(shape)}{hint}"
 
 
-def load_mask(source: PictureLike, name: str) -> Mask:
-    """Return a mask, called `name` in errors, from what `load_image` takes, and more.
+def load_mask(source: PictureLike, name: str) -> tuple[Image, Float[np.ndarray, "h w"] | None]:
+    """Return the colour and alpha, if any, of a mask, called `name` in errors.
 
-    Arrays may also be booleans or any integers, such as labels 0, 1, 2 …, and may have alpha.
+    From what `load_image` takes, and more: arrays may also be booleans or any integers, such as
+    labels 0, 1, 2 …, and may have alpha. Integers keep their differences, however small.
 
     Raises:
         FileError, ImageError: see `load_image`.
     """
     if isinstance(source, (str, os.PathLike)):
         read = images.read_picture(source)
-        return Mask(read.pixels, read.alpha)
+        return read.pixels, read.alpha
     if isinstance(source, Pil.Image):
         rgba = decoding.convert(name, source)
     else:
         rgba = _mask_values(_array(source, name), name)
-    return Mask(*images.resampled(rgba, (rgba.shape[0], rgba.shape[1])))
+    return images.resampled(rgba, (rgba.shape[0], rgba.shape[1]))
 
 
 def _mask_values(array: Any, name: str) -> Float[np.ndarray, "h w c"]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.config import ImageError
-from jaxstyle.imaging import Mask, PictureLike, crop_middle, load_mask, to_uint8
+from jaxstyle.imaging import Image, PictureLike, crop_middle, load_mask, to_uint8
 from jaxstyle.objective.palettes import (
     MOST_COLORS,
     SAME,
@@ -67,7 +67,7 @@ class Guide(NamedTuple):
         Raises:
             FileError, ImageError: it cannot be read, has no flat colours, or too many.
         """
-        return parse_guide(load_mask(source, name), name)
+        return parse_guide(*load_mask(source, name), name)
 
     def cropped(self, shape: tuple[int, int]) -> "Guide":
         """Crop the largest part around the middle that has the aspect ratio of `shape`."""
@@ -159,13 +159,13 @@ def color_name(color: Color) -> str:
     return "#" + "".join(f"{round(channel * 255):02x}" for channel in color)
 
 
-def parse_guide(mask: Mask, name: str) -> Guide:
-    """Parse a mask, called `name` in errors.
+def parse_guide(pixels: Image, alpha: Float[np.ndarray, "h w"] | None, name: str) -> Guide:
+    """Parse a mask, called `name` in errors, given its colour and alpha.
 
     Raises:
         ImageError: it has no flat colours, or too many.
     """
-    pixels, alpha = np.asarray(mask.pixels, np.float32), mask.alpha
+    pixels = np.asarray(pixels, np.float32)
     if alpha is None or np.mean(alpha < 0.5) < SMALLEST:
         return _parse_opaque(pixels, name)
     painted = alpha >= 0.5

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxstyle.config import Config, ImageError
-from jaxstyle.engine import GuideSource, Source, fitted_shape
-from jaxstyle.imaging import Mask, images, nearest_shape
+from jaxstyle.engine import GuideSource, Source
+from jaxstyle.imaging import fit_shape, images, nearest_shape
 from jaxstyle.objective import Guide, Guides, parse_guide, regions, style_shares
 from jaxstyle.storage.cells import GridCell
 
@@ -41,7 +41,7 @@ class Pictures:
         """Return the shape of the content at `path` in the grid."""
         shape = self.look(path).shape
         if self._aspect == "own" or config.size == "original":
-            return fitted_shape(shape, config)
+            return fit_shape(shape, config.size)
         return nearest_shape(shape, config.size)
 
     def content(self, path: str, config: Config) -> Source:
@@ -79,7 +79,7 @@ class Pictures:
 
     def _read_guide(self, path: str) -> Guide:
         picture = self._read(path)
-        guide = parse_guide(Mask(picture.pixels, picture.alpha), PurePath(path).name)
+        guide = parse_guide(picture.pixels, picture.alpha, PurePath(path).name)
         self.understood[path] = str(guide)
         return guide
 
@@ -91,7 +91,7 @@ class Pictures:
 
     def _read_content(self, path: str, config: Config) -> images.Picture:
         shape = self.shape(path, config)
-        whole = shape == fitted_shape(self.look(path).shape, config)
+        whole = shape == fit_shape(self.look(path).shape, config.size)
         return self._read(path, config.size if whole else shape)
 
     def _read(
