@@ -215,7 +215,7 @@ def test_a_mistake_is_one_line_and_code_2(
 
 
 def test_ctrl_c_keeps_the_cells_that_are_done(folder: Path, imagenet: Params) -> None:
-    command = [sys.executable, "-m", "jaxstyle.cli", "grid", *QUICK, "--sweep", "seed=0:50"]
+    command = [sys.executable, "-m", "jaxstyle", "grid", *QUICK, "--sweep", "seed=0:50"]
     command += ["--init", "noise", "--lanes", "1"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     waited = time.monotonic() + 120
