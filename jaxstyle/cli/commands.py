@@ -50,7 +50,7 @@ class Stylize:
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """Where to write the result: .png, .jpg, .webp or .tif."""
     content_guide: Annotated[str | None, arg(metavar="FILE")] = None
-    """A mask with the content's aspect ratio: a region for each flat colour or label; grays are
+    """A mask with the content's aspect ratio: a region for each flat colour or label; greys are
     weights between black and white, a transparent ground is the darkest region. The regions get the
     styles in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
     style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
@@ -92,7 +92,7 @@ class Stylize:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
+    """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -162,7 +162,7 @@ class RenderGrid:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
+    """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
     """Print nothing but errors."""
 

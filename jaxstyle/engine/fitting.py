@@ -88,7 +88,7 @@ def fit(
 
 
 def fit_targets(config: Config, shape: tuple[int, ...], params: Params, memory: int) -> Config:
-    """Do as `fit` does for the targets of a picture of `shape`, which one device computes.
+    """Like `fit`, for computing the targets of a picture of `shape` on one device.
 
     Without gradient or optimizer, activations are either kept or computed in the largest tiles
     that fit.

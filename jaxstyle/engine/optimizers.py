@@ -44,7 +44,7 @@ def make_optimizer(
 
 
 def hyperparameters(config: Config, budget: int) -> dict[str, float]:
-    """Return the optimizer's numbers, for which no program need be compiled anew.
+    """Return the optimizer's numeric hyperparameters, which change without recompiling.
 
     A schedule spans `budget` evaluations.
     """

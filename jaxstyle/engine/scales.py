@@ -48,7 +48,7 @@ class _Scale(NamedTuple):
 
 @dataclasses.dataclass
 class Passage:
-    """A cell on its way."""
+    """A cell going through the scales, with its result so far."""
 
     index: int
     cell: Cell

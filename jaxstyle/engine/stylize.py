@@ -61,8 +61,8 @@ def stylize(
     """Render `content` in the style of `styles`.
 
     Args:
-        content: a path, an image of Pillow's, or an array `[h, w, 3]` of floats in 0–1 or of uint8
-            (see `load_image`); resized to `config.size`.
+        content: a path, a Pillow image, or an array `[h, w, 3]` of floats in 0–1 or of uint8 (see
+            `load_image`); resized to `config.size`.
         styles: one such picture, or several, blended as `config` says.
         config: the settings, or the name of a preset.
         params: from `load_weights`, or those of your own network; by default loaded, and downloaded

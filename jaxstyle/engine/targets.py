@@ -211,7 +211,7 @@ class Targets:
         return call
 
     def _bind_shapes(self, function: Any, *static: Hashable) -> Callable[..., Any]:
-        """Do as `_bind` does, but return zeros in place of the program's results."""
+        """Like `_bind`, but return zeros shaped like the results without running the program."""
 
         def call(*arguments: Any) -> Any:
             results = _lowered(self._call(function, static, arguments)).out_info

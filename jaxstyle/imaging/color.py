@@ -76,14 +76,14 @@ def _in_gamut(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w 1"]:
 
 
 def colored_content(content: Image, config: Config) -> Image:
-    """Return the content as network input: gray where only lightness is transferred."""
+    """Return the content as network input: grey where only lightness is transferred."""
     return content if config.preserve_color != "luminance" else _gray(to_oklab(content)[..., :1])
 
 
 def colored_style(style: Image, content: Image, config: Config) -> Image:
     """Return the style as network input, with the colours of `content`.
 
-    Where only lightness is transferred, it is gray, with the mean and spread of the content's
+    Where only lightness is transferred, it is grey, with the mean and spread of the content's
     lightness.
     """
     if config.preserve_color == "none":

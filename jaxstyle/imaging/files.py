@@ -105,7 +105,7 @@ def remove_leftovers(folder: epath.PathLike, seconds: float = 0.0) -> None:
 
     Args:
         folder: need not exist.
-        seconds: the age from which files count as left; another process may be writing newer ones.
+        seconds: minimum age; newer files may still be in use by another process.
     """
     if not is_local(folder):
         return

@@ -50,9 +50,9 @@ def read_picture(
 ) -> Picture:
     """Decode the image file at `path` (local or `gs://`).
 
-    Orientation is applied, an embedded colour profile is converted to sRGB (except for gray of
+    Orientation is applied, an embedded colour profile is converted to sRGB (except for grey of
     more than 8 bits), and any mode becomes RGB. Colour under fully transparent pixels becomes
-    white. Values are read at up to 16 bits or as floats; gray with alpha, and colour that is
+    white. Values are read at up to 16 bits or as floats; grey with alpha, and colour that is
     converted, at 8. A warning tells if only the first frame of an animation is read, or if a JPEG
     ends early.
 

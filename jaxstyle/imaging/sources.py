@@ -1,4 +1,4 @@
-"""Pictures and masks as callers have them: files, Pillow's images and arrays."""
+"""Pictures and masks as callers have them: files, Pillow images and arrays."""
 
 import os
 from collections.abc import Iterable
@@ -32,8 +32,8 @@ def load_image(
     """Return a picture as floating-point sRGB `[h, w, 3]`, nominally in 0–1.
 
     Args:
-        source: a path, local or `gs://`, see `read_picture`; an image of Pillow's, converted like a
-            file; or an array, gray or RGB, of uint8 in 0–255 or floats in 0–1, whose type is kept.
+        source: a path, local or `gs://`, see `read_picture`; a Pillow image, converted like a file;
+            or an array, grey or RGB, of uint8 in 0–255 or floats in 0–1, whose type is kept.
         size: the long side in pixels to resize to; None or "original" keeps the size.
         name: what to call the picture in errors.
 
@@ -89,7 +89,7 @@ def _array(source: Any, name: str) -> Any:
                 f"{name} cannot be converted to a NumPy array ({brief(error)})"
             ) from None
     raise ImageError(
-        f"{name} must be a path, an image of Pillow's or an array [height, width, 3], "
+        f"{name} must be a path, a Pillow image or an array [height, width, 3], "
         f"not {type(source).__name__}"
     )
 

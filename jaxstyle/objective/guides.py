@@ -1,9 +1,9 @@
 """Guides: masks that say which region each part of a picture belongs to.
 
-Masks are read as those who make them mean them. Each flat colour is a region, whether it is drawn
-in bright colours or as a label image of 0, 1, 2. Grays between black and white, or the colours
-between two others, are weights between two regions. What is painted on a transparent ground is
-apart from it, whatever its colour.
+Masks are interpreted the way their authors intend. Each flat colour is a region, whether it is
+drawn in bright colours or as a label image of 0, 1, 2. Greys between black and white, or the
+colours between two others, are weights between two regions. What is painted on a transparent ground
+is apart from it, whatever its colour.
 """
 
 import itertools
@@ -36,12 +36,12 @@ TRANSPARENT: Color = (-1.0, -1.0, -1.0)
 """The ground of a guide that has black painted on it; elsewhere, the ground is black."""
 
 _EXACT, _EXACTLY_COVERED = 0.016, 0.75
-"""A gray guide is flat, not a ramp, if at least the second share of its pixels lies within the
+"""A grey guide is flat, not a ramp, if at least the second share of its pixels lies within the
 first of a flat colour."""
 _GAP = 0.25
-"""Largest step between the grays of a ramp."""
+"""Largest step between the greys of a ramp."""
 _GRAY = 2.5 / 255
-"""Largest difference between the channels of gray."""
+"""Largest difference between the channels of grey."""
 _SNAPPED = 0.02
 """Weights this near to 0 or 1 are noise."""
 
@@ -60,8 +60,8 @@ class Guide(NamedTuple):
         """Parse a guide.
 
         Args:
-            source: a path, an image of Pillow's, or an array of floats in 0–1, of booleans or of
-                labels, `[h, w]` or `[h, w, channels]`.
+            source: a path, a Pillow image, or an array of floats in 0–1, of booleans or of labels,
+                `[h, w]` or `[h, w, channels]`.
             name: what to call it in errors.
 
         Raises:
@@ -194,7 +194,7 @@ def _parse_opaque(pixels: Float[np.ndarray, "h w 3"], name: str) -> Guide:
     if not palette:
         raise ImageError(
             f"the guide {name} has {len(values)} colours; a guide has at most {MOST_COLORS} flat "
-            "ones, one for each region, or grays from black to white, or transparent parts"
+            "ones, one for each region, or greys from black to white, or transparent parts"
         )
     if len(palette) != 2:
         return Guide(nearest_labels(pixels, palette), palette)

@@ -45,7 +45,7 @@ class Objective:
 
     A pytree whose leaves are the arrays, so one compiled program serves any weights and targets
     of the same shapes, and `jax.vmap` maps over images, targets and weights alike. Fields that
-    change the program (layers, normalisations, the network's build) are static.
+    change the program (layers, normalizations, the network's build) are static.
     """
 
     params: Params
@@ -60,7 +60,7 @@ class Objective:
     tv_weight: Scalar
     extra_weights: dict[str, Scalar]
     statistics: Mapping[str, StyleStatistic] = struct.field(pytree_node=False)
-    """Hashable, as all static fields."""
+    """Hashable, like all static fields."""
     network: FeatureExtractor = struct.field(pytree_node=False)
     precision: Precision = struct.field(pytree_node=False)
     """Precision of the statistics' products."""

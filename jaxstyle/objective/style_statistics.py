@@ -66,7 +66,7 @@ class StyleStatistic(abc.ABC):
     """
 
     directions: int = 0
-    """Least number of random unit vectors in `Layer.axes`."""
+    """Minimum number of random unit vectors in `Layer.axes`."""
     depends_on_positions: ClassVar[bool] = False
     """Whether `as_target` uses the number of positions: targets are then made for each shape."""
 

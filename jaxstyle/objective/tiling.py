@@ -142,7 +142,7 @@ def fold(
 
 
 def _windows(picture: Float[Array, "h w 3"], tiling: Tiling) -> Float[Array, "t h2 w2 3"]:
-    """Cut out all windows, in slices whose gradients are no scatters."""
+    """Cut out all windows with slices, whose gradients need no scatter."""
     height, width = tiling.window
     # By the tiles' rows and columns: windows at the end may be the same.
     pairs = list(zip(tiling.tiles, tiling.starts, strict=True))

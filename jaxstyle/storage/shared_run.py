@@ -35,7 +35,7 @@ class SharedRun:
 
         Args:
             progress: that progress; on other processes anything.
-            finished: its result, of what JSON has, or None.
+            finished: its result as JSON data, or None.
             like: gives the expected structure and shapes of a scale's state.
         """
         from jaxstyle.storage.checkpoints import from_arrays, to_arrays  # imports Orbax

@@ -107,7 +107,7 @@ def test_a_gray_profile_is_applied_with_and_without_alpha(tmp_path: Path) -> Non
 
 
 def linear_gray_profile() -> bytes:
-    """The shortest ICC profile there is of linear gray: a white point and an identity curve."""
+    """The shortest ICC profile there is of linear grey: a white point and an identity curve."""
     xyz = b"XYZ " + bytes(4) + bytes.fromhex("0000f6d6000100000000d32d")
     curve = b"curv" + bytes(8)
     offset = 128 + 4 + 2 * 12
