@@ -245,7 +245,7 @@ def _enter_run(
         snapshots=snapshots,
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,
-        finish=lambda image: colored_result(image, inputs.content.pixels, config),
+        as_result=lambda image: colored_result(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
     # A run that has progress of its own resumes from it.

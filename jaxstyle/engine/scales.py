@@ -237,8 +237,8 @@ def _compile(
 
 
 def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:
-    program = targets.program
-    levels = pyramid.levels(program, shape)
+    structure = targets.structure
+    levels = pyramid.levels(structure, shape)
     scales: list[_Scale] = []
     for number, (level, budget) in enumerate(zip(levels, budgets, strict=True)):
         rows = level.shape[0]
@@ -247,9 +247,9 @@ def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) ->
                 number,
                 level.ratio,
                 level.shape,
-                make_optimizer(program, (rows, targets.layout().padded_rows(rows))),
+                make_optimizer(structure, (rows, targets.layout().padded_rows(rows))),
                 # The objective's own settings are part of its structure.
-                targets.identity(program.optimizer, program.precision),
+                targets.identity(structure.optimizer, structure.precision),
                 budget * math.prod(level.shape) <= _QUICK,
                 number == len(levels) - 1,
             )

@@ -86,10 +86,10 @@ def stylize(
     config = preset(config) if isinstance(config, str) else config
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
-    program = for_space(config, len(devices))
+    adapted = for_space(config, len(devices))
     params = load_weights(network=common_network([config])) if params is None else params
     fitted = fit_shape(cell.content.shape, config.size)
-    _check_memory(fitted, program, params, len(devices), least_memory(devices))
+    _check_memory(fitted, adapted, params, len(devices), least_memory(devices))
     ((_, outcome),) = stylize_cells(
         [cell],
         params,
@@ -117,7 +117,7 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
     _check_memory(fitted, config, params, 1, least_memory(devices))
     budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
     try:
-        compile_scales(cell, Targets(params, program_of(config), devices, 1, 1), fitted, budgets)
+        compile_scales(cell, Targets(params, structure_of(config), devices, 1, 1), fitted, budgets)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -125,12 +125,12 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
 
 
 def _check_memory(
-    shape: tuple[int, int], program: Config, params: Params, space: int, memory: int
+    shape: tuple[int, int], config: Config, params: Params, space: int, memory: int
 ) -> None:
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
-    prepared = jax.eval_shape(functools.partial(prepare_params, config=program), params)
-    for level in reversed(pyramid.levels(program, shape)):
-        fit(program, level.shape, prepared, memory, space)
+    prepared = jax.eval_shape(functools.partial(prepare_params, config=config), params)
+    for level in reversed(pyramid.levels(config, shape)):
+        fit(config, level.shape, prepared, memory, space)
 
 
 def stylize_batch(
@@ -195,12 +195,12 @@ def stylize_batch(
             outcomes[i] = error
     if params is None:
         params = load_weights(network=common_network(given["configs"]))
-    for program, shape in {
-        (program_of(cell.config), fit_shape(cell.content.shape, cell.config.size))
+    for structure, shape in {
+        (structure_of(cell.config), fit_shape(cell.content.shape, cell.config.size))
         for cell in cells.values()
     }:
-        chosen = for_space(program, space)
-        _check_memory(shape, chosen, params, space, least_memory(devices))
+        adapted = for_space(structure, space)
+        _check_memory(shape, adapted, params, space, least_memory(devices))
     positions = list(cells)
     for index, outcome in stylize_cells(
         list(cells.values()),
@@ -287,7 +287,7 @@ def pick_devices(count: int) -> tuple[Device, ...]:
     return chosen
 
 
-def program_of(config: Config) -> Config:
+def structure_of(config: Config) -> Config:
     """Return `config` without settings that are data: equal results share a compiled program."""
     scales, optimizer = config.scales, config.optimizer
     if not isinstance(scales, OneScale):
@@ -357,19 +357,19 @@ def stylize_cells(
     devices = _checked(devices, lanes, space)
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
-        program = program_of(for_space(cell.config, space))
-        shape = fit_shape(cell.content.shape, program.size)
+        structure = structure_of(for_space(cell.config, space))
+        shape = fit_shape(cell.content.shape, structure.size)
         try:
             cell_regions = cell.regions()
         except JaxstyleError as error:
             if index not in skip:
                 yield index, error
             continue
-        blended = program.style_blend == "statistics"
+        blended = structure.style_blend == "statistics"
         parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
-        groups.setdefault((program, shape, tuple(parts)), []).append(index)
+        groups.setdefault((structure, shape, tuple(parts)), []).append(index)
     targets: Targets | None = None
-    for (program, shape, _), members in groups.items():
+    for (structure, shape, _), members in groups.items():
         most = lanes or _paying_lanes(shape, devices, space)
         levels = [pyramid.levels(cells[index].config, shape) for index in members]
         longest = [max(level.evaluations for level in same) for same in zip(*levels, strict=True)]
@@ -383,8 +383,8 @@ def stylize_cells(
             wave = members[first : first + step]
             if all(index in skip for index in wave):
                 continue
-            if targets is None or targets.program != program:
-                targets = Targets(params, program, devices, space, most)
+            if targets is None or targets.structure != structure:
+                targets = Targets(params, structure, devices, space, most)
             passages = [
                 None
                 if index in skip

@@ -29,7 +29,7 @@ from jaxstyle.objective import regions, sliced, tiling
 from jaxstyle.objective.guides import Guide, Guides
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import (
-    Gathered,
+    GatheredLayers,
     Objective,
     StylePart,
     StyleTargets,
@@ -81,12 +81,12 @@ def _statistics(
 ) -> StyleTargets:
     compute = functools.partial(extract, network, layers)
 
-    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
+    def gathered(features: Features, place: tiling.Place | None) -> GatheredLayers:
         return gathered_of(
             statistics, layers, features, guides, precision, axes, place, whole=tiles is None
         )
 
-    def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
+    def visit(carry: GatheredLayers, features: Features, place: tiling.Place) -> GatheredLayers:
         return merged(statistics, carry, gathered(features, place))
 
     if tiles is None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle.engine import program_of, pyramid
+from jaxstyle.engine import pyramid, structure_of
 from jaxstyle.storage.cells import GridCell
 
 
@@ -37,7 +37,7 @@ def shared_out(entries: Sequence[Entry], index: int, count: int) -> list[Entry]:
     """Return part `index` of `count` of about equal cost, with cells of one program adjacent."""
 
     def program_and_content(entry: Entry) -> tuple[Any, ...]:
-        return repr(program_of(entry.cell.config)), entry.shape, entry.cell.content
+        return repr(structure_of(entry.cell.config)), entry.shape, entry.cell.content
 
     ordered = sorted(entries, key=program_and_content)
     costs = np.array([entry.cost for entry in ordered], np.float64) + 1

@@ -299,8 +299,8 @@ class Grid:
         """Open the folder of a cell's run."""
         config, content = cell.config, cell.content.load()
         shown = as_used(content, [style.load() for style in cell.styles], config)
-        finish = lambda image: colored_result(image, cell.content.load(), config)  # noqa: E731
-        run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
+        as_result = lambda image: colored_result(image, cell.content.load(), config)  # noqa: E731
+        run = Run(folder, checkpoints=Schedule(), as_result=as_result, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
         paths = entry.cell.content, entry.cell.styles
         identity = Identity(config, entry.sha256, *paths, None, *guides)

@@ -88,7 +88,7 @@ class Run:
         checkpoint_seconds: float = math.inf,
         snapshots: Schedule = Schedule(),
         on_scale: Callable[[], None] = lambda: None,
-        finish: Callable[[Image], Image] = lambda image: image,
+        as_result: Callable[[Image], Image] = lambda image: image,
     ) -> None:
         """Lock the folder, local or `gs://`, and create it if missing.
 
@@ -100,7 +100,7 @@ class Run:
                 small part of it. The first ones follow sooner, after a second, two, four ….
             snapshots: when to save the best image so far.
             on_scale: called once the start of a new scale is safely on disk.
-            finish: converts an image of the loop as for a result; used for snapshots.
+            as_result: converts an image of the loop to what a result shows; used for snapshots.
 
         Raises:
             FileError: the folder cannot be written to, or another process has locked it. Buckets
@@ -110,7 +110,7 @@ class Run:
         self.on_image: Callable[[int, Image], None] = lambda *_: None
         """Called with the evaluation and the image of each snapshot and of the result."""
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
-        self._on_scale, self._finish = on_scale, finish
+        self._on_scale, self._as_result = on_scale, as_result
         self._closing = contextlib.ExitStack()
         if files.is_local(folder):
             lock = filelock.FileLock(self.folder / ".lock")
@@ -257,7 +257,7 @@ class Run:
         passed = range(self._kept + 1, evaluation + 1)
         self._kept = evaluation
         if any(map(self._snapshot_schedule.has, passed)):
-            image = self._finish(np.asarray(outcome(progress.state)))
+            image = self._as_result(np.asarray(outcome(progress.state)))
             folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
             self.on_image(evaluation, image)
