@@ -7,6 +7,7 @@ from .config import (
     FileError as FileError,
     ImageError as ImageError,
     JaxstyleError as JaxstyleError,
+    OutOfMemoryError as OutOfMemoryError,
     Pyramid as Pyramid,
     WeightsError as WeightsError,
     preset as preset,

@@ -241,7 +241,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         return images.read_picture(path, 8), images.read_picture(path), images.read_metadata(path)
 
     def read_guide(path: Path) -> object:
-        return str(parse_guide(load_mask(path, "guide"), "guide"))
+        return str(parse_guide(*load_mask(path, "guide"), "guide"))
 
     def settings(path: Path) -> object:
         return to_toml(Stylize("c.png", ("s.png",), config=str(path)).settings)

@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxstyle import Config, stylize
 from jaxstyle.config.errors import JaxstyleError
-from jaxstyle.engine.optimizers import state_like
-from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.optimizers import state_at
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import Checkpoints
 from jaxstyle.storage.folders import read_result
-from jaxstyle.storage.runs import Identity, Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run
 from tests.conftest import SHALLOW, picture, random_params
 
 CONTENT, STYLE = picture(32, 48, 0), picture(40, 36, 1)
@@ -46,8 +46,7 @@ def go_on(folder: Path, optimizer: str, pause: float = 0.0) -> None:
         if read_result(folder) is not None:
             return
         run.identify(Identity(config, sha256, "content.png", ["style.png"]))
-        scales = plan(CONTENT, STYLE, config)
-        progress = run.resume(lambda scale: state_like(scales[scale].content.shape, config))
+        progress = run.resume(lambda scale: state_at(config, CONTENT.shape, scale))
 
         def callback(record: Record) -> None:
             run.record(record)

@@ -45,6 +45,7 @@ from jaxstyle.config import (
     PRESETS,
     SUMMARIES,
     JaxstyleError,
+    OutOfMemoryError,
     flat,
     is_out_of_memory,
     preset,
@@ -90,6 +91,8 @@ def run(argv: Sequence[str]) -> int:
             if command is None:  # nobody reads the help
                 return 0
             return _perform(command, interrupted)
+    except (OutOfMemoryError, MemoryError):
+        return _out_of_memory()
     except JaxstyleError as error:
         complain(str(error))
         return EXIT_MISTAKE
@@ -105,8 +108,6 @@ def run(argv: Sequence[str]) -> int:
         name = "" if error.filename is None else f"{error.filename}: "
         complain(f"{name}{error.strerror or error}")
         return EXIT_MISTAKE
-    except MemoryError:
-        return _out_of_memory()
     except KeyboardInterrupt:
         resumable = isinstance(command, RenderGrid) or (
             isinstance(command, Stylize) and command.workdir is not None

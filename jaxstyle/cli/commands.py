@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.cli.help_text import command
 from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
-from jaxstyle.imaging import images, read_bytes
+from jaxstyle.imaging import files, images
 from jaxstyle.storage import Base, cells
 
 CLI_SIZE = 512
@@ -50,7 +50,7 @@ class Stylize:
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """Where to write the result: .png, .jpg, .webp or .tif."""
     content_guide: Annotated[str | None, arg(metavar="FILE")] = None
-    """A mask with the content's aspect ratio: a region for each flat colour or label; grays are
+    """A mask with the content's aspect ratio: a region for each flat colour or label; greys are
     weights between black and white, a transparent ground is the darkest region. The regions get the
     styles in order, from dark to bright; with one style fewer, the darkest is kept as it is."""
     style_guide: Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")] = ()
@@ -92,7 +92,7 @@ class Stylize:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
+    """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -162,7 +162,7 @@ class RenderGrid:
     offline: bool = False
     """Never touch a network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
-    """Where stderr is no terminal but a log: how often to print a line of progress; 0: never."""
+    """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -318,6 +318,6 @@ def _settings_in(path: str) -> Mapping[str, Any]:
             raise ConfigError("the picture has no settings; those that stylize makes do") from None
         return vars(Config().replace(**recorded))
     try:
-        return parse_toml(read_bytes(path).decode())
+        return parse_toml(files.read_bytes(path).decode())
     except UnicodeDecodeError:
         raise ConfigError("not a text file") from None

@@ -8,7 +8,7 @@ from jaxstyle.cli.process import EXIT_CELLS_FAILED
 from jaxstyle.cli.terminal import cells_progress, say, silence_libtiff
 from jaxstyle.config import ConfigError
 from jaxstyle.imaging import files
-from jaxstyle.storage import cells
+from jaxstyle.storage import Schedule, cells
 
 _LATE = 30.0
 """Seconds after which files of other hosts should be seen: network file systems cache names."""
@@ -29,6 +29,7 @@ def render_grid(command: RenderGrid) -> int:
         raise ConfigError(
             f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
         )
+    snapshots = Schedule.parse(command.snapshots, "--snapshots")
     inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
     for path in (path for paths in inputs for path in paths):
         if files.same(path, output):
@@ -36,17 +37,15 @@ def render_grid(command: RenderGrid) -> int:
     wanted = grid_cells(command)
     start_jax(deterministic=command.deterministic)
     silence_libtiff()
-    from jaxstyle.engine import check_cell, spreadable
+    from jaxstyle.engine import check_cell, for_space
     from jaxstyle.network import common_network, weights
-    from jaxstyle.storage import Schedule, grid, hosts
+    from jaxstyle.storage import grid, hosts
 
-    snapshots = Schedule.parse(command.snapshots, "--snapshots")
     if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:
         check_cell(cell.config, len(cell.styles))
-        if command.space > 1:
-            spreadable(cell.config)
+        for_space(cell.config, command.space)
     share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()

@@ -1,6 +1,7 @@
 """A run from its files to its result: inputs, run folder and outputs."""
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -18,31 +19,26 @@ from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import INITS, ConfigError, brief, flat, words
 from jaxstyle.engine import (
-    OutOfMemoryError,
     Progress,
     Record,
     Result,
-    Scale,
     State,
-    finished_image,
-    fitted_shape,
+    as_used,
+    check_scales,
     fitted_style_shape,
+    for_space,
     pick_devices,
-    plan,
-    spreadable,
-    state_like,
+    pyramid,
+    state_at,
     stylize,
 )
-from jaxstyle.imaging import Image, Mask, Picture, files, images
+from jaxstyle.imaging import Image, Picture, colored_result, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
 from jaxstyle.storage import Schedule, SharedRun, hosts, read_result, runs
 
 T = TypeVar("T")
-
-_CHECKPOINTS = 50
-"""The default number of evaluations between checkpoints."""
 
 
 def render(command: Stylize, interrupted: Interrupt) -> int:
@@ -64,13 +60,12 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
     config = command.settings
     everyone = jax.device_count() if command.distributed else 1
     devices = pick_devices(everyone if command.space is None else command.space)
-    if len(devices) > 1:
-        spreadable(config)
+    for_space(config, len(devices))
     inputs, checkpoint = _everywhere(
         command, lambda: _prepare(command), lambda prepared: _identity(command, prepared[0])
     )
-    shapes = [scale.content.shape for scale in inputs.scales]
-    like = lambda scale: state_like(shapes[scale], config)  # noqa: E731
+    shape = inputs.content.pixels.shape
+    like = functools.partial(state_at, config, shape)
     with contextlib.ExitStack() as stack:
         run, board, progress, finished = None, None, None, None
         # A cluster's run is in a folder of its first process.
@@ -90,9 +85,7 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
             run.on_image = board.picture
         shared = None
         if command.distributed:
-            snapshots = Schedule.parse(command.snapshots, "--snapshots")
-            shared = SharedRun(run, (_checkpoints(command), snapshots))
-        shape = fitted_shape(inputs.content.pixels.shape, config)
+            shared = SharedRun(run, _schedules(command))
         with run_progress(config, shape, command.quiet, command.progress) as show:
 
             def callback(record: Record) -> bool:
@@ -108,21 +101,18 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
                     return signal > 0
                 return interrupted.requested
 
-            try:
-                result = stylize(
-                    inputs.content.pixels,
-                    inputs.styles,
-                    config,
-                    weights.to_params(checkpoint),
-                    callback,
-                    guides=inputs.guides,
-                    # Without a folder there is no run either.
-                    keeper=shared if shared is not None and command.workdir is not None else run,
-                    progress=progress,
-                    devices=devices,
-                )
-            except OutOfMemoryError:
-                raise MemoryError from None
+            result = stylize(
+                inputs.content.pixels,
+                inputs.styles,
+                config,
+                weights.to_params(checkpoint),
+                callback,
+                guides=inputs.guides,
+                # Without a folder there is no run either.
+                keeper=shared if shared is not None and command.workdir is not None else run,
+                progress=progress,
+                devices=devices,
+            )
         if command.workdir is not None and result.reason == "stopped":
             complain(
                 f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
@@ -145,7 +135,7 @@ def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     if jax.default_backend() == "cpu":
         # JAX imports it to read a stored program; reading files lets other threads run.
         threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
-    inputs = _read_inputs(command, command.output)
+    inputs = _read_inputs(command)
     path = weights.locate(
         command.weights,
         network=command.settings.network,
@@ -182,15 +172,12 @@ class _Inputs(NamedTuple):
     content: Picture
     styles: list[Image]
     guides: Guides | None
-    scales: tuple[Scale, ...]
     sha256: dict[str, list[str]]
 
 
-def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
+def _read_inputs(command: Stylize) -> _Inputs:
     """Read the pictures and check that they fit, before anything is fetched or computed."""
-    config = command.settings
-    if output is not None:
-        images.check_output(output, command.bits)
+    config, output = command.settings, command.output
 
     def style_size(path: str) -> int | None:
         # A style stretched to the content's shape is resampled only once, when stretched; one
@@ -212,7 +199,7 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     guides = None
     if command.content_guide is not None:
         first, *rest = (
-            parse_guide(Mask(picture.pixels, picture.alpha), path)
+            parse_guide(picture.pixels, picture.alpha, path)
             for role in ("content_guide", "style_guide")
             for picture, path in zip(pictures[role], others[role], strict=True)
         )
@@ -225,19 +212,18 @@ def _read_inputs(command: Stylize, output: str | None) -> _Inputs:
     sha256 = {role: [picture.sha256 for picture in read] for role, read in pictures.items()}
     if output is not None:
         paths = (command.content, *command.style, *itertools.chain(*others.values()))
-        for path in map(Path, paths):
-            if path.exists() and Path(output).exists() and path.samefile(output):
-                raise ConfigError(f"{output} is also an input; name another file to write")
+        if any(files.same(path, output) for path in paths):
+            raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
-    scales = plan(content.pixels, pixels, config, guides)
+    check_scales(content.pixels.shape, [style.shape for style in pixels], config, guides)
     if guides is not None and jax.process_index() == 0:
         shares = style_shares(len(pixels), config)
         content_line = regions.explain(guides, shares, command.style)
         lines = [content_line, *map(str, guides.styles)]
         for path, line in zip((*others["content_guide"], *command.style_guide), lines, strict=True):
             say(f"{path}: {line}", command.quiet)
-    return _Inputs(content, pixels, guides, scales, sha256)
+    return _Inputs(content, pixels, guides, sha256)
 
 
 def _enter_run(
@@ -251,16 +237,15 @@ def _enter_run(
     assert command.workdir is not None
     config = command.settings
     seconds = 45.0 if command.checkpoint_seconds is None else command.checkpoint_seconds
-    if not seconds > 0:
-        raise ConfigError(f"--checkpoint-seconds must be greater than 0, not {seconds:g}")
+    checkpoints, snapshots = _schedules(command)
     run = runs.Run(
         command.workdir,
-        checkpoints=_checkpoints(command),
+        checkpoints=checkpoints,
         checkpoint_seconds=seconds,
-        snapshots=Schedule.parse(command.snapshots, "--snapshots"),
+        snapshots=snapshots,
         # The hosts of a cluster end only together.
         on_scale=interrupted.disarm if not command.distributed else lambda: None,
-        finish=lambda image: finished_image(image, inputs.content.pixels, config),
+        as_result=lambda image: colored_result(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
     # A run that has progress of its own resumes from it.
@@ -274,8 +259,8 @@ def _enter_run(
         command.content_guide,
         command.style_guide,
     )
-    shapes = [scale.content.shape for scale in inputs.scales]
-    start = None if fork is None else runs.fork(fork, identity, like, shapes)
+    first = pyramid.levels(config, inputs.content.pixels.shape)[0]
+    start = None if fork is None else runs.fork(fork, identity, like, first.shape)
     run.identify(identity)
     if fork is not None and start is not None and not start.records:
         changed = "; ".join(runs.differences(fork, identity).values())
@@ -285,15 +270,15 @@ def _enter_run(
     if finished is not None:
         return run, None, finished
     progress = run.resume(like, start)
-    run.show_inputs(inputs.scales[-1].content, inputs.scales[-1].styles)
+    run.show_inputs(*as_used(inputs.content.pixels, inputs.styles, config))
     return run, progress, None
 
 
-def _checkpoints(command: Stylize) -> Schedule:
-    every = _CHECKPOINTS if command.checkpoints is None else command.checkpoints
-    if every < 1:
-        raise ConfigError(f"--checkpoints must be at least 1, not {every}")
-    return Schedule(every=every)
+def _schedules(command: Stylize) -> tuple[Schedule, Schedule]:
+    """Return the evaluations at which the run saves checkpoints and snapshots."""
+    every = command.checkpoints
+    checkpoints = runs.CHECKPOINTS if every is None else Schedule(every=every)
+    return checkpoints, Schedule.parse(command.snapshots, "--snapshots")
 
 
 def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:

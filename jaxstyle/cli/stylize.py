@@ -7,7 +7,8 @@ from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import Interrupt
 from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
-from jaxstyle.storage import cells
+from jaxstyle.imaging import images
+from jaxstyle.storage import Schedule, cells
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
@@ -27,6 +28,15 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         for name in needing:
             if getattr(command, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --workdir RUN")
+    Schedule.parse(command.snapshots, "--snapshots")
+    if command.checkpoints is not None and command.checkpoints < 1:
+        raise ConfigError(f"--checkpoints must be at least 1, not {command.checkpoints}")
+    if command.checkpoint_seconds is not None and not command.checkpoint_seconds > 0:
+        raise ConfigError(
+            f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
+        )
+    if command.output is not None and not command.distributed:  # else the other hosts would wait
+        images.check_output(command.output, command.bits)
     # Only now, so that mistakes need not wait for JAX.
     start_jax(deterministic=command.deterministic)
     silence_libtiff()

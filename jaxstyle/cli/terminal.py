@@ -60,7 +60,7 @@ def silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def run_progress(
-    config: Config, shape: tuple[int, int], quiet: bool, every: float
+    config: Config, shape: tuple[int, ...], quiet: bool, every: float
 ) -> Iterator["Callback"]:
     """Show evaluations, loss and time left on stderr: as a bar, or in a log as lines."""
     from jaxstyle.engine import pyramid
@@ -87,7 +87,8 @@ def cells_progress(
     """Show evaluations of cells and time left like `run_progress`, and a line per failed cell."""
     from jaxstyle.engine import pyramid
 
-    levels = [level for e in todo for level in pyramid.levels(e.cell.config, e.shape)]
+    usable = [entry for entry in todo if entry.problem is None]
+    levels = [level for e in usable for level in pyramid.levels(e.cell.config, e.shape)]
     total = sum(level.evaluations for level in levels)
     log = _Log(quiet, every, total)
     bar = _bar(quiet, "{task.fields[cells]} cells")
@@ -106,8 +107,8 @@ def cells_progress(
                 complain(f"{entry.name}: {problem}")
             elif problem is not None and problem not in told:  # of a file that many cells may have
                 told.add(problem)
-                count = unusable[problem]
-                complain(problem if count == 1 else f"{problem} ({count} cells fail)")
+                cells = unusable[problem]
+                complain(problem if cells == 1 else f"{problem} ({cells} cells fail)")
 
         def on_evaluations(more: int) -> None:
             nonlocal count

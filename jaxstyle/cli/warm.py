@@ -21,7 +21,7 @@ def warm(command: Warm) -> None:
     start_jax(deterministic=command.deterministic)
     import jax
 
-    from jaxstyle.engine import OutOfMemoryError, compile_ahead
+    from jaxstyle.engine import compile_ahead
     from jaxstyle.network import load_weights
 
     if not jax.config.values["jax_compilation_cache_dir"]:
@@ -34,10 +34,7 @@ def warm(command: Warm) -> None:
         for width, height in aspects:
             shape = fit_shape((height, width), size)
             started = time.perf_counter()
-            try:
-                compile_ahead(shape, config.replace(size=size), params)
-            except OutOfMemoryError:
-                raise MemoryError from None
+            compile_ahead(shape, config.replace(size=size), params)
             seconds = time.perf_counter() - started
             say(f"{shape[1]}×{shape[0]}: compiled in {seconds:.1f} s", command.quiet)
 

@@ -21,7 +21,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def brief(error: BaseException | str) -> str:
     """Return what another library's `error`, or its text, says, as part of a line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class ConfigError(JaxstyleError):
@@ -34,6 +35,13 @@ class ImageError(JaxstyleError):
 
 class WeightsError(JaxstyleError):
     """Network weights that cannot be fetched, are damaged or for another network."""
+
+
+class OutOfMemoryError(JaxstyleError):
+    """Memory that is not enough even for one image alone; the command line exits with code 1."""
+
+    def __init__(self, message: str = "out of memory; try a smaller size") -> None:
+        super().__init__(message)
 
 
 class FileError(JaxstyleError):

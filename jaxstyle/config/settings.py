@@ -185,8 +185,8 @@ def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     if not weights:
         raise ConfigError("style_statistics must name at least one")
     for statistic in weights:
-        named = isinstance(statistic, str)
-        if (named and statistic not in known) or not (named or hasattr(statistic, "distance")):
+        own = hasattr(statistic, "distance") and not isinstance(statistic, type)
+        if not own and statistic not in known:
             raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
     return _check_names("style_statistics", weights)
 
@@ -270,7 +270,7 @@ class Config:
     )
     """Statistics of the style's features to match, and the weight of each one's distance: gram
     (Gram matrices), covariance, wasserstein (of Gaussians), sliced (sliced Wasserstein), or
-    moments (means and standard deviations). In Python also a StyleStatistic of one's own."""
+    moments (means and standard deviations). In Python also your own StyleStatistic."""
     style_weights: Converted[tuple[Weight, ...], Sequence[float]] = Converted(())
     """Weights of several styles, normalized to sum to 1; equal if not given."""
     style_blend: Literal["statistics", "loss"] = "statistics"
@@ -279,13 +279,13 @@ class Config:
     """How squared differences of features are added up."""
     style_normalization: Literal["seed", "gatys", "mean"] = "mean"
     """What squared differences of Gram matrices and covariances of N channels are divided by: 36
-    (seed, the Keras example), 4 N^2 (gatys, the paper) or N^4 (mean, as neural-style). seed and
+    (seed, the Keras example), 4 N^2 (gatys, the paper) or N^4 (mean, as in neural-style). seed and
     gatys average over layers, mean adds them up."""
     tv: Literal["seed", "l1", "l2", "nine-point"] = "l2"
     """Kind of total variation: the Keras example's power 1.25, absolute, half squares, or the
     mean of squares over a pixel and its eight neighbours."""
     extra_terms: Converted[Terms, Mapping[Any, float] | Iterable[Any]] = Converted(immutabledict())
-    """Terms of one's own and the weight of each: functions of the sRGB 0-1 image that JAX can
+    """Your own terms and the weight of each: functions of the sRGB 0-1 image that JAX can
     differentiate. A name tells them apart: that of a function, or a frozen dataclass' with its
     values."""
     style_shape: Literal["own", "content"] = "own"
@@ -301,8 +301,8 @@ class Config:
     """Where the image starts: content, noise, style, or the path of an image file."""
     network: Annotated[NetworkName | Any, BeforeValidator(_check_network)] = "vgg19"
     """The network whose features are compared; weights of vgg16 are not fetched, only converted.
-    In Python also a FeatureExtractor of one's own, to which pooling, padding and convolution do
-    not apply."""
+    In Python also your own FeatureExtractor, to which pooling, padding and convolution do not
+    apply."""
     pooling: Literal["max", "average"] = "max"
     """The network's pooling."""
     padding: Padding = "replicate"

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from jaxstyle.config.errors import ConfigError
 
 Count = Annotated[int, Field(strict=True, ge=1)]
-Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Weight = Annotated[float, Field(strict=True, ge=0)]
 Decay = Annotated[float, Field(strict=True, gt=0, lt=1)]

@@ -6,25 +6,21 @@ lanes for batches, rows sharded over several devices, fitting into memory, and r
 
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.ahead import usable_cores
-from jaxstyle.engine.fitting import spreadable
-from jaxstyle.engine.loop import OutOfMemoryError
-from jaxstyle.engine.memory import Device, device_memory
+from jaxstyle.engine.fitting import for_space
+from jaxstyle.engine.memory import device_memory
 from jaxstyle.engine.optimize import optimize
-from jaxstyle.engine.optimizers import begin, make_optimizer, state_like
+from jaxstyle.engine.optimizers import begin, make_optimizer, state_at
 from jaxstyle.engine.pictures import (
-    Scale,
-    finished_image,
-    fitted_shape,
+    as_used,
+    check_scales,
     fitted_style_shape,
-    plan,
-    style_at_scale,
 )
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.stylize import (
     check_cell,
     compile_ahead,
     pick_devices,
-    program_of,
+    structure_of,
     stylize,
     stylize_batch,
     stylize_cells,
@@ -35,33 +31,28 @@ from jaxstyle.engine.update import State, outcome
 __all__ = [
     "Callback",
     "Cell",
-    "Device",
     "GuideSource",
     "Keeper",
-    "OutOfMemoryError",
     "Progress",
     "Record",
     "Result",
-    "Scale",
     "Source",
     "State",
+    "as_used",
     "begin",
     "check_cell",
+    "check_scales",
     "compile_ahead",
     "device_memory",
-    "finished_image",
-    "fitted_shape",
     "fitted_style_shape",
+    "for_space",
     "make_optimizer",
     "optimize",
     "outcome",
     "pick_devices",
-    "plan",
-    "program_of",
     "pyramid",
-    "spreadable",
-    "state_like",
-    "style_at_scale",
+    "state_at",
+    "structure_of",
     "stylize",
     "stylize_batch",
     "stylize_cells",

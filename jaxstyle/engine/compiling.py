@@ -1,4 +1,4 @@
-"""Compilation: what programs are cached by, and compiler options by what a program is for."""
+"""Cache keys of programs, and compiler options by purpose."""
 
 import functools
 import os

@@ -88,7 +88,7 @@ def fit(
 
 
 def fit_targets(config: Config, shape: tuple[int, ...], params: Params, memory: int) -> Config:
-    """Do as `fit` does for the targets of a picture of `shape`, which one device computes.
+    """Like `fit`, for computing the targets of a picture of `shape` on one device.
 
     Without gradient or optimizer, activations are either kept or computed in the largest tiles
     that fit.
@@ -139,12 +139,14 @@ def _sizes(config: Config, shape: tuple[int, ...], params: Params, devices: int 
     )
 
 
-def spreadable(config: Config) -> Config:
-    """Return `config` adapted to images whose rows several devices share.
+def for_space(config: Config, space: int) -> Config:
+    """Return `config` adapted to images whose rows `space` devices share.
 
     Raises:
-        ConfigError: a setting cannot be used for such images.
+        ConfigError: a setting cannot be used if there are several.
     """
+    if space == 1:
+        return config
     if config.activations == "tiled" or config.tile is not None:
         raise ConfigError("tiles cannot be used for an image that several devices share")
     if config.convolution == "winograd":

@@ -1,8 +1,8 @@
 """Layouts: how many images are optimized at a time, and on which devices.
 
-The only module that knows of `vmap`, `shard_map`, donated memory and shardings. Several images are
-lanes: leaves have a leading axis, and no operation mixes lanes. One image alone has no such axis,
-since a unit axis costs memory and time and makes the compiler sum in another order.
+The only engine module that maps over lanes and shards states. Several images are lanes: leaves
+have a leading axis, and no operation mixes lanes. One image alone has no such axis, since a unit
+axis costs memory and time and makes the compiler sum in another order.
 
 Rows of an image that several devices share are sharded, and XLA's partitioner derives the halos of
 convolutions and the sums of Gram matrices by itself (Xu et al. 2021). The program only avoids
@@ -205,7 +205,7 @@ def _objective_rows(layout: Layout, objective: Any) -> Any:
 
 
 class Packed(NamedTuple):
-    """Measurements as one vector, or one of each lane, since each copy to the host takes time."""
+    """Measurements packed into one vector per lane, since every copy to the host costs time."""
 
     numbers: Float[Array, "*lanes n"]
     structure: PyTree[None]

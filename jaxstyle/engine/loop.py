@@ -15,7 +15,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from jaxstyle.config import JaxstyleError, is_out_of_memory
+from jaxstyle.config import JaxstyleError, OutOfMemoryError, is_out_of_memory
 from jaxstyle.engine.layout import Layout, Packed, Program
 from jaxstyle.engine.records import ENDS, REASONS, Callback, Journal, Keeper, Progress, Result
 from jaxstyle.engine.update import Info, State
@@ -24,10 +24,6 @@ from jaxstyle.optim import RUNNING
 
 IN_FLIGHT = 1
 """Evaluations by which the device may be ahead of the host, so that reading never stalls it."""
-
-
-class OutOfMemoryError(JaxstyleError):
-    """Memory that is not enough even for one image alone."""
 
 
 class Job(NamedTuple):
@@ -161,7 +157,7 @@ def run(
                 crowded = True
                 work.put_back()
             elif trying == 1:
-                work.give_up(OutOfMemoryError("out of memory; try a smaller size"))
+                work.give_up(OutOfMemoryError())
             else:
                 lanes = trying // 2
                 warnings.warn(

@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from jaxstyle.config import LBFGS, Adam, Config
+from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Progress
 from jaxstyle.engine.update import State, init, state_shapes
 from jaxstyle.imaging import Image
@@ -43,7 +44,7 @@ def make_optimizer(
 
 
 def hyperparameters(config: Config, budget: int) -> dict[str, float]:
-    """Return the optimizer's numbers, for which no program need be compiled anew.
+    """Return the optimizer's numeric hyperparameters, which change without recompiling.
 
     A schedule spans `budget` evaluations.
     """
@@ -56,6 +57,11 @@ def state_like(shape: tuple[int, ...], config: Config) -> State:
     """Return the structure, shapes and dtypes of the state for float32 images of `shape`."""
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     return state_shapes(make_optimizer(config), image)
+
+
+def state_at(config: Config, shape: tuple[int, ...], scale: int) -> State:
+    """Return `state_like` at a scale, counted from the coarsest, of a result of `shape`."""
+    return state_like((*pyramid.levels(config, shape)[scale].shape, 3), config)
 
 
 def begin(image: Image, config: Config) -> Progress:

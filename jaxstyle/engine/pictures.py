@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,50 +9,22 @@ import numpy as np
 from jaxstyle.config import Config
 from jaxstyle.engine import pyramid
 from jaxstyle.engine.records import Result
-from jaxstyle.imaging import Image, PictureLike, color, fit_shape, load_image, resize_image
+from jaxstyle.imaging import (
+    Image,
+    colored_content,
+    colored_style,
+    fit_shape,
+    load_image,
+    resize_image,
+)
 from jaxstyle.objective import (
     Guides,
-    as_styles,
-    check_aspects,
     check_guides,
     check_shapes,
     key_of,
+    regions,
     style_shares,
 )
-
-
-class Scale(NamedTuple):
-    """The pictures at one scale, and its budget of evaluations."""
-
-    content: Image
-    styles: tuple[Image, ...]
-    evaluations: int
-
-
-def plan(
-    content: PictureLike,
-    styles: PictureLike | Sequence[PictureLike],
-    config: Config,
-    guides: Guides | None = None,
-) -> tuple[Scale, ...]:
-    """Return the pictures at every scale of `config`, coarsest first, after checking all inputs.
-
-    Raises:
-        ConfigError, ImageError: see `build_objective`.
-    """
-    content = load_image(content, name="content")
-    originals = [load_image(style, name="style") for style in as_styles(styles)]
-    check_scales(content.shape, [style.shape for style in originals], config, guides)
-    scales: list[Scale] = []
-    for level in pyramid.levels(config, fitted_shape(content.shape, config)):
-        content_here = at_scale(content, config, level.ratio)
-        styles_here = tuple(
-            color.colored_style(style_at_scale(style, config, level.ratio), content_here, config)
-            for style in originals
-        )
-        content_here = color.colored_content(content_here, config)
-        scales.append(Scale(content_here, styles_here, level.evaluations))
-    return tuple(scales)
 
 
 def check_scales(
@@ -62,34 +33,33 @@ def check_scales(
     config: Config,
     guides: Guides | None = None,
 ) -> None:
-    """Raise the errors of `plan` for pictures of these shapes, without making any picture.
+    """Check the shapes of pictures at every scale of `config`, without making any picture.
 
     Raises:
         ConfigError, ImageError: see `build_objective`.
     """
     style_shares(len(styles), config)
     if guides is not None:
-        check_aspects(guides, content, styles)
-    fitted = fitted_shape(content, config)
-    for ratio, _ in pyramid.levels(config, fitted):
-        content_shape = pyramid.image_shape(fitted, ratio, config)
-        style_shapes = [style_shape(style, config, ratio) for style in styles]
-        check_shapes(content_shape, style_shapes, config)
+        regions.check_aspects(guides, content, styles)
+    for level in pyramid.levels(config, fit_shape(content, config.size)):
+        style_shapes = [style_shape(style, config, level.ratio) for style in styles]
+        check_shapes(level.shape, style_shapes, config)
         if guides is not None:
-            check_guides(content_shape, style_shapes, config, guides)
+            check_guides(level.shape, style_shapes, config, guides)
+
+
+def as_used(content: Image, styles: Sequence[Image], config: Config) -> tuple[Image, list[Image]]:
+    """Return the content and the styles as the network gets them at the last scale."""
+    content = at_scale(content, config, 1.0)
+    own = [style_at_scale(style, config, 1.0) for style in styles]
+    recolored = [colored_style(style, content, config) for style in own]
+    return colored_content(content, config), recolored
 
 
 def at_scale(picture: Image, config: Config, ratio: float) -> Image:
     """Resize `picture` to `config.size`, then by `ratio`."""
-    picture = resize_image(picture, fitted_shape(picture.shape, config))
+    picture = resize_image(picture, fit_shape(picture.shape, config.size))
     return resize_image(picture, pyramid.image_shape(picture.shape, ratio, config))
-
-
-def fitted_shape(shape: tuple[int, ...], config: Config) -> tuple[int, int]:
-    """Return the `(height, width)` that `config.size` gives a picture of `shape`."""
-    if config.size == "original":
-        return shape[0], shape[1]
-    return fit_shape(shape, config.size)
 
 
 def style_at_scale(style: Image, config: Config, ratio: float) -> Image:
@@ -133,11 +103,6 @@ def initial_image(content: Image, styles: Sequence[Image], config: Config) -> Im
         return np.asarray(jax.random.uniform(key_of(config.seed), content.shape, np.float32))
     start = styles[0] if config.init == "style" else load_image(config.init)
     return resize_image(start, content.shape)
-
-
-def finished_image(image: Image, content: Image, config: Config) -> Image:
-    """Turn an image of the loop into the final one, restoring colours that were set aside."""
-    return color.colored_result(image, resize_image(content, image.shape), config)
 
 
 def join_scales(results: Sequence[Result], shape: tuple[int, ...]) -> Result:

@@ -15,23 +15,28 @@ _PARTS = (8, 9, 12, 16)
 
 
 class Level(NamedTuple):
-    """One scale: its size relative to the last scale, and its budget of evaluations."""
+    """One scale of a run."""
 
     ratio: float
+    """Size relative to the last scale."""
+    shape: tuple[int, int]
+    """Height and width of the image."""
     evaluations: int
+    """Budget."""
 
 
 def levels(config: Config, shape: tuple[int, ...]) -> tuple[Level, ...]:
     """Return `config`'s scales for a result of `shape`, coarsest first; the last has ratio 1."""
     scales, budget = config.scales, config.evaluations
     if isinstance(scales, OneScale):
-        return (Level(1.0, budget),)
+        return (Level(1.0, (shape[0], shape[1]), budget),)
     number = _fitting(scales, shape) if isinstance(scales, AutoPyramid) else scales.number
     coarse = scales.coarse_evaluations or budget
     budgets = [scales.first_evaluations or coarse, *[coarse] * (number - 2), budget][-number:]
+    ratios = [scales.scale_factor ** (position - number + 1) for position in range(number)]
     return tuple(
-        Level(scales.scale_factor ** (position - number + 1), each)
-        for position, each in enumerate(budgets)
+        Level(ratio, image_shape(shape, ratio, config), each)
+        for ratio, each in zip(ratios, budgets, strict=True)
     )
 
 

@@ -49,8 +49,8 @@ class Result:
     image: Image | Any  # not PyTree, of which a strict type checker knows nothing
     """sRGB `[h, w, 3]`, not clipped (`to_uint8` and `save_image` clip), so that its loss is `loss`.
     Exceptions: a run that stopped at a coarse scale, whose image is enlarged; `ema`, whose mean is
-    not evaluated; and `preserve_color` where it restores the content's colours. Of `optimize`,
-    whatever it was given to start from."""
+    not evaluated; and `preserve_color` where it restores the content's colours. For `optimize`,
+    a pytree like its starting point."""
     loss: float
     terms: dict[str, float]
     history: tuple[Record, ...]

@@ -17,11 +17,11 @@ from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.layout import Layout, compile_update, whole
 from jaxstyle.engine.loop import Job, run
 from jaxstyle.engine.optimizers import hyperparameters, make_optimizer
-from jaxstyle.engine.pictures import finished_image, join_scales
+from jaxstyle.engine.pictures import join_scales
 from jaxstyle.engine.records import ENDS, Callback, Keeper, Progress, Result
 from jaxstyle.engine.targets import Cell, Targets
 from jaxstyle.engine.update import state_shapes
-from jaxstyle.imaging import resize_image
+from jaxstyle.imaging import colored_result, resize_image
 from jaxstyle.objective import Objective
 
 Outcomes = Iterator[tuple[int, Result | JaxstyleError]]
@@ -48,7 +48,7 @@ class _Scale(NamedTuple):
 
 @dataclasses.dataclass
 class Passage:
-    """A cell on its way."""
+    """A cell going through the scales, with its result so far."""
 
     index: int
     cell: Cell
@@ -105,7 +105,7 @@ class Passage:
         image = resize_image(self.before.image, shape)
         if self.cell.config.preserve_color == "luminance":
             try:
-                image = finished_image(image, self.cell.content.load(), self.cell.config)
+                image = colored_result(image, self.cell.content.load(), self.cell.config)
             except JaxstyleError as error:
                 return error
         return dataclasses.replace(self.before, image=image)
@@ -237,20 +237,20 @@ def _compile(
 
 
 def _scales(targets: Targets, shape: tuple[int, int], budgets: Sequence[int]) -> list[_Scale]:
-    program = targets.program
-    levels = pyramid.levels(program, shape)
+    structure = targets.structure
+    levels = pyramid.levels(structure, shape)
     scales: list[_Scale] = []
-    for number, ((ratio, _), budget) in enumerate(zip(levels, budgets, strict=True)):
-        reduced = pyramid.image_shape(shape, ratio, program)
+    for number, (level, budget) in enumerate(zip(levels, budgets, strict=True)):
+        rows = level.shape[0]
         scales.append(
             _Scale(
                 number,
-                ratio,
-                reduced,
-                make_optimizer(program, (reduced[0], targets.layout().padded_rows(reduced[0]))),
+                level.ratio,
+                level.shape,
+                make_optimizer(structure, (rows, targets.layout().padded_rows(rows))),
                 # The objective's own settings are part of its structure.
-                targets.identity(program.optimizer, program.precision),
-                budget * math.prod(reduced) <= _QUICK,
+                targets.identity(structure.optimizer, structure.precision),
+                budget * math.prod(level.shape) <= _QUICK,
                 number == len(levels) - 1,
             )
         )

@@ -17,20 +17,20 @@ from jaxstyle.config import (
     ImageError,
     JaxstyleError,
     OneScale,
+    OutOfMemoryError,
     equal,
     is_out_of_memory,
     preset,
 )
 from jaxstyle.engine import pyramid
-from jaxstyle.engine.fitting import fit, spreadable
+from jaxstyle.engine.fitting import fit, for_space
 from jaxstyle.engine.layout import Layout
-from jaxstyle.engine.loop import OutOfMemoryError
 from jaxstyle.engine.memory import Device, least_memory
-from jaxstyle.engine.pictures import check_scales, fitted_shape
+from jaxstyle.engine.pictures import check_scales
 from jaxstyle.engine.records import Callback, Keeper, Progress, Record, Result
 from jaxstyle.engine.scales import Outcomes, Passage, compile_scales, through_scales
 from jaxstyle.engine.targets import Cell, GuideSource, Source, Targets
-from jaxstyle.imaging import PictureLike, as_several, load_image
+from jaxstyle.imaging import PictureLike, as_several, fit_shape, load_image
 from jaxstyle.network import Params, common_network, load_weights
 from jaxstyle.objective import (
     Guides,
@@ -61,8 +61,8 @@ def stylize(
     """Render `content` in the style of `styles`.
 
     Args:
-        content: a path, an image of Pillow's, or an array `[h, w, 3]` of floats in 0–1 or of uint8
-            (see `load_image`); resized to `config.size`.
+        content: a path, a Pillow image, or an array `[h, w, 3]` of floats in 0–1 or of uint8 (see
+            `load_image`); resized to `config.size`.
         styles: one such picture, or several, blended as `config` says.
         config: the settings, or the name of a preset.
         params: from `load_weights`, or those of your own network; by default loaded, and downloaded
@@ -86,10 +86,10 @@ def stylize(
     config = preset(config) if isinstance(config, str) else config
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
-    program = spreadable(config) if len(devices) > 1 else config
+    adapted = for_space(config, len(devices))
     params = load_weights(network=common_network([config])) if params is None else params
-    fitted = fitted_shape(cell.content.shape, config)
-    _check_memory(fitted, program, params, len(devices), least_memory(devices))
+    fitted = fit_shape(cell.content.shape, config.size)
+    _check_memory(fitted, adapted, params, len(devices), least_memory(devices))
     ((_, outcome),) = stylize_cells(
         [cell],
         params,
@@ -113,25 +113,24 @@ def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> Non
     """
     picture = np.random.default_rng(0).random((*shape, 3), np.float32)
     cell = _Sources().cell(picture, (picture,), config, None)
-    fitted, devices = fitted_shape(shape, config), (jax.local_devices()[0],)
+    fitted, devices = fit_shape(shape, config.size), (jax.local_devices()[0],)
     _check_memory(fitted, config, params, 1, least_memory(devices))
     budgets = [level.evaluations for level in pyramid.levels(config, fitted)]
     try:
-        compile_scales(cell, Targets(params, program_of(config), devices, 1, 1), fitted, budgets)
+        compile_scales(cell, Targets(params, structure_of(config), devices, 1, 1), fitted, budgets)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError("out of memory; try a smaller size") from None
+        raise OutOfMemoryError() from None
 
 
 def _check_memory(
-    shape: tuple[int, int], program: Config, params: Params, space: int, memory: int
+    shape: tuple[int, int], config: Config, params: Params, space: int, memory: int
 ) -> None:
     """Raise `ConfigError` if a scale does not fit the devices' memory, the last scale first."""
-    prepared = jax.eval_shape(functools.partial(prepare_params, config=program), params)
-    for level in reversed(pyramid.levels(program, shape)):
-        reduced = pyramid.image_shape(shape, level.ratio, program)
-        fit(program, reduced, prepared, memory, space)
+    prepared = jax.eval_shape(functools.partial(prepare_params, config=config), params)
+    for level in reversed(pyramid.levels(config, shape)):
+        fit(config, level.shape, prepared, memory, space)
 
 
 def stylize_batch(
@@ -196,12 +195,12 @@ def stylize_batch(
             outcomes[i] = error
     if params is None:
         params = load_weights(network=common_network(given["configs"]))
-    for program, shape in {
-        (program_of(cell.config), fitted_shape(cell.content.shape, cell.config))
+    for structure, shape in {
+        (structure_of(cell.config), fit_shape(cell.content.shape, cell.config.size))
         for cell in cells.values()
     }:
-        chosen = program if space == 1 else spreadable(program)
-        _check_memory(shape, chosen, params, space, least_memory(devices))
+        adapted = for_space(structure, space)
+        _check_memory(shape, adapted, params, space, least_memory(devices))
     positions = list(cells)
     for index, outcome in stylize_cells(
         list(cells.values()),
@@ -288,7 +287,7 @@ def pick_devices(count: int) -> tuple[Device, ...]:
     return chosen
 
 
-def program_of(config: Config) -> Config:
+def structure_of(config: Config) -> Config:
     """Return `config` without settings that are data: equal results share a compiled program."""
     scales, optimizer = config.scales, config.optimizer
     if not isinstance(scales, OneScale):
@@ -358,19 +357,19 @@ def stylize_cells(
     devices = _checked(devices, lanes, space)
     groups: dict[tuple[Config, tuple[int, int], tuple[Any, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
-        program = program_of(cell.config if space == 1 else spreadable(cell.config))
-        shape = fitted_shape(cell.content.shape, program)
+        structure = structure_of(for_space(cell.config, space))
+        shape = fit_shape(cell.content.shape, structure.size)
         try:
             cell_regions = cell.regions()
         except JaxstyleError as error:
             if index not in skip:
                 yield index, error
             continue
-        blended = program.style_blend == "statistics"
+        blended = structure.style_blend == "statistics"
         parts = [(r.color is None, 1 if blended else len(r.styles)) for r in cell_regions]
-        groups.setdefault((program, shape, tuple(parts)), []).append(index)
+        groups.setdefault((structure, shape, tuple(parts)), []).append(index)
     targets: Targets | None = None
-    for (program, shape, _), members in groups.items():
+    for (structure, shape, _), members in groups.items():
         most = lanes or _paying_lanes(shape, devices, space)
         levels = [pyramid.levels(cells[index].config, shape) for index in members]
         longest = [max(level.evaluations for level in same) for same in zip(*levels, strict=True)]
@@ -384,8 +383,8 @@ def stylize_cells(
             wave = members[first : first + step]
             if all(index in skip for index in wave):
                 continue
-            if targets is None or targets.program != program:
-                targets = Targets(params, program, devices, space, most)
+            if targets is None or targets.structure != structure:
+                targets = Targets(params, structure, devices, space, most)
             passages = [
                 None
                 if index in skip

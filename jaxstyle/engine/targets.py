@@ -20,13 +20,12 @@ from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.memory import Device, least_memory
 from jaxstyle.engine.pictures import (
     at_scale,
-    fitted_shape,
     initial_image,
     style_at_scale,
     style_shape,
 )
 from jaxstyle.engine.waiting import Reader
-from jaxstyle.imaging import Image, colored_content, colored_style
+from jaxstyle.imaging import Image, colored_content, colored_style, fit_shape
 from jaxstyle.network import Features, Params, check_size, network_of
 from jaxstyle.objective import (
     Bind,
@@ -149,23 +148,23 @@ class Targets:
     """Cache of the parameters, content targets and style targets that cells share."""
 
     def __init__(
-        self, params: Params, program: Config, devices: Sequence[Device], space: int, lanes: int
+        self, params: Params, structure: Config, devices: Sequence[Device], space: int, lanes: int
     ) -> None:
         """Prepare the parameters.
 
         Args:
             params: from `load_weights`.
-            program: from `program_of`.
+            structure: from `structure_of`.
             devices: see `stylize_cells`.
             space: see `stylize_cells`.
             lanes: largest number of cells at a time.
         """
-        self.program, self._reader = program, Reader()
+        self.structure, self._reader = structure, Reader()
         self._devices, self._space = tuple(devices), space
         self._memory = least_memory(devices)
         # The device that computes targets.
         self._device = next(each for each in devices if each.process_index == jax.process_index())
-        self._params = prepare_params(jax.device_put(params, self._device), program)
+        self._params = prepare_params(jax.device_put(params, self._device), structure)
         self.params = Layout(self._devices).place(self._params)
         """The parameters on every device."""
         # Weakly, so that the memory of targets is freed with the last reference to them.
@@ -174,7 +173,7 @@ class Targets:
         compute = functools.partial(Targets._compute_content, this)
         # Of each scale, since later ones are prepared while the cells go through the first.
         self._of_content = collections.defaultdict(lambda: cached(contents)(compute))
-        few = needs_directions(program) or program.preserve_color != "none"
+        few = needs_directions(structure) or structure.preserve_color != "none"
         kept = _FEW_STYLES_KEPT if few else _STYLES_KEPT
         self._of_style = cached(kept)(functools.partial(Targets._compute_style, this))
         self._of_styles = cached(kept)(functools.partial(Targets._compute_styles, this))
@@ -188,7 +187,7 @@ class Targets:
 
         Each is planned for a device of its own otherwise.
         """
-        whole = self.program.replace(activations="kept", tile=None)
+        whole = self.structure.replace(activations="kept", tile=None)
         need = lanes * estimate(whole, shape, self._params) / self._space
         return need <= self._memory / 2
 
@@ -197,9 +196,9 @@ class Targets:
 
         None if the network, a statistic or a term is the user's, whose code may change.
         """
-        statistics = statistics_of(self.program).values()
+        statistics = statistics_of(self.structure).values()
         ours = all(type(each).__module__.startswith("jaxstyle.") for each in statistics)
-        ours &= isinstance(self.program.network, str) and not self.program.extra_terms
+        ours &= isinstance(self.structure.network, str) and not self.structure.extra_terms
         return repr(depends) if ours else None
 
     def _bind(self, function: Any, *static: Hashable) -> Callable[..., Any]:
@@ -212,7 +211,7 @@ class Targets:
         return call
 
     def _bind_shapes(self, function: Any, *static: Hashable) -> Callable[..., Any]:
-        """Do as `_bind` does, but return zeros in place of the program's results."""
+        """Like `_bind`, but return zeros shaped like the results without running the program."""
 
         def call(*arguments: Any) -> Any:
             results = _lowered(self._call(function, static, arguments)).out_info
@@ -237,8 +236,8 @@ class Targets:
 
     def outline(self, cell: Cell, ratio: float) -> Objective:
         """Return an objective like a cell's, but of zeros: no picture is loaded."""
-        fitted = fitted_shape(cell.content.shape, self.program)
-        content = _blank(pyramid.image_shape(fitted, ratio, self.program))
+        fitted = fit_shape(cell.content.shape, self.structure.size)
+        content = _blank(pyramid.image_shape(fitted, ratio, self.structure))
         content_target = self._content_targets(content, self._bind_shapes)
         return self._objective(cell, ratio, content, content_target, self._outline_styles)
 
@@ -281,9 +280,9 @@ class Targets:
         whole = source.load()
         if whole.shape[:2] != tuple(source.shape[:2]):
             raise ImageError("the picture has changed its shape since it was looked at")
-        content = at_scale(whole, self.program, ratio)
-        check_shapes(content.shape, (), self.program)
-        return colored_content(content, self.program)
+        content = at_scale(whole, self.structure, ratio)
+        check_shapes(content.shape, (), self.structure)
+        return colored_content(content, self.structure)
 
     def _compute_content(self, source: Source, ratio: float) -> tuple[Image, Features]:
         content = self._content(source, ratio)
@@ -292,7 +291,7 @@ class Targets:
         return content, jax.block_until_ready(targets)
 
     def _content_targets(self, content: Image, bind: Bind) -> Features:
-        fitted = fit_targets(self.program, content.shape, self._params, self._memory)
+        fitted = fit_targets(self.structure, content.shape, self._params, self._memory)
         return content_targets(self._params, content, fitted, bind)
 
     def _compute_styles(
@@ -309,28 +308,28 @@ class Targets:
         return self._blended([self._outline_style(style) for style in styles], shares)
 
     def _outline_style(self, wanted: _StyleTarget) -> Guided:
-        blank = _blank(style_shape(wanted.source.shape, self.program, wanted.ratio))
+        blank = _blank(style_shape(wanted.source.shape, self.structure, wanted.ratio))
         return self._style_targets(wanted, blank, self._bind_shapes)
 
     def _blended(self, styles: Sequence[Guided], shares: tuple[float, ...] | None) -> Guided:
         values = [style.value for style in styles]
         shares = shares or (1.0,) * len(styles)
-        return Guided(blend(values, shares, self.program), everywhere_there(styles))
+        return Guided(blend(values, shares, self.structure), everywhere_there(styles))
 
     def _compute_style(self, wanted: _StyleTarget) -> Guided:
         """Compute the statistics of a style, or of a region in it, regardless of its share."""
-        style = _style_at(wanted.source, wanted.colors, self.program, wanted.ratio)
-        if self.program.style_shape == "own":
-            network = network_of(self.program)
-            check_size(network, style.shape, self.program.style_layers, "style")
+        style = _style_at(wanted.source, wanted.colors, self.structure, wanted.ratio)
+        if self.structure.style_shape == "own":
+            network = network_of(self.structure)
+            check_size(network, style.shape, self.structure.style_layers, "style")
         guided = self._style_targets(wanted, style, self._bind)
         return guided._replace(value=self._reader.get(guided.value, "a style's statistics"))
 
     def _style_targets(self, wanted: _StyleTarget, style: Image, bind: Bind) -> Guided:
         loaded = None if wanted.guide is None else wanted.guide.load()
         shape = wanted.like or style.shape
-        evaluated = shape if self.program.style_shape == "content" else style.shape
-        fitted = fit_targets(self.program, evaluated, self._params, self._memory)
+        evaluated = shape if self.structure.style_shape == "content" else style.shape
+        fitted = fit_targets(self.structure, evaluated, self._params, self._memory)
         return guided_targets(self._params, style, fitted, shape, loaded, wanted.region, bind)
 
 

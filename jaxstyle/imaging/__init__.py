@@ -5,10 +5,9 @@ files are written whole or not at all. An image is an sRGB array `[h, w, 3]` in 
 does not import JAX.
 """
 
-from jaxstyle.imaging import color, files, images
+from jaxstyle.imaging import files, images
 from jaxstyle.imaging.arrays import Image, PictureLike
-from jaxstyle.imaging.color import colored_content, colored_style
-from jaxstyle.imaging.files import read_bytes
+from jaxstyle.imaging.color import colored_content, colored_result, colored_style
 from jaxstyle.imaging.images import Picture, save_image
 from jaxstyle.imaging.jsonl import parse, plain, read_rows, to_json
 from jaxstyle.imaging.resampling import (
@@ -19,16 +18,15 @@ from jaxstyle.imaging.resampling import (
     to_uint8,
 )
 from jaxstyle.imaging.sheet import contact_sheet
-from jaxstyle.imaging.sources import Mask, as_several, load_image, load_mask
+from jaxstyle.imaging.sources import as_several, load_image, load_mask
 
 __all__ = [
     "Image",
-    "Mask",
     "Picture",
     "PictureLike",
     "as_several",
-    "color",
     "colored_content",
+    "colored_result",
     "colored_style",
     "contact_sheet",
     "crop_middle",
@@ -40,7 +38,6 @@ __all__ = [
     "nearest_shape",
     "parse",
     "plain",
-    "read_bytes",
     "read_rows",
     "resize_image",
     "save_image",

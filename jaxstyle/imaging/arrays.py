@@ -14,6 +14,6 @@ if TYPE_CHECKING:
     Image = Float[AnyArray, "_h _w 3"]
     """An sRGB picture, nominally in 0–1; an image being optimized may leave that range."""
     PictureLike = AnyArray | Pil.Image | str | os.PathLike[str]
-    """A picture as callers have it: an array, an image of Pillow's, or a path."""
+    """A picture as callers have it: an array, a Pillow image, or a path."""
 else:
     AnyArray = Image = PictureLike = Any

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from jaxstyle.config import Config
 from jaxstyle.imaging.arrays import Image
+from jaxstyle.imaging.resampling import resize_image
 
 Lab = Float[np.ndarray, "_h _w 3"]
 """Oklab values: lightness in 0–1 and two opponent colours within about ±0.4."""
@@ -75,14 +76,14 @@ def _in_gamut(rgb: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w 1"]:
 
 
 def colored_content(content: Image, config: Config) -> Image:
-    """Return the content as network input: gray where only lightness is transferred."""
+    """Return the content as network input: grey where only lightness is transferred."""
     return content if config.preserve_color != "luminance" else _gray(to_oklab(content)[..., :1])
 
 
 def colored_style(style: Image, content: Image, config: Config) -> Image:
     """Return the style as network input, with the colours of `content`.
 
-    Where only lightness is transferred, it is gray, with the mean and spread of the content's
+    Where only lightness is transferred, it is grey, with the mean and spread of the content's
     lightness.
     """
     if config.preserve_color == "none":
@@ -98,10 +99,12 @@ def colored_style(style: Image, content: Image, config: Config) -> Image:
 def colored_result(image: Image, content: Image, config: Config) -> Image:
     """Return the result with its final colours.
 
-    Where only lightness was transferred, `image` gives the lightness and `content` the rest.
+    Where only lightness was transferred, `image` gives the lightness and `content`, at any size,
+    the rest.
     """
     if config.preserve_color != "luminance":
         return image
+    content = resize_image(content, image.shape)
     gray = np.clip(np.asarray(image).mean(axis=2, keepdims=True), 0, 1)
     light = to_oklab(np.repeat(gray, 3, axis=2))[..., :1]
     return from_oklab(np.concatenate([light, to_oklab(content)[..., 1:]], axis=2))

@@ -78,7 +78,7 @@ def decode(path: epath.PathLike, data: bytes, shrink: float = 1) -> Decoded:
             only where `_SPARE` times as many as needed are left.
 
     Raises:
-        ImageError: it is no picture, damaged, too large, or would be read with wrong values.
+        ImageError: it is not a picture, is damaged or too large, or would decode to wrong values.
     """
     floats = read_floats(path, data)
     if floats is not None:
@@ -127,7 +127,7 @@ def _decode(path: epath.PathLike, data: bytes, shrink: float, *, cut: bool = Fal
 
 
 def convert(name: str, picture: Pil.Image) -> Float[np.ndarray, "h w c"]:
-    """Return the pixels of an image of Pillow's, called `name` in errors, as `Decoded` has them."""
+    """Return the pixels of a Pillow image, called `name` in errors, as `Decoded` has them."""
     with contextlib.suppress(Exception):  # the picture is usable without its metadata
         picture = ImageOps.exif_transpose(picture)
     if _is_deep_gray(picture):
@@ -136,7 +136,7 @@ def convert(name: str, picture: Pil.Image) -> Float[np.ndarray, "h w c"]:
 
 
 def _is_deep_gray(picture: Pil.Image) -> bool:
-    """Return whether a picture is gray of 16 bits or of floats."""
+    """Return whether a picture is grey of 16 bits or of floats."""
     return picture.mode.startswith("I") or picture.mode == "F"
 
 
@@ -232,14 +232,14 @@ def _other_byte(arguments: str | tuple) -> str | tuple:
 def _missing_rows(path: epath.PathLike, source: ImageFile.ImageFile) -> str:
     """Return a note about rows that were not in the file, refusing a picture that lacks many.
 
-    The decoder makes them gray.
+    The decoder makes them grey.
     """
     rows = np.asarray(source).reshape(source.height, -1)
     there = np.flatnonzero(((rows < 127) | (rows > 129)).any(axis=1))
     missing = 1 - (int(there.max(initial=-1)) + 1) / source.height
     if missing > _MOST_MISSING:
         raise ImageError(f"{path}: truncated image")
-    gray = f"the last {missing:.1%} of its rows are gray" if missing else "what is there is used"
+    gray = f"the last {missing:.1%} of its rows are grey" if missing else "what is there is used"
     return f"{path}: the file ends early; {gray}"
 
 

@@ -105,7 +105,7 @@ def remove_leftovers(folder: epath.PathLike, seconds: float = 0.0) -> None:
 
     Args:
         folder: need not exist.
-        seconds: the age from which files count as left; another process may be writing newer ones.
+        seconds: minimum age; newer files may still be in use by another process.
     """
     if not is_local(folder):
         return
@@ -126,6 +126,8 @@ def _sync_folder(folder: Path) -> None:
 
 def same(path: epath.PathLike, other: epath.PathLike) -> bool:
     """Return whether two paths lead to the same place, however they are spelled."""
+    if is_local(path) and is_local(other) and Path(path).exists() and Path(other).exists():
+        return Path(path).samefile(other)
     return epath.Path(path).resolve() == epath.Path(other).resolve()
 
 
@@ -145,16 +147,19 @@ def make_folder(path: epath.PathLike) -> epath.Path:
     return folder
 
 
-def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> None:
-    """Raise `FileError` if a file could not be written at `path`; called before any computation.
+def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
+    """Return the suffix of `path`; called before any computation whose result goes there.
 
-    Also if its name does not end in one of `suffixes`, in either case.
+    Raises:
+        FileError: no file can be written there, or its name does not end in one of `suffixes`, in
+            either case.
     """
-    if PurePath(path).suffix.lower() not in suffixes:
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in suffixes:
         raise FileError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     if not is_local(path):
         open_path(path)
-        return
+        return suffix
     target = Path(path)
     with _explained(f"cannot write {path}"):
         parent = target.resolve().parent
@@ -165,6 +170,7 @@ def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> None:
         if not os.access(parent, os.W_OK):
             raise FileError(f"cannot write {path}: the folder {parent} is not writable")
         target.exists()  # raises for a name the file system cannot hold
+    return suffix
 
 
 def is_local(path: epath.PathLike) -> bool:
@@ -174,11 +180,10 @@ def is_local(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def _explained(failure: str) -> Iterator[None]:
-    """Raise errors of the operating system as `FileError`, as reasons of `failure`."""
+    """Raise errors of the operating system or a bucket as `FileError`, as reasons of `failure`."""
     try:
         yield
-    except FileError:
+    except (FileError, MemoryError):
         raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"{failure} ({reason})") from None
+    except Exception as error:  # whatever a storage client raises
+        raise FileError(f"{failure} ({brief(error)})") from None

@@ -50,9 +50,9 @@ def read_picture(
 ) -> Picture:
     """Decode the image file at `path` (local or `gs://`).
 
-    Orientation is applied, an embedded colour profile is converted to sRGB (except for gray of
+    Orientation is applied, an embedded colour profile is converted to sRGB (except for grey of
     more than 8 bits), and any mode becomes RGB. Colour under fully transparent pixels becomes
-    white. Values are read at up to 16 bits or as floats; gray with alpha, and colour that is
+    white. Values are read at up to 16 bits or as floats; grey with alpha, and colour that is
     converted, at 8. A warning tells if only the first frame of an animation is read, or if a JPEG
     ends early.
 
@@ -68,9 +68,7 @@ def read_picture(
     """
     data = files.read_bytes(path)
     own = decoding.shape_of(path, data)
-    shape = own
-    if size is not None and size != "original":
-        shape = size if isinstance(size, tuple) else fit_shape(own, size)
+    shape = size if isinstance(size, tuple) else fit_shape(own, size)
     shrink = min(own[0] / shape[0], own[1] / shape[1])
     rgba, scale, corner, notes = decoding.decode(path, data, shrink)
     for note in notes:
@@ -120,8 +118,7 @@ def png_bits(data: bytes, path: epath.PathLike) -> int:
 
 def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (1, 1)) -> None:
     """Raise `save_image`'s errors, before any computation, for an image of `shape` at `path`."""
-    suffix = PurePath(path).suffix.lower()
-    files.check_writable(path, _BIT_DEPTHS)
+    suffix = files.check_writable(path, _BIT_DEPTHS)
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
         raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
     if max(shape[:2]) > _MAX_SIDE.get(suffix, MAX_PIXELS):

@@ -1,5 +1,7 @@
 """Resizing and cropping of pictures, and conversion to grey levels."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pil
@@ -11,12 +13,16 @@ MAX_PIXELS = 2**27
 """Size above which pictures are refused before decoding: a small file can claim any size."""
 
 
-def fit_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+def fit_shape(shape: tuple[int, ...], size: int | Literal["original"] | None) -> tuple[int, int]:
     """Return `(height, width)` with the long side `size` and the aspect ratio kept.
+
+    None or "original" keeps the size too.
 
     Raises:
         ImageError: `size` is not a positive integer, or the result would exceed `MAX_PIXELS`.
     """
+    if size is None or size == "original":
+        return shape[0], shape[1]
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise ImageError(f"size must be a positive integer or 'original', not {size!r}")
     height, width = shape[:2]

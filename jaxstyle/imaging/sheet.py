@@ -40,7 +40,7 @@ def contact_sheet(
         Grey levels of sRGB.
     """
     header = [None, *((epath.Path(s[0]), " + ".join(map(_stem, s))) for s in columns)]
-    table: list[list[Entry | None]] = [header]
+    table: list[list[Labelled | None]] = [header]
     for content in rows:
         entries = [
             (cells[content, styles], "") if (content, styles) in cells else None
@@ -50,11 +50,11 @@ def contact_sheet(
     return draw_sheet(table, caption)
 
 
-Entry = tuple[PurePath | epath.Path | str, str]
+Labelled = tuple[PurePath | epath.Path | str, str]
 """The path of a picture, or a remark to show in its place, and the label below it."""
 
 
-def draw_sheet(entries: Sequence[Sequence[Entry | None]], caption: str) -> Levels:
+def draw_sheet(entries: Sequence[Sequence[Labelled | None]], caption: str) -> Levels:
     """Draw a page of rows of labelled pictures, None where there is none, below a caption."""
     table = [[_item(entry) for entry in line] for line in entries]
     heights = [max(item.picture.height for item in line if item) for line in table]
@@ -82,7 +82,7 @@ class _Item(NamedTuple):
     label: str
 
 
-def _item(entry: Entry | None) -> _Item | None:
+def _item(entry: Labelled | None) -> _Item | None:
     if entry is None:
         return None
     shown, label = entry

@@ -1,8 +1,8 @@
-"""Pictures and masks as callers have them: files, Pillow's images and arrays."""
+"""Pictures and masks as callers have them: files, Pillow images and arrays."""
 
 import os
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -26,22 +26,14 @@ def as_several(given: Any) -> tuple[Any, ...]:
     return (given,) if getattr(given, "ndim", None) in (2, 3) else tuple(given)
 
 
-class Mask(NamedTuple):
-    """A mask as it was given."""
-
-    pixels: Image
-    """In 0–1; integers keep their differences, however small."""
-    alpha: Float[np.ndarray, "h w"] | None
-
-
 def load_image(
     source: PictureLike, size: int | Literal["original"] | None = None, *, name: str = "image"
 ) -> Image:
     """Return a picture as floating-point sRGB `[h, w, 3]`, nominally in 0–1.
 
     Args:
-        source: a path, local or `gs://`, see `read_picture`; an image of Pillow's, converted like a
-            file; or an array, gray or RGB, of uint8 in 0–255 or floats in 0–1, whose type is kept.
+        source: a path, local or `gs://`, see `read_picture`; a Pillow image, converted like a file;
+            or an array, grey or RGB, of uint8 in 0–255 or floats in 0–1, whose type is kept.
         size: the long side in pixels to resize to; None or "original" keeps the size.
         name: what to call the picture in errors.
 
@@ -54,14 +46,10 @@ def load_image(
         return images.read_picture(source, size).pixels
     if isinstance(source, Pil.Image):
         rgba = decoding.convert(name, source)
-        return images.resampled(rgba, _fitted(rgba.shape, size))[0]
+        return images.resampled(rgba, fit_shape(rgba.shape, size))[0]
     image = _from_array(source, name)
-    shape = _fitted(image.shape, size)
+    shape = fit_shape(image.shape, size)
     return image if image.shape[:2] == shape else resize_image(image, shape)
-
-
-def _fitted(shape: tuple[int, ...], size: int | Literal["original"] | None) -> tuple[int, int]:
-    return (shape[0], shape[1]) if size is None or size == "original" else fit_shape(shape, size)
 
 
 def _from_array(source: Any, name: str) -> Image:
@@ -101,7 +89,7 @@ def _array(source: Any, name: str) -> Any:
                 f"{name} cannot be converted to a NumPy array ({brief(error)})"
             ) from None
     raise ImageError(
-        f"{name} must be a path, an image of Pillow's or an array [height, width, 3], "
+        f"{name} must be a path, a Pillow image or an array [height, width, 3], "
         f"not {type(source).__name__}"
     )
 
@@ -118,22 +106,23 @@ def _described(shape: tuple[int, ...]) -> str:
     return f"{list(shape)}{hint}"
 
 
-def load_mask(source: PictureLike, name: str) -> Mask:
-    """Return a mask, called `name` in errors, from what `load_image` takes, and more.
+def load_mask(source: PictureLike, name: str) -> tuple[Image, Float[np.ndarray, "h w"] | None]:
+    """Return the colour and alpha, if any, of a mask, called `name` in errors.
 
-    Arrays may also be booleans or any integers, such as labels 0, 1, 2 …, and may have alpha.
+    From what `load_image` takes, and more: arrays may also be booleans or any integers, such as
+    labels 0, 1, 2 …, and may have alpha. Integers keep their differences, however small.
 
     Raises:
         FileError, ImageError: see `load_image`.
     """
     if isinstance(source, (str, os.PathLike)):
         read = images.read_picture(source)
-        return Mask(read.pixels, read.alpha)
+        return read.pixels, read.alpha
     if isinstance(source, Pil.Image):
         rgba = decoding.convert(name, source)
     else:
         rgba = _mask_values(_array(source, name), name)
-    return Mask(*images.resampled(rgba, (rgba.shape[0], rgba.shape[1])))
+    return images.resampled(rgba, (rgba.shape[0], rgba.shape[1]))
 
 
 def _mask_values(array: Any, name: str) -> Float[np.ndarray, "h w c"]:

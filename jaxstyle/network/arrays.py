@@ -9,5 +9,5 @@ Features = dict[str, Float[Array, "_h _w _c"]]
 """Activations `[height, width, channels]` by layer name."""
 
 Params = Any
-"""A network's parameters, a pytree of arrays. Of VGG networks `mean` `[3]` and, per convolution,
+"""A network's parameters, a pytree of arrays. For VGG networks: `mean` `[3]` and, per convolution,
 `kernel` (HWIO, or transformed by `convolution.winograd_kernel`) and `bias`."""

@@ -83,7 +83,7 @@ class FeatureExtractor(abc.ABC):
         return _activations(self, structure, kinds, (shape[0], shape[1]), tuple(layers))
 
     def canonical(self, layer: str) -> str:
-        """Return the layer's name in `layers`, which may be known by others too.
+        """Return the name under which `layers` lists `layer`, which may be an alias.
 
         Raises:
             ConfigError: the layer is unknown; the message lists close names.

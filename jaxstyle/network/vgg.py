@@ -208,7 +208,7 @@ class VGGExtractor(FeatureExtractor):
     convolution: Literal["auto", "direct", "winograd"] = dataclasses.field(
         default="auto", compare=False, repr=False
     )
-    """Algorithm that `prepare` chooses; afterwards the parameters say it."""
+    """Algorithm for `prepare`; afterwards the form of the kernels determines it."""
     recompute: bool = False
     """Whether a gradient recomputes each block's activations instead of keeping them all (Chen et
     al. 2016)."""

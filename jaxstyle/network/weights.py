@@ -93,17 +93,16 @@ def locate(
         WeightsError: no file is named, the default is missing, and fetching is forbidden, fails, or
             is not possible for this network.
     """
-    if path or os.environ.get(LOCATION):
-        return chosen_path(path, network)
-    default = default_path(network)
-    if not default.exists():
-        if network != "vgg19":
-            raise WeightsError(
-                f"no weights of {network} at {default}, and they are not fetched: download "
-                f"{VGG16_URL} and run `jaxstyle weights convert FILE -o {default}`"
-            )
-        fetch(default, offline=offline, quiet=quiet)
-    return epath.Path(default)
+    chosen = chosen_path(path, network)
+    if path or os.environ.get(LOCATION) or chosen.exists():
+        return chosen
+    if network != "vgg19":
+        raise WeightsError(
+            f"no weights of {network} at {chosen}, and they are not fetched: download "
+            f"{VGG16_URL} and run `jaxstyle weights convert FILE -o {chosen}`"
+        )
+    fetch(chosen, offline=offline, quiet=quiet)
+    return chosen
 
 
 def load_weights(

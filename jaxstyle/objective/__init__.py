@@ -8,7 +8,7 @@ from jaxstyle.objective import regions, tiling
 from jaxstyle.objective.guides import Guide, Guides, parse_guide
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import GREY_LEVELS, Objective
-from jaxstyle.objective.regions import Region, assign, check_aspects
+from jaxstyle.objective.regions import Region
 from jaxstyle.objective.sliced import key_of
 from jaxstyle.objective.style_statistics import (
     Covariance,
@@ -62,10 +62,8 @@ __all__ = [
     "Wasserstein",
     "as_styles",
     "assemble_objective",
-    "assign",
     "blend",
     "build_objective",
-    "check_aspects",
     "check_guides",
     "check_settings",
     "check_shapes",

@@ -1,9 +1,9 @@
 """Guides: masks that say which region each part of a picture belongs to.
 
-Masks are read as those who make them mean them. Each flat colour is a region, whether it is drawn
-in bright colours or as a label image of 0, 1, 2. Grays between black and white, or the colours
-between two others, are weights between two regions. What is painted on a transparent ground is
-apart from it, whatever its colour.
+Masks are interpreted the way their authors intend. Each flat colour is a region, whether it is
+drawn in bright colours or as a label image of 0, 1, 2. Greys between black and white, or the
+colours between two others, are weights between two regions. What is painted on a transparent ground
+is apart from it, whatever its colour.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.config import ImageError
-from jaxstyle.imaging import Mask, PictureLike, crop_middle, load_mask, to_uint8
+from jaxstyle.imaging import Image, PictureLike, crop_middle, load_mask, to_uint8
 from jaxstyle.objective.palettes import (
     MOST_COLORS,
     SAME,
@@ -36,12 +36,12 @@ TRANSPARENT: Color = (-1.0, -1.0, -1.0)
 """The ground of a guide that has black painted on it; elsewhere, the ground is black."""
 
 _EXACT, _EXACTLY_COVERED = 0.016, 0.75
-"""A gray guide is flat, not a ramp, if at least the second share of its pixels lies within the
+"""A grey guide is flat, not a ramp, if at least the second share of its pixels lies within the
 first of a flat colour."""
 _GAP = 0.25
-"""Largest step between the grays of a ramp."""
+"""Largest step between the greys of a ramp."""
 _GRAY = 2.5 / 255
-"""Largest difference between the channels of gray."""
+"""Largest difference between the channels of grey."""
 _SNAPPED = 0.02
 """Weights this near to 0 or 1 are noise."""
 
@@ -60,14 +60,14 @@ class Guide(NamedTuple):
         """Parse a guide.
 
         Args:
-            source: a path, an image of Pillow's, or an array of floats in 0–1, of booleans or of
-                labels, `[h, w]` or `[h, w, channels]`.
+            source: a path, a Pillow image, or an array of floats in 0–1, of booleans or of labels,
+                `[h, w]` or `[h, w, channels]`.
             name: what to call it in errors.
 
         Raises:
             FileError, ImageError: it cannot be read, has no flat colours, or too many.
         """
-        return parse_guide(load_mask(source, name), name)
+        return parse_guide(*load_mask(source, name), name)
 
     def cropped(self, shape: tuple[int, int]) -> "Guide":
         """Crop the largest part around the middle that has the aspect ratio of `shape`."""
@@ -159,13 +159,13 @@ def color_name(color: Color) -> str:
     return "#" + "".join(f"{round(channel * 255):02x}" for channel in color)
 
 
-def parse_guide(mask: Mask, name: str) -> Guide:
-    """Parse a mask, called `name` in errors.
+def parse_guide(pixels: Image, alpha: Float[np.ndarray, "h w"] | None, name: str) -> Guide:
+    """Parse a mask, called `name` in errors, given its colour and alpha.
 
     Raises:
         ImageError: it has no flat colours, or too many.
     """
-    pixels, alpha = np.asarray(mask.pixels, np.float32), mask.alpha
+    pixels = np.asarray(pixels, np.float32)
     if alpha is None or np.mean(alpha < 0.5) < SMALLEST:
         return _parse_opaque(pixels, name)
     painted = alpha >= 0.5
@@ -194,7 +194,7 @@ def _parse_opaque(pixels: Float[np.ndarray, "h w 3"], name: str) -> Guide:
     if not palette:
         raise ImageError(
             f"the guide {name} has {len(values)} colours; a guide has at most {MOST_COLORS} flat "
-            "ones, one for each region, or grays from black to white, or transparent parts"
+            "ones, one for each region, or greys from black to white, or transparent parts"
         )
     if len(palette) != 2:
         return Guide(nearest_labels(pixels, palette), palette)

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 Scalar = Float[Array, ""]
-"""A number of JAX's."""
+"""A scalar JAX array."""
 
 Normalization = Literal["seed", "gatys", "mean"]
 
@@ -69,7 +69,7 @@ def gram_matrix(
 ) -> Float[Array, "c c"]:
     """Compute the Gram matrix FᵀF, channel co-activations summed over positions, in float32.
 
-    It is not normalised: each objective divides it as its source does (Gatys et al. 2016, eq. 3).
+    It is not normalized: each objective divides it as its source does (Gatys et al. 2016, eq. 3).
 
     Args:
         features: the features of a layer.

@@ -16,12 +16,12 @@ from jaxstyle.config import Precision
 from jaxstyle.network import FeatureExtractor, Features, Params, extract, vgg
 from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
-from jaxstyle.objective.style_statistics import Layer, Measure, StyleStatistic, Target
+from jaxstyle.objective.style_statistics import Gathered, Layer, Measure, StyleStatistic, Target
 
 StyleTargets = dict[str, dict[str, Any]]
 """Targets by layer and statistic; see `StyleStatistic.as_target`."""
 
-Gathered = dict[str, dict[str, Any]]
+GatheredLayers = dict[str, dict[str, Gathered]]
 """Results of `StyleStatistic.gather` by layer and statistic."""
 
 GREY_LEVELS = 255.0
@@ -45,7 +45,7 @@ class Objective:
 
     A pytree whose leaves are the arrays, so one compiled program serves any weights and targets
     of the same shapes, and `jax.vmap` maps over images, targets and weights alike. Fields that
-    change the program (layers, normalisations, the network's build) are static.
+    change the program (layers, normalizations, the network's build) are static.
     """
 
     params: Params
@@ -60,7 +60,7 @@ class Objective:
     tv_weight: Scalar
     extra_weights: dict[str, Scalar]
     statistics: Mapping[str, StyleStatistic] = struct.field(pytree_node=False)
-    """Hashable, as all static fields."""
+    """Hashable, like all static fields."""
     network: FeatureExtractor = struct.field(pytree_node=False)
     precision: Precision = struct.field(pytree_node=False)
     """Precision of the statistics' products."""
@@ -121,7 +121,9 @@ class Objective:
             terms[f"extra/{name}"] = self.extra_weights[name] * term(image)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
-    def _measure(self, image: Float[Array, "h w 3"]) -> tuple[dict[str, Scalar], list[Gathered]]:
+    def _measure(
+        self, image: Float[Array, "h w 3"]
+    ) -> tuple[dict[str, Scalar], list[GatheredLayers]]:
         """Compute the loss of each content layer, and the gathered statistics of each part."""
         if self.tiles is None:
             features = extract(self.network, self.layers, self.params, image)
@@ -147,7 +149,7 @@ class Objective:
 
     def _measure_features(
         self, features: Features, place: tiling.Place | None, *, whole: bool
-    ) -> tuple[dict[str, Scalar], list[Gathered]]:
+    ) -> tuple[dict[str, Scalar], list[GatheredLayers]]:
         contents = {
             layer: _content_loss(layer, features[layer], target, self.content_normalization, place)
             for layer, target in self.content_targets.items()
@@ -165,7 +167,7 @@ class Objective:
         return contents, measures
 
     def _style_losses(
-        self, gathered: Sequence[Gathered], image: Float[Array, "h w 3"]
+        self, gathered: Sequence[GatheredLayers], image: Float[Array, "h w 3"]
     ) -> dict[str, Scalar]:
         if not self.style_weights:
             return {}
@@ -228,9 +230,9 @@ def gathered_of(
     *,
     whole: bool,
     shared: bool = False,
-) -> Gathered:
+) -> GatheredLayers:
     """Gather statistics over all positions or, given a `place`, over the tile's own."""
-    gathered: Gathered = {}
+    gathered: GatheredLayers = {}
     for layer in layers:
         values = features[layer]
         guide = None if guides is None else guides[layer]
@@ -246,7 +248,9 @@ def gathered_of(
     return gathered
 
 
-def merged(statistics: Mapping[str, StyleStatistic], some: Gathered, others: Gathered) -> Gathered:
+def merged(
+    statistics: Mapping[str, StyleStatistic], some: GatheredLayers, others: GatheredLayers
+) -> GatheredLayers:
     """Merge what was gathered from two disjoint sets of positions."""
     return {
         layer: {

@@ -148,7 +148,7 @@ def _frequent(
 def _numbers(values: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> set[Color]:
     """Return the colours that number regions 0, 1, 2 …, if a picture looks like that.
 
-    One of them may be bright: 255 often marks what has no label. If compression made dark grays
+    One of them may be bright: 255 often marks what has no label. If compression made dark greys
     beside it, they are few.
     """
     levels = values & 255

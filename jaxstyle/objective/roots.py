@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 EPSILON = 2e-3
-"""Square root of the least eigenvalue, as a share of the trace, that matrices may have."""
+"""Square root of the smallest allowed ratio of an eigenvalue to the trace."""
 
 # Accelerators would round factors to TensorFloat-32 or bfloat16, and results would not be positive.
 product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -92,9 +92,10 @@ def _diagonal(batch: Float[Array, "b n n"]) -> np.ndarray:
 def traces_of_roots(
     blocks: Blocks, batch: Float[Array, "b n n"], traces: Float[Array, " k"]
 ) -> Float[Array, " k"]:
-    """Traces of the square roots of symmetric matrices, with eigenvalues from ε² of their trace on.
+    """Traces of the square roots of symmetric matrices.
 
-    The gradients are half the inverse roots, from the same iteration as the values.
+    Each matrix's eigenvalues are at least ε² times its trace. The gradients are half the inverse
+    roots, from the same iteration as the values.
 
     Args:
         blocks: where the matrices are.

@@ -16,7 +16,7 @@ from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config
+from jaxstyle.config import Config, named
 from jaxstyle.objective import sliced, wasserstein
 from jaxstyle.objective.losses import (
     Normalization,
@@ -66,7 +66,7 @@ class StyleStatistic(abc.ABC):
     """
 
     directions: int = 0
-    """Least number of random unit vectors in `Layer.axes`."""
+    """Minimum number of random unit vectors in `Layer.axes`."""
     depends_on_positions: ClassVar[bool] = False
     """Whether `as_target` uses the number of positions: targets are then made for each shape."""
 
@@ -311,7 +311,7 @@ def statistics_of(config: Config) -> Mapping[str, StyleStatistic]:
     """Return the statistics of `config` by name; a user's own is named by its `str`."""
     return immutabledict(
         {
-            str(each): STATISTICS[each] if isinstance(each, str) else each
+            named(each): STATISTICS[each] if isinstance(each, str) else each
             for each in config.style_statistics
         }
     )

@@ -29,7 +29,7 @@ from jaxstyle.objective import regions, sliced, tiling
 from jaxstyle.objective.guides import Guide, Guides
 from jaxstyle.objective.losses import Scalar
 from jaxstyle.objective.objective import (
-    Gathered,
+    GatheredLayers,
     Objective,
     StylePart,
     StyleTargets,
@@ -81,12 +81,12 @@ def _statistics(
 ) -> StyleTargets:
     compute = functools.partial(extract, network, layers)
 
-    def gathered(features: Features, place: tiling.Place | None) -> Gathered:
+    def gathered(features: Features, place: tiling.Place | None) -> GatheredLayers:
         return gathered_of(
             statistics, layers, features, guides, precision, axes, place, whole=tiles is None
         )
 
-    def visit(carry: Gathered, features: Features, place: tiling.Place) -> Gathered:
+    def visit(carry: GatheredLayers, features: Features, place: tiling.Place) -> GatheredLayers:
         return merged(statistics, carry, gathered(features, place))
 
     if tiles is None:
@@ -397,7 +397,7 @@ def _weights(weights: Mapping[Any, float], weight: float, dtype: jnp.dtype) -> d
 
 
 def _placed(value: Any, dtype: jnp.dtype) -> Array:
-    """Do as `jnp.asarray` does, without a program to convert the type."""
+    """Like `jnp.asarray`, but convert the dtype on the host, which compiles nothing."""
     return jax.device_put(np.asarray(value, dtype))
 
 
@@ -412,7 +412,7 @@ def build_objective(
 
     Pictures are used as they are: resizing (`config.size`, `style_scale`, `style_size`) and
     recolouring (`preserve_color`) are left to `stylize`, except that `luminance` compares images
-    in gray. A style is stretched to the content's shape if `config.style_shape` is `content`.
+    in grey. A style is stretched to the content's shape if `config.style_shape` is `content`.
     Several styles are blended by `config.style_weights` and `config.style_blend`. Automatic
     `activations` are kept.
 
@@ -420,7 +420,7 @@ def build_objective(
         params: from `load_weights`.
         content: a picture that `load_image` takes.
         styles: one such picture, or several.
-        config: weights, layers, statistics, normalisations, pooling, padding, precision.
+        config: weights, layers, statistics, normalizations, pooling, padding, precision.
         guides: regions and their styles; by default all styles apply everywhere.
 
     Raises:

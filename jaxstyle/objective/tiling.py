@@ -28,8 +28,6 @@ SIDE = 512
 class Tiling(NamedTuple):
     """The tiles of pictures of one shape. Hashable, as a static part of the program."""
 
-    shape: tuple[int, int]
-    """Height and width of the picture."""
     window: tuple[int, int]
     """Height and width of the window in which each tile is evaluated."""
     starts: tuple[tuple[int, int], ...]
@@ -59,7 +57,6 @@ def tile(
     halo = _rounded_up(max(reach for reach in reaches if reach is not None), align)
     rows, columns = (_along(size, side, halo, align) for size in shape[:2])
     return Tiling(
-        (shape[0], shape[1]),
         (rows.window, columns.window),
         tuple((top, left) for top in rows.starts for left in columns.starts),
         tuple((*down, *across) for down in rows.tiles for across in columns.tiles),
@@ -145,7 +142,7 @@ def fold(
 
 
 def _windows(picture: Float[Array, "h w 3"], tiling: Tiling) -> Float[Array, "t h2 w2 3"]:
-    """Cut out all windows, in slices whose gradients are no scatters."""
+    """Cut out all windows with slices, whose gradients need no scatter."""
     height, width = tiling.window
     # By the tiles' rows and columns: windows at the end may be the same.
     pairs = list(zip(tiling.tiles, tiling.starts, strict=True))

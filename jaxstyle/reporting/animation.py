@@ -3,7 +3,7 @@
 import io
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,7 @@ def write_animation(run: epath.PathLike, output: epath.PathLike, *, seconds: flo
         FileError: the run has no snapshots, or the file cannot be written or has another suffix.
         ConfigError: `seconds` is not allowed, or the encoder is missing.
     """
-    files.check_writable(output, (".webp", ".gif", ".mp4"))
-    suffix = PurePath(output).suffix.lower()
+    suffix = files.check_writable(output, (".webp", ".gif", ".mp4"))
     if not 0 < seconds < 3600:
         raise ConfigError(f"--seconds must be above 0 and below an hour, not {seconds}")
     folder = files.open_path(epath.Path(run) / "snapshots")

@@ -37,8 +37,7 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
         FileError: a folder is not a run's, or the file cannot be written or has another suffix.
         ConfigError: no loss is finite, or matplotlib is missing.
     """
-    files.check_writable(output, (".png", ".pdf", ".svg"))
-    suffix = PurePath(output).suffix.lower()
+    suffix = files.check_writable(output, (".png", ".pdf", ".svg"))
     curves = {name: read_metrics(run) for name, run in _names(runs).items()}
     try:
         import matplotlib as mpl

@@ -8,7 +8,7 @@ from jaxstyle.imaging import Image, to_uint8
 
 
 class TensorBoard:
-    """A writer of TensorBoard event files; a `Board`."""
+    """A writer of TensorBoard event files."""
 
     def __init__(self, folder: epath.PathLike, after: int = 0) -> None:
         """Open `folder` and discard everything logged after the evaluation `after`.

@@ -6,5 +6,5 @@ from .folders import (
     read_result as read_result,
 )
 from .grid import run_grid as run_grid
-from .runs import Schedule as Schedule
+from .pace import Schedule as Schedule
 from .shared_run import SharedRun as SharedRun

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import FileError
+from jaxstyle.config import FileError, brief
 from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
 from jaxstyle.storage.checkpoints import AccessError, Checkpoints
@@ -40,6 +40,9 @@ class CellProgress:
             AccessError: see `Checkpoints.restore`.
         """
         return _restored(self, lambda: self._open().restore(self._like))
+
+    def record(self, record: Record) -> None:
+        """Do nothing: only runs have metrics."""
 
     def wants(self, evaluation: int) -> bool:
         """Return whether enough time has passed; see `Keeper`."""
@@ -155,5 +158,5 @@ def _remove(folder: epath.Path) -> None:
     try:
         if folder.exists():
             folder.rmtree()
-    except OSError as error:
-        warnings.warn(f"{folder}: cannot be removed ({error.strerror})", stacklevel=3)
+    except Exception as error:  # whatever a storage client raises
+        warnings.warn(f"{folder}: cannot be removed ({brief(error)})", stacklevel=3)

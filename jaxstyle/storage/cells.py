@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from etils import epath
 
 from jaxstyle.config import SETTINGS, Config, ConfigError, brief, preset
-from jaxstyle.imaging import read_bytes
+from jaxstyle.imaging import files
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".tga"),
@@ -81,8 +81,8 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
                 pictures.append(path)  # a bad file is reported by its cells
                 continue
             entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
-            files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
-            others = [entry for entry in entries if entry not in files and not entry.is_dir()]
+            named = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+            others = [entry for entry in entries if entry not in named and not entry.is_dir()]
         except Exception as error:  # whatever a storage client raises
             raise ConfigError(f"{path}: cannot be read ({brief(error)})") from None
         if others:
@@ -91,9 +91,9 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
             )
             number = "1 file" if len(others) == 1 else f"{len(others)} files"
             warnings.warn(f"{path}: skipped {number}, no pictures by name ({kinds})", stacklevel=2)
-        if not files:
+        if not named:
             raise ConfigError(f"{path}: no pictures in this folder")
-        pictures.extend(map(str, files))
+        pictures.extend(map(str, named))
     return pictures
 
 
@@ -205,7 +205,7 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
         ConfigError: the file is unreadable, a column is missing, or a setting is not allowed.
     """
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = files.read_bytes(path).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
         header = [name.strip().replace("-", "_") for name in reader.fieldnames or ()]
         table = list(reader)

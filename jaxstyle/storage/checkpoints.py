@@ -65,7 +65,7 @@ _ACCESS = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOMEM, errno.EMFILE, 
 
 
 _ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
-"""What Orbax and TensorStore raise, the last two if metadata are others than they wrote."""
+"""What Orbax and TensorStore raise, the last two if the metadata are not what they wrote."""
 
 
 class AccessError(FileError):
@@ -211,7 +211,7 @@ class Checkpoints:
             wanted = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=wanted)["meta"]
             if not isinstance(meta, dict):
-                raise ValueError("its metadata is no object")
+                raise ValueError("its metadata is not a JSON object")
         if meta.get("format") != _FORMAT:
             raise FileError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
@@ -224,7 +224,7 @@ class Checkpoints:
             arrays = self._manager.restore(step, args=wanted)["arrays"]
             # TensorStore checks only its own structures.
             if meta.pop(_CHECKSUM, None) != _checksum(arrays, meta):
-                raise ValueError("its checksum is another")
+                raise ValueError("checksum mismatch")
             return arrays, meta
 
     def wait(self) -> None:

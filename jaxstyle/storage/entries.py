@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle.engine import State, program_of, pyramid, state_like
+from jaxstyle.engine import pyramid, structure_of
 from jaxstyle.storage.cells import GridCell
 
 
@@ -21,16 +21,12 @@ class Entry(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Pixels times evaluations, summed over all scales."""
+        """Pixels times evaluations, summed over all scales; 0 if there is a problem."""
+        if self.problem is not None:
+            return 0
         levels = pyramid.levels(self.cell.config, self.shape)
         pixels = self.shape[0] * self.shape[1]
         return round(sum(pixels * level.ratio**2 * level.evaluations for level in levels))
-
-    def state_like(self, scale: int) -> State:
-        """Return the structure of the cell's state at a scale, counted from the coarsest."""
-        level = pyramid.levels(self.cell.config, self.shape)[scale]
-        shape = pyramid.image_shape(self.shape, level.ratio, self.cell.config)
-        return state_like((*shape, 3), self.cell.config)
 
 
 Rows = Mapping[str, dict[str, Any] | None]
@@ -41,7 +37,7 @@ def shared_out(entries: Sequence[Entry], index: int, count: int) -> list[Entry]:
     """Return part `index` of `count` of about equal cost, with cells of one program adjacent."""
 
     def program_and_content(entry: Entry) -> tuple[Any, ...]:
-        return repr(program_of(entry.cell.config)), entry.shape, entry.cell.content
+        return repr(structure_of(entry.cell.config)), entry.shape, entry.cell.content
 
     ordered = sorted(entries, key=program_and_content)
     costs = np.array([entry.cost for entry in ordered], np.float64) + 1

@@ -32,6 +32,7 @@ from jaxstyle.config import (
     FileError,
     ImageError,
     JaxstyleError,
+    brief,
     flat,
 )
 from jaxstyle.engine import (
@@ -39,17 +40,18 @@ from jaxstyle.engine import (
     Progress,
     Record,
     Result,
-    finished_image,
-    style_at_scale,
+    as_used,
+    state_at,
     stylize_cells,
 )
-from jaxstyle.imaging import contact_sheet, files, images, to_json
+from jaxstyle.imaging import colored_result, contact_sheet, files, images, to_json
 from jaxstyle.network import Params, common_network, locate, read, to_params
 from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.entries import Entry, Rows, shared_out
+from jaxstyle.storage.pace import Schedule
 from jaxstyle.storage.pictures import Pictures
-from jaxstyle.storage.runs import Identity, Run, Schedule, summarize
+from jaxstyle.storage.runs import Identity, Run, summarize
 from jaxstyle.storage.sheets import sheet_pages
 
 _MOST_WAITING = 64
@@ -140,8 +142,8 @@ class Grid:
             row = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        except OSError as error:  # the cell may be done
-            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+        except Exception as error:  # whatever a storage client raises; the cell may be done
+            raise FileError(f"{path}: cannot be read ({brief(error)})") from None
         if not isinstance(row, dict):
             return None
         has = {name for name in ("image", "reason") if isinstance(row.get(name), str)}
@@ -200,8 +202,9 @@ class Grid:
             checkpoint_seconds: time between checkpoints of a cell, more if saving takes long. A
                 grid that was killed continues from them, and its images are bit for bit those of
                 one that was not, as long as devices, lanes and shards are the same.
-            runs: by default no folders stay. With a schedule of snapshots, which may be empty, each
-                cell keeps its folder in the form of a run's: metrics, inputs, last checkpoint.
+            runs: by default no folders stay but those of runs that were begun. With a schedule of
+                snapshots, which may be empty, each cell keeps its folder in the form of a run's:
+                metrics, inputs, last checkpoint.
             on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
@@ -235,21 +238,22 @@ class Grid:
         keepers: dict[int, CellProgress | CellRun] = {}
         for i, entry in enumerate(todo):
             folder = self._folder / entry.name
-            progress = CellProgress(folder, entry.state_like, checkpoint_seconds)
-            if i in skip:  # killed between the row and this
-                if entry.name in begun and not (folder / "config.toml").exists():
+            like = functools.partial(state_at, entry.cell.config, entry.shape)
+            progress = CellProgress(folder, like, checkpoint_seconds)
+            is_run = entry.name in begun and (folder / "config.toml").exists()
+            if i in skip:
+                if entry.name in begun and not is_run:  # killed between the row and this
                     progress.remove()
-            elif runs is not None:
-                options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": runs}
+            elif is_run or runs is not None:
+                snapshots = runs or Schedule()
+                options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": snapshots}
                 enter = functools.partial(self._enter, entry, cells[i], options)
-                keepers[i] = CellRun(folder, enter, entry.state_like)
+                keepers[i] = CellRun(folder, enter, like)
             else:
                 keepers[i] = progress
 
         def record(index: int, record: Record) -> None:
-            keeper = keepers[index]
-            assert isinstance(keeper, CellRun)
-            keeper.record(record)
+            keepers[index].record(record)
 
         def resumed(index: int) -> Progress | None:
             found = keepers[index].restore() if todo[index].name in begun else None
@@ -271,7 +275,7 @@ class Grid:
                 cells,
                 params,
                 skip=skip,
-                callback=record if runs is not None else None,
+                callback=record,
                 keepers=keepers.get,
                 progress=resumed,
                 lanes=lanes,
@@ -294,14 +298,16 @@ class Grid:
     ) -> Run:
         """Open the folder of a cell's run."""
         config, content = cell.config, cell.content.load()
-        styles = [style_at_scale(style.load(), config, 1.0) for style in cell.styles]
-        finish = lambda image: finished_image(image, cell.content.load(), config)  # noqa: E731
-        run = Run(folder, checkpoints=Schedule(), finish=finish, **options)
+        shown = as_used(content, [style.load() for style in cell.styles], config)
+        as_result = lambda image: colored_result(image, cell.content.load(), config)  # noqa: E731
+        run = Run(folder, checkpoints=Schedule(), as_result=as_result, **options)
         guides = entry.cell.content_guide, entry.cell.style_guides
-        files = entry.cell.content, entry.cell.styles
+        paths = entry.cell.content, entry.cell.styles
+        identity = Identity(config, entry.sha256, *paths, None, *guides)
         try:
-            run.identify(Identity(config, entry.sha256, *files, None, *guides))
-            run.show_inputs(content, styles)
+            # The folder's name tells that it is this run; what is there may be damaged.
+            files.write_atomically(run.folder / "config.toml", identity.to_toml().encode())
+            run.show_inputs(*shown)
         except JaxstyleError:
             run.close()
             raise

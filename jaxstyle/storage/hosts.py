@@ -99,7 +99,7 @@ def _gather(text: str) -> list[str]:
 
 
 def broadcast(arrays: Mapping[str, np.ndarray], meta: Any) -> tuple[dict[str, np.ndarray], Any]:
-    """Return the arrays, and the data that can be written as JSON, of the first process."""
+    """Return the first process's `arrays` and JSON-serializable `meta`."""
     kinds = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
     kinds, meta = json.loads(_gather(json.dumps([kinds, meta]))[0])
     received: dict[str, np.ndarray] = {}
@@ -135,6 +135,6 @@ class Decision:
         return np.asarray(self._latest.addressable_data(0)).tolist()
 
     def propose(self, *numbers: int) -> None:
-        """Propose numbers; all processes must call equally often. This waits for nobody."""
+        """Propose numbers; every process must make the same number of calls. Does not block."""
         mine = np.array([numbers], np.int32)
         self._latest = self._largest(jax.make_array_from_process_local_data(self._proposals, mine))

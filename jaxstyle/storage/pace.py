@@ -1,10 +1,41 @@
-"""Time-based schedule for saving checkpoints."""
+"""When a run writes something: at given evaluations, or as time passes."""
 
+import dataclasses
+import re
 import time
 from collections.abc import Callable
 
+from jaxstyle.config import ConfigError
+
 _SHARE = 0.02
 """Largest share of the time spent on saving."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The evaluations, counted over all scales, at which something is written."""
+
+    every: int | None = None
+    at: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | None, name: str) -> "Schedule":
+        """Parse `N` or `N,N,…`, the value of the flag `name`; None is never.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if text is None:
+            return cls()
+        plain = re.fullmatch(r"\d+(,\d+)*,?", text)
+        parts = [int(number) for number in text.split(",") if number] if plain else [0]
+        if min(parts) < 1:
+            raise ConfigError(f"{name} is N, or N,N,… for single ones, from 1 on, not {text!r}")
+        return cls(at=tuple(parts)) if "," in text else cls(every=parts[0])
+
+    def has(self, evaluation: int) -> bool:
+        """Return whether `evaluation` is one of them."""
+        return evaluation in self.at or bool(self.every and evaluation % self.every == 0)
 
 
 class Pace:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxstyle.config import Config, ImageError
-from jaxstyle.engine import GuideSource, Source, fitted_shape
-from jaxstyle.imaging import Mask, images, nearest_shape
-from jaxstyle.objective import Guide, Guides, assign, check_aspects, parse_guide, style_shares
+from jaxstyle.engine import GuideSource, Source
+from jaxstyle.imaging import fit_shape, images, nearest_shape
+from jaxstyle.objective import Guide, Guides, parse_guide, regions, style_shares
 from jaxstyle.storage.cells import GridCell
 
 _GUIDES_KEPT = 32
@@ -41,7 +41,7 @@ class Pictures:
         """Return the shape of the content at `path` in the grid."""
         shape = self.look(path).shape
         if self._aspect == "own" or config.size == "original":
-            return fitted_shape(shape, config)
+            return fit_shape(shape, config.size)
         return nearest_shape(shape, config.size)
 
     def content(self, path: str, config: Config) -> Source:
@@ -74,12 +74,12 @@ class Pictures:
             return
         whole = Guides(self._guide(cell.content_guide), tuple(map(self._guide, cell.style_guides)))
         styles = [self.look(style).shape for style in cell.styles]
-        check_aspects(whole, self.look(cell.content).shape, styles)
-        assign(whole, style_shares(len(cell.styles), cell.config))
+        regions.check_aspects(whole, self.look(cell.content).shape, styles)
+        regions.assign(whole, style_shares(len(cell.styles), cell.config))
 
     def _read_guide(self, path: str) -> Guide:
         picture = self._read(path)
-        guide = parse_guide(Mask(picture.pixels, picture.alpha), PurePath(path).name)
+        guide = parse_guide(picture.pixels, picture.alpha, PurePath(path).name)
         self.understood[path] = str(guide)
         return guide
 
@@ -91,7 +91,7 @@ class Pictures:
 
     def _read_content(self, path: str, config: Config) -> images.Picture:
         shape = self.shape(path, config)
-        whole = shape == fitted_shape(self.look(path).shape, config)
+        whole = shape == fit_shape(self.look(path).shape, config.size)
         return self._read(path, config.size if whole else shape)
 
     def _read(

@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,11 +28,11 @@ import numpy as np
 import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, ConfigError, FileError, flat, to_toml
+from jaxstyle.config import Config, FileError, flat, to_toml
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
 from jaxstyle.storage.folders import read_config, read_metrics
-from jaxstyle.storage.pace import Pace
+from jaxstyle.storage.pace import Pace, Schedule
 
 if TYPE_CHECKING:
     from jaxstyle.storage.checkpoints import Checkpoints
@@ -71,31 +70,8 @@ class Identity:
         return f"{to_toml(self.config)}\n{origin}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The evaluations, counted over all scales, at which something is written."""
-
-    every: int | None = None
-    at: tuple[int, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str | None, name: str) -> "Schedule":
-        """Parse `N` or `N,N,…`, the value of the flag `name`; None is never.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        if text is None:
-            return cls()
-        plain = re.fullmatch(r"\d+(,\d+)*,?", text)
-        parts = [int(number) for number in text.split(",") if number] if plain else [0]
-        if min(parts) < 1:
-            raise ConfigError(f"{name} is N, or N,N,… for single ones, from 1 on, not {text!r}")
-        return cls(at=tuple(parts)) if "," in text else cls(every=parts[0])
-
-    def has(self, evaluation: int) -> bool:
-        """Return whether `evaluation` is one of them."""
-        return evaluation in self.at or bool(self.every and evaluation % self.every == 0)
+CHECKPOINTS = Schedule(every=50)
+"""When runs save their progress, if nothing else is asked for."""
 
 
 class Run:
@@ -108,11 +84,11 @@ class Run:
         self,
         folder: epath.PathLike,
         *,
-        checkpoints: Schedule = Schedule(every=50),
+        checkpoints: Schedule = CHECKPOINTS,
         checkpoint_seconds: float = math.inf,
         snapshots: Schedule = Schedule(),
         on_scale: Callable[[], None] = lambda: None,
-        finish: Callable[[Image], Image] = lambda image: image,
+        as_result: Callable[[Image], Image] = lambda image: image,
     ) -> None:
         """Lock the folder, local or `gs://`, and create it if missing.
 
@@ -124,7 +100,7 @@ class Run:
                 small part of it. The first ones follow sooner, after a second, two, four ….
             snapshots: when to save the best image so far.
             on_scale: called once the start of a new scale is safely on disk.
-            finish: converts an image of the loop as for a result; used for snapshots.
+            as_result: converts an image of the loop to what a result shows; used for snapshots.
 
         Raises:
             FileError: the folder cannot be written to, or another process has locked it. Buckets
@@ -134,7 +110,7 @@ class Run:
         self.on_image: Callable[[int, Image], None] = lambda *_: None
         """Called with the evaluation and the image of each snapshot and of the result."""
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
-        self._on_scale, self._finish = on_scale, finish
+        self._on_scale, self._as_result = on_scale, as_result
         self._closing = contextlib.ExitStack()
         if files.is_local(folder):
             lock = filelock.FileLock(self.folder / ".lock")
@@ -281,7 +257,7 @@ class Run:
         passed = range(self._kept + 1, evaluation + 1)
         self._kept = evaluation
         if any(map(self._snapshot_schedule.has, passed)):
-            image = self._finish(np.asarray(outcome(progress.state)))
+            image = self._as_result(np.asarray(outcome(progress.state)))
             folder = files.make_folder(self.folder / "snapshots")
             images.save_image(folder / f"{evaluation:06}.png", image)
             self.on_image(evaluation, image)
@@ -334,7 +310,7 @@ def fork(
     folder: epath.PathLike,
     identity: Identity,
     like: Callable[[int], State],
-    shapes: Sequence[tuple[int, ...]],
+    shape: tuple[int, ...],
 ) -> Progress:
     """Return the starting point of a new run that continues the one in `folder`.
 
@@ -345,7 +321,7 @@ def fork(
             much of the budgets is spent. Otherwise it starts from the resulting image alone, and
             the optimizer knows nothing of the new objective's curvature.
         like: gives the expected structure and shapes of a scale's state.
-        shapes: the shapes of the new run's images, by scale.
+        shape: `(height, width)` of the new run's image at its first scale.
 
     Raises:
         FileError: `folder` is not a run's, or has no checkpoint yet.
@@ -363,7 +339,7 @@ def fork(
         checkpoints.close()
     if image is None:
         raise FileError(f"{folder}: has no checkpoint yet; there is nothing to start from")
-    return begin(resize_image(image, shapes[0]), identity.config)
+    return begin(resize_image(image, shape), identity.config)
 
 
 def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxstyle.engine import Progress, State
 from jaxstyle.storage import hosts
-from jaxstyle.storage.runs import Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Run
 
 
 class SharedRun:
@@ -34,7 +35,7 @@ class SharedRun:
 
         Args:
             progress: that progress; on other processes anything.
-            finished: its result, of what JSON has, or None.
+            finished: its result as JSON data, or None.
             like: gives the expected structure and shapes of a scale's state.
         """
         from jaxstyle.storage.checkpoints import from_arrays, to_arrays  # imports Orbax

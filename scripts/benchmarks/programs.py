@@ -116,7 +116,7 @@ def _stylize(files: Sequence[Path], output: Path, size: int, evaluations: int) -
 
 def _command(files: Sequence[Path], output: Path, size: int, *words: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "jaxstyle.cli", "stylize", *map(str, files), "-o", str(output)),
+        *(sys.executable, "-m", "jaxstyle", "stylize", *map(str, files), "-o", str(output)),
         *("--size", str(size), "--quiet", "--offline", *words),
     ]
 

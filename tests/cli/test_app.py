@@ -218,7 +218,7 @@ def test_an_error_of_the_file_system_is_one_line(
 
 
 def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) -> None:
-    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "-o", "out.png"]
+    command = [sys.executable, "-m", "jaxstyle", "stylize", *QUICK, "-o", "out.png"]
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
@@ -233,7 +233,7 @@ def test_a_reader_that_has_gone_is_no_failure(folder: Path, imagenet: Params) ->
 def test_help_that_nobody_reads_is_no_failure(arguments: str, code: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "jaxstyle.cli", *arguments.split()]
+    command = [sys.executable, "-m", "jaxstyle", *arguments.split()]
     errors = subprocess.PIPE if code == 0 else writing
     done = subprocess.run(command, stdout=writing, stderr=errors, timeout=60, check=False)
     os.close(writing)
@@ -266,7 +266,7 @@ def test_compiled_programs_are_kept_where_they_can_be(
     home: str, folder: Path, imagenet: Params
 ) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    command = [sys.executable, "-m", "jaxstyle.cli", "stylize", *QUICK, "--quiet", "-o", "out.png"]
+    command = [sys.executable, "-m", "jaxstyle", "stylize", *QUICK, "--quiet", "-o", "out.png"]
     environment["XDG_CACHE_HOME"] = str(Path(home).absolute())
     done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -336,6 +336,7 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "o.png", "--init", "none.png"), "none.png: no such file"),
         ((*PAIR, "-o", "o.jpg", "--bits", "16"), "only .png and .tif"),
         ((*PAIR, "-o", "content.png"), "content.png is also an input"),
+        ((*PAIR, "-o", "x/../content.png"), "content.png is also an input"),
         ((*PAIR, "-o", "o.png", "--init", "o.png"), "o.png: no such file"),
         ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
         ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
@@ -515,7 +516,7 @@ def started(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, i
     """A run whose stderr is a terminal, so that its progress can be watched; ended in any case."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxstyle.cli", "stylize", *PAIR, *PLAIN, *arguments],
+        [sys.executable, "-m", "jaxstyle", "stylize", *PAIR, *PLAIN, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=follower,

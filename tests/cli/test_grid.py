@@ -190,6 +190,7 @@ def test_failed_cells_are_counted_and_code_3(
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "x/../photos"), "also an input"),
         ((*INPUTS, "--content-guides", "out"), "also an input"),
+        ((*INPUTS, "--snapshots", "often"), "--snapshots is N, or N,N"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),
@@ -214,7 +215,7 @@ def test_a_mistake_is_one_line_and_code_2(
 
 
 def test_ctrl_c_keeps_the_cells_that_are_done(folder: Path, imagenet: Params) -> None:
-    command = [sys.executable, "-m", "jaxstyle.cli", "grid", *QUICK, "--sweep", "seed=0:50"]
+    command = [sys.executable, "-m", "jaxstyle", "grid", *QUICK, "--sweep", "seed=0:50"]
     command += ["--init", "noise", "--lanes", "1"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     waited = time.monotonic() + 120

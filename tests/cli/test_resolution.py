@@ -72,7 +72,7 @@ def test_what_cannot_fit_is_told_before_anything_is_computed(
 
 def command(*arguments: str, devices: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "jaxstyle.cli", *arguments],
+        [sys.executable, "-m", "jaxstyle", *arguments],
         env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
         capture_output=True,
         text=True,

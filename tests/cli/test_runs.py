@@ -207,6 +207,22 @@ def test_a_mistake_is_one_line_and_code_2(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--workdir", "RUN", "--snapshots", "often"),
+        ("--workdir", "RUN", "--checkpoints", "0"),
+        ("--workdir", "RUN", "--checkpoint-seconds", "0"),
+        ("-o", "none/out.png"),
+    ],
+)
+def test_a_mistake_in_an_option_is_found_before_jax_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("jaxstyle.cli.stylize.start_jax", None)
+    assert stylize(*arguments) == 2
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "report gs://none -o a.html",

@@ -43,13 +43,29 @@ def test_lines_can_be_switched_off(every: float, quiet: bool, capsys: Any) -> No
     assert capsys.readouterr().err == ""
 
 
+def entry(name: str, problem: str | None = None) -> Any:
+    cell = SimpleNamespace(config=SCALES)
+    return SimpleNamespace(cell=cell, shape=(100, 100), name=name, problem=problem)
+
+
+def test_cells_of_unusable_files_have_no_evaluations_to_wait_for(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    entries = [entry("a"), entry("b", "b.png: not an image"), entry("c", "b.png: not an image")]
+    with terminal.cells_progress(entries, quiet=False, every=1) as (on_cell, on_evaluations):
+        on_cell(entries[1], entries[1].problem)
+        on_cell(entries[2], entries[2].problem)
+        for _ in range(3):
+            on_evaluations(10)
+    assert capsys.readouterr().err == (
+        "jaxstyle: b.png: not an image (2 cells fail)\n"
+        "jaxstyle: 20/30 evaluations, 2/3 cells, 0:00:10 left\n"
+        "jaxstyle: 30/30 evaluations, 2/3 cells, 0:00:00 left\n"
+    )
+
+
 def test_a_grid_has_a_line_now_and_then(capsys: pytest.CaptureFixture) -> None:
-    entries: Any = [
-        SimpleNamespace(
-            cell=SimpleNamespace(config=SCALES), shape=(100, 100), name=name, problem=None
-        )
-        for name in ("a", "b")
-    ]
+    entries = [entry("a"), entry("b")]
     with terminal.cells_progress(entries, quiet=False, every=100) as (on_cell, on_evaluations):
         for _ in range(15):
             on_evaluations(2)

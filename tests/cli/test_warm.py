@@ -53,7 +53,7 @@ def test_stylize_finds_all_programs(tmp_path: Path, imagenet: Any) -> None:
     environment.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
 
     def run(*words: str) -> str:
-        command = [sys.executable, "-m", "jaxstyle.cli", *words, *QUICK]
+        command = [sys.executable, "-m", "jaxstyle", *words, *QUICK]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=True
         )

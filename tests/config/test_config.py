@@ -295,7 +295,7 @@ def test_a_positional_value_has_its_name_in_messages() -> None:
 
 
 class Distance:
-    """What stands for a statistic of one's own."""
+    """What stands for one's own statistic."""
 
     distance = None
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, Guides, stylize, stylize_batch
-from jaxstyle.engine import layout, memory, program_of, scales, stored, targets
+from jaxstyle.engine import layout, memory, scales, stored, structure_of, targets
 from jaxstyle.engine.ahead import Ahead
 from jaxstyle.engine.compiling import Signature, cached, quick_options
 from jaxstyle.engine.fitting import estimate
@@ -191,7 +191,7 @@ def test_an_outline_has_the_form_of_its_objective(
     def never(image: Any) -> Any:
         raise AssertionError("a picture was loaded")
 
-    made = targets.Targets(small_params, program_of(config), jax.local_devices()[:1], 1, 1)
+    made = targets.Targets(small_params, structure_of(config), jax.local_devices()[:1], 1, 1)
     for ratio in (1.0, 1 / 1.5):
         outline = made.outline(cell(never), ratio)
         objective = made.objective(cell(lambda image: image), ratio)

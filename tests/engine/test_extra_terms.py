@@ -20,9 +20,10 @@ from jaxstyle import (
     stylize_batch,
 )
 from jaxstyle.config import flat, parse_toml, preset, to_toml
-from jaxstyle.engine import Record, layout, plan, state_like
+from jaxstyle.engine import Record, layout, state_at
 from jaxstyle.network.arrays import Params
-from jaxstyle.storage.runs import Identity, Run, Schedule
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run
 from tests.conftest import SHALLOW, evaluate, picture
 from tests.engine.test_own_statistic import Means
 from tests.own_networks import LINEN, OF_LINEN, STRIDED_PARAMS
@@ -105,8 +106,7 @@ def test_an_interrupted_run_goes_on_and_no_other_takes_its_folder(tmp_path: Path
     def go_on(folder: Path, config: Config, stop_at: int | None = None) -> np.ndarray:
         with Run(folder, checkpoints=Schedule(every=2)) as run:
             run.identify(Identity(config, {"content": ["c"], "style": ["s"]}, "c.png", ["s.png"]))
-            shapes = [scale.content.shape for scale in plan(CONTENT, STYLE, config)]
-            progress = run.resume(lambda scale: state_like(shapes[scale], config))
+            progress = run.resume(lambda scale: state_at(config, CONTENT.shape, scale))
 
             def callback(record: Record) -> bool:
                 run.record(record)

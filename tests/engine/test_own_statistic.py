@@ -204,6 +204,11 @@ def test_tiles_are_chosen_for_one_that_merges() -> None:
         fitting.fit(of(Means(), optimizer="adam"), shape, wide, memory)
 
 
+def test_its_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"style_statistics must be of gram, .*Means"):
+        BASE.replace(style_statistics=[Means])
+
+
 def test_settings_with_it_are_compared_and_written() -> None:
     assert of(Means()) == of(Means())
     assert hash(of(Means())) == hash(of(Means()))

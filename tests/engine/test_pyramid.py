@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import Config, Result, save_image, stylize, stylize_batch
-from jaxstyle.engine.optimizers import state_like
-from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.optimizers import state_at
 from jaxstyle.engine.pyramid import image_shape, levels
 from jaxstyle.engine.records import Progress
 from jaxstyle.network.arrays import Params
@@ -46,7 +45,7 @@ AUTO = SHALLOW.replace(
 def test_automatic_scales_are_as_many_as_fit(shape: tuple[int, int], long_sides: list[int]) -> None:
     config = Config(scales="auto", evaluations=7)
     found = levels(config, shape)
-    assert [max(image_shape(shape, level.ratio, config)) for level in found] == long_sides
+    assert [max(level.shape) for level in found] == long_sides
     assert [level.evaluations for level in found] == [7] * len(long_sides)
     assert found[-1].ratio == 1
 
@@ -67,7 +66,7 @@ def test_where_automatic_scales_start(changes: dict, long_sides: list[int]) -> N
     shape = (182, 256)
     config = Config(scales="auto").replace(**changes)
     found = levels(config, shape)
-    assert [max(image_shape(shape, level.ratio, config)) for level in found] == long_sides
+    assert [max(level.shape) for level in found] == long_sides
 
 
 @pytest.mark.parametrize(
@@ -130,11 +129,6 @@ def test_automatic_scales_are_those_one_could_have_named(
     np.testing.assert_array_equal(whole.image, named.image)
 
 
-def test_the_size_that_runs_decides() -> None:
-    assert len(plan(picture(24, 32, 0), STYLE, AUTO.replace(size=64))) == 2
-    assert len(plan(CONTENT, STYLE, AUTO.replace(size=48))) == 1
-
-
 @pytest.mark.slow
 def test_a_batch_goes_through_as_many_scales_as_each_shape_has(
     whole: Result, small_params: Params
@@ -194,10 +188,10 @@ def test_a_run_goes_on_within_and_between_automatic_scales(
     keeper = Keeps(tmp_path)
     stylize(CONTENT, STYLE, AUTO, small_params, keeper=keeper)
     assert set(keeper.scales) == {0, 1}
-    shapes = [scale.content.shape for scale in plan(CONTENT, STYLE, AUTO)]
-    assert shapes == [(34, 45, 3), (48, 64, 3)]
+    shape = CONTENT.shape
+    assert [level.shape for level in levels(AUTO, shape)] == [(34, 45), (48, 64)]
     for folder in sorted(tmp_path.iterdir()):
-        progress = Checkpoints(folder).restore(lambda scale: state_like(shapes[scale], AUTO))
+        progress = Checkpoints(folder).restore(lambda scale: state_at(AUTO, shape, scale))
         assert progress is not None
         result = stylize(CONTENT, STYLE, AUTO, small_params, progress=progress)
         assert losses(result) == losses(whole)

@@ -15,7 +15,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxstyle import Config, ConfigError, stylize, stylize_batch
-from jaxstyle.engine.fitting import spreadable
+from jaxstyle.engine.fitting import for_space
 from jaxstyle.engine.layout import Layout
 from jaxstyle.engine.stylize import pick_devices
 from tests.conftest import picture
@@ -222,7 +222,7 @@ def test_what_has_no_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(
             ConfigError, match="cannot be used for an image that several devices share"
         ):
-            spreadable(config)
+            for_space(config, 2)
     with pytest.raises(ConfigError, match=r"space must be from 1 to the \d+ devices, not 4096"):
         pick_devices(4096)
     elsewhere = [types.SimpleNamespace(process_index=index) for index in range(2)]

@@ -168,7 +168,7 @@ def test_passes_go_from_coarse_to_fine(small_params: Params) -> None:
 
 
 def test_noise_has_the_same_spread_at_every_start(small_params: Params) -> None:
-    """Noise that is made large and scaled down would be nearly gray."""
+    """Noise that is made large and scaled down would be nearly grey."""
     variations = []
     for scales in (1, 2):
         config = SHALLOW.replace(init="noise", scales=scales, evaluations=1, tv="l1", tv_weight=1.0)

@@ -128,7 +128,7 @@ def test_a_portable_float_map(tmp_path: Path, letter: bytes, channels: int, orde
 
 
 def gray_tiff(values: np.ndarray, bits: int, white_is_zero: bool = False) -> bytes:
-    """An uncompressed gray TIFF of packed values."""
+    """An uncompressed grey TIFF of packed values."""
     unpacked = (values[..., None] >> np.arange(bits)[::-1]) & 1
     rows = np.packbits(unpacked.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()
     height, width = values.shape

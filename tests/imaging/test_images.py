@@ -107,7 +107,7 @@ def test_a_gray_profile_is_applied_with_and_without_alpha(tmp_path: Path) -> Non
 
 
 def linear_gray_profile() -> bytes:
-    """The shortest ICC profile there is of linear gray: a white point and an identity curve."""
+    """The shortest ICC profile there is of linear grey: a white point and an identity curve."""
     xyz = b"XYZ " + bytes(4) + bytes.fromhex("0000f6d6000100000000d32d")
     curve = b"curv" + bytes(8)
     offset = 128 + 4 + 2 * 12
@@ -424,6 +424,39 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     monkeypatch.undo()
     assert (tmp_path / "a.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_places_are_the_same_however_they_are_spelled(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.touch()
+    assert not files.same(path, other)
+    other.symlink_to(path)
+    assert files.same(path, other)
+    other.unlink()
+    other.hardlink_to(path)  # as another spelling is where names have no case
+    assert files.same(path, other)
+    assert files.same(tmp_path / "none" / ".." / "a", path)
+    assert files.same("gs://bucket/a", "gs://bucket/./a")
+    assert not files.same("gs://bucket/a", "gs://bucket/b")
+
+
+def test_whatever_a_bucket_raises_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HttpError(Exception):
+        """What gcsfs raises is no OSError."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise HttpError("Quota exceeded\n<html>")
+
+    for name in ("read_bytes", "write_bytes", "mkdir"):
+        monkeypatch.setattr(f"etils.epath.gpath._GPath.{name}", failing)
+    monkeypatch.setattr("etils.epath.gpath._GPath.exists", lambda *_: True)
+    for action in (
+        files.read_bytes,
+        files.make_folder,
+        lambda path: files.write_atomically(path, b""),
+    ):
+        with pytest.raises(FileError, match=r"gs://bucket/a.* \(Quota exceeded\)$"):
+            action("gs://bucket/a")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])

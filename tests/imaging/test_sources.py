@@ -1,4 +1,4 @@
-"""Pictures as callers have them: files, Pillow's images and arrays."""
+"""Pictures as callers have them: files, Pillow images and arrays."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_images_that_were_optimized_are_pictures() -> None:
         (IMAGE[..., :2], r"not \[24, 32, 2\]$"),
         (IMAGE[:0], r"not \[0, 32, 3\]$"),
         (np.float32(1), r"not \[\]$"),
-        ([IMAGE], "the photo must be a path, an image of Pillow's or an array .*, not list"),
+        ([IMAGE], "the photo must be a path, a Pillow image or an array .*, not list"),
         (None, "not NoneType"),
         (b"photo.png", "not bytes"),
     ],

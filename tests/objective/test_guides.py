@@ -255,7 +255,7 @@ def test_what_is_no_guide_is_refused(picture: np.ndarray, count: int) -> None:
         (np.zeros((3, 8, 8)), r"not \[3, 8, 8\], channels first: move them"),
         (np.full((8, 8), 255.0), "of the content must have floats in 0–1, or labels as integers"),
         (np.full((8, 8), -1), "has values from -1 to -1; labels are in 0–65535"),
-        ([1, 2], "must be a path, an image of Pillow's or an array .* not list"),
+        ([1, 2], "must be a path, a Pillow image or an array .* not list"),
     ],
 )
 def test_other_things_are_refused(source: object, message: str) -> None:

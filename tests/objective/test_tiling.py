@@ -51,7 +51,7 @@ def test_windows_are_cut_where_tiles_start() -> None:
 def test_a_window_sees_all_that_a_tile_depends_on(small_params: Params) -> None:
     """The radius that is reserved is the network's, not more than rounding asks for."""
     for layer in ("relu2_2", "relu3_1", "relu4_1"):
-        (top, _), (y0, _, _, _) = (each[2] for each in tile(VGG19, (480, 16), 96, (layer,))[2:])
+        (top, _), (y0, _, _, _) = (each[2] for each in tile(VGG19, (480, 16), 96, (layer,))[1:])
         halvings = int(layer[4]) - 1
 
         def first_own(

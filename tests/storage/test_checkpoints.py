@@ -12,8 +12,7 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config.errors import FileError
-from jaxstyle.engine.optimizers import state_like
-from jaxstyle.engine.pictures import plan
+from jaxstyle.engine.optimizers import state_at
 from jaxstyle.engine.records import Progress
 from jaxstyle.engine.update import State
 from jaxstyle.network.arrays import Params
@@ -51,7 +50,7 @@ class Every:
 
 
 def like(config: Config, scale: int) -> State:
-    return state_like(plan(CONTENT, STYLE, config)[scale].content.shape, config)
+    return state_at(config, CONTENT.shape, scale)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])

@@ -1,6 +1,7 @@
 """Grids on disk: done once, resumed, split, collected, with bad cells failing alone."""
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Pil
 
 from jaxstyle import Config, ConfigError, FileError, load_image, save_image, stylize
+from jaxstyle.engine.optimizers import state_at
 from jaxstyle.engine.stylize import stylize_cells
 from jaxstyle.imaging import images
 from jaxstyle.network.arrays import Params
@@ -22,7 +24,8 @@ from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.cells import GridCell, product
 from jaxstyle.storage.folders import read_config, read_metrics, read_result
 from jaxstyle.storage.grid import Entry, Grid, Summary
-from jaxstyle.storage.runs import Identity, Schedule, fork
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, fork
 from jaxstyle.storage.sheets import _differences, sheet_pages
 from tests.conftest import SHALLOW, picture
 
@@ -204,7 +207,8 @@ def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
 
 
 def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Params) -> None:
-    grid = grid_of(cells_of(files, [QUICK.replace(scales=2)]), tmp_path / "out")
+    config = QUICK.replace(scales=2, preserve_color="luminance")
+    grid = grid_of(cells_of(files, [config]), tmp_path / "out")
     grid.run(small_params, lanes=2, runs=Schedule(every=3))
     assert ran(grid, small_params, runs=Schedule()) == []
     for entry in grid.entries:
@@ -213,6 +217,8 @@ def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Para
         assert [line["loss"] for line in read_metrics(folder)] == row["losses"]
         assert {path.name for path in folder.glob("snapshots/*")} == {"000003.png", "000006.png"}
         assert {path.name for path in folder.glob("inputs/*")} == {"content.jpg", "style-1.jpg"}
+        for path in folder.glob("inputs/*"):  # as they were used: only lightness was
+            assert np.ptp(load_image(path), axis=2).max() < 0.02
         image = (folder / "image.png").read_bytes()
         assert image == folder.with_suffix(".png").read_bytes()
         result = read_result(folder)
@@ -223,10 +229,51 @@ def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Para
         assert summary["sha256"] == entry.sha256
         write_report(folder, tmp_path / "report.html")
         assert write_animation(folder, tmp_path / "film.gif") == 3
+        like = functools.partial(state_at, config, entry.shape)
         identity = Identity(
             entry.cell.config.replace(evaluations=9), entry.sha256, entry.cell.content, []
         )
-        assert fork(folder, identity, entry.state_like, [(32, 48, 3)]).evaluations == 8
+        assert fork(folder, identity, like, (32, 48)).evaluations == 8
+
+
+def interrupted_after_an_evaluation(grid: Grid, params: Params) -> None:
+    def on_evaluations(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(
+            params,
+            lanes=1,
+            checkpoint_seconds=0,
+            runs=Schedule(every=2),
+            on_evaluations=on_evaluations,
+        )
+
+
+def test_a_run_that_was_begun_is_kept_without_the_flag(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files)[:2], tmp_path / "out")
+    interrupted_after_an_evaluation(grid, small_params)
+    (begun,) = [path for path in (tmp_path / "out" / "cells").iterdir() if path.is_dir()]
+    grid.run(small_params, lanes=1)
+    assert grid.summary().done == 2
+    assert [path for path in (tmp_path / "out" / "cells").iterdir() if path.is_dir()] == [begun]
+    (row,) = [row for row in map(grid.row, grid.entries) if row and row["cell"] == begun.name]
+    assert [line["loss"] for line in read_metrics(begun)] == row["losses"]
+    assert read_result(begun) is not None
+
+
+def test_damaged_settings_of_a_run_do_not_end_its_grid(
+    files: Path, tmp_path: Path, small_params: Params
+) -> None:
+    grid = grid_of(cells_of(files)[:1], tmp_path / "out")
+    interrupted_after_an_evaluation(grid, small_params)
+    folder = tmp_path / "out" / "cells" / grid.entries[0].name
+    (folder / "config.toml").write_text("= damaged")
+    grid.run(small_params, runs=Schedule(every=2))
+    assert grid.summary().done == 1
+    assert read_config(folder)["evaluations"] == 4
 
 
 def test_what_a_kill_left_is_removed_by_the_next_start(
@@ -297,6 +344,8 @@ def test_bad_inputs_fail_their_cells_only(
     assert "cut.png: damaged or truncated" in reasons["cut", "stripes"]
     assert "no such file" in reasons["missing", "tiny"]
     assert "too small" in reasons["one", "tiny"]
+    missing = product(contents[3:], styles, [config.replace(scales=2)])
+    assert {entry.cost for entry in grid_of(missing, tmp_path / "out").entries} == {0}
     # Failed cells are tried again, and count as there for the sheet.
     save_image(files / "broken.png", picture(32, 48, 5))
     again = grid_of(product(contents, styles, [config]), tmp_path / "out")

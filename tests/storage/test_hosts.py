@@ -147,7 +147,7 @@ def test_the_same_command_completes_what_a_killed_host_left(
     command += ["--style-layers", "relu1_1", "relu2_1"]
     # Each has four cells to do.
     survivor, killed = cluster(
-        ["-m", "jaxstyle.cli", *command], ["-c", KILLED_AFTER_TWO_CELLS, *command]
+        ["-m", "jaxstyle", *command], ["-c", KILLED_AFTER_TWO_CELLS, *command]
     )
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
@@ -155,7 +155,7 @@ def test_the_same_command_completes_what_a_killed_host_left(
     kept = {path: path.stat().st_mtime_ns for path in (output / "cells").glob("*.json")}
     assert len(kept) == 4 + 2
     assert not (output / "grid.jsonl").exists()
-    for process in cluster(*[["-m", "jaxstyle.cli", *command]] * 2):
+    for process in cluster(*[["-m", "jaxstyle", *command]] * 2):
         finished(process)
     assert all(path.stat().st_mtime_ns == time_of for path, time_of in kept.items())
     rows = [json.loads(row) for row in (output / "grid.jsonl").read_text().splitlines()]
@@ -165,7 +165,7 @@ def test_the_same_command_completes_what_a_killed_host_left(
 
 
 def test_a_cluster_that_is_not_there_is_told(files: Path, tmp_path: Path) -> None:
-    command = ["-m", "jaxstyle.cli", "grid", "--contents", str(files), "--styles", str(files)]
+    command = ["-m", "jaxstyle", "grid", "--contents", str(files), "--styles", str(files)]
     _, err = finished(start([*command, "-o", str(tmp_path / "out"), "--distributed"]), code=2)
     assert "--shard" in err
     assert len(err.strip().splitlines()) == 1

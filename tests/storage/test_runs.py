@@ -21,7 +21,8 @@ from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
 from jaxstyle.storage.checkpoints import Checkpoints
-from jaxstyle.storage.runs import Identity, Run, Schedule, fork
+from jaxstyle.storage.pace import Schedule
+from jaxstyle.storage.runs import Identity, Run, fork
 from tests.conftest import SHALLOW, picture
 from tests.interrupted_run import BUDGET, COARSE, CONTENT, STYLE, go_on
 
@@ -210,7 +211,7 @@ def test_every_evaluation_is_saved_if_time_asks_for_it(
 
 def forked(folder: Path, identity: Identity) -> Progress:
     like = lambda scale: state_like(CONTENT.shape, identity.config)  # noqa: E731
-    return fork(folder, identity, like, [CONTENT.shape])
+    return fork(folder, identity, like, CONTENT.shape)
 
 
 def test_a_fork_with_a_larger_budget_is_the_longer_run(
