@@ -4,6 +4,7 @@ import re
 
 from jaxstyle.cli.backend import share_out_cpu, start_jax
 from jaxstyle.cli.commands import RenderGrid, base_settings
+from jaxstyle.cli.imports import quick_imports
 from jaxstyle.cli.process import EXIT_CELLS_FAILED
 from jaxstyle.cli.terminal import cells_progress, say, silence_libtiff
 from jaxstyle.config import ConfigError
@@ -35,12 +36,13 @@ def render_grid(command: RenderGrid) -> int:
         if files.same(path, output):
             raise ConfigError(f"{output} is also an input; name another folder to write to")
     wanted = grid_cells(command)
-    start_jax(deterministic=command.deterministic)
-    silence_libtiff()
-    from jaxstyle.engine import check_cell, for_space
-    from jaxstyle.network import common_network, weights
-    from jaxstyle.storage import grid, hosts
+    with quick_imports():
+        start_jax(deterministic=command.deterministic)
+        from jaxstyle.engine import check_cell, for_space
+        from jaxstyle.network import common_network, weights
+        from jaxstyle.storage import grid, hosts
 
+    silence_libtiff()
     if command.collect and not files.open_path(output).is_dir():
         raise ConfigError(f"{output}: no such folder; nothing to collect")
     for cell in wanted:

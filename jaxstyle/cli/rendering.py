@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,14 +136,17 @@ def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     if jax.default_backend() == "cpu":
         # JAX imports it to read a stored program; reading files lets other threads run.
         threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
-    inputs = _read_inputs(command)
-    path = weights.locate(
-        command.weights,
-        network=command.settings.network,
-        offline=command.offline or None,
-        quiet=command.quiet,
-    )
-    checkpoint = weights.read(path)
+    network = command.settings.network
+    path = weights.chosen_path(command.weights, network)
+    with ThreadPoolExecutor(1) as background:
+        reading = background.submit(weights.read, path) if path.exists() else None
+        inputs = _read_inputs(command)
+    if reading is None:
+        offline = command.offline or None
+        path = weights.locate(
+            command.weights, network=network, offline=offline, quiet=command.quiet
+        )
+    checkpoint = weights.read(path) if reading is None else reading.result()
     sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
     return inputs._replace(sha256=sha256), checkpoint
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Stylize
+from jaxstyle.cli.imports import quick_imports
 from jaxstyle.cli.process import Interrupt
 from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
@@ -38,8 +39,9 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
     if command.output is not None and not command.distributed:  # else the other hosts would wait
         images.check_output(command.output, command.bits)
     # Only now, so that mistakes need not wait for JAX.
-    start_jax(deterministic=command.deterministic)
-    silence_libtiff()
-    from jaxstyle.cli.rendering import render
+    with quick_imports():
+        start_jax(deterministic=command.deterministic)
+        from jaxstyle.cli.rendering import render
 
+    silence_libtiff()
     return render(command, interrupted)

@@ -5,6 +5,7 @@ import time
 
 from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Warm, base_settings
+from jaxstyle.cli.imports import quick_imports
 from jaxstyle.cli.terminal import say
 from jaxstyle.config import ConfigError
 from jaxstyle.imaging import fit_shape
@@ -18,11 +19,12 @@ def warm(command: Warm) -> None:
     if min(command.sizes, default=0) < 1:
         raise ConfigError("--sizes are whole numbers from 1 on")
     aspects = [_aspect(text) for text in command.aspects]
-    start_jax(deterministic=command.deterministic)
-    import jax
+    with quick_imports():
+        start_jax(deterministic=command.deterministic)
+        import jax
 
-    from jaxstyle.engine import compile_ahead
-    from jaxstyle.network import load_weights
+        from jaxstyle.engine import compile_ahead
+        from jaxstyle.network import load_weights
 
     if not jax.config.values["jax_compilation_cache_dir"]:
         raise ConfigError("there is no folder for compiled programs; see `jaxstyle info`")
