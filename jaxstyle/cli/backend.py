@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -41,6 +42,9 @@ def start_jax(*, deterministic: bool = False) -> None:
         import jax
     except ValueError as error:
         raise ConfigError(f"JAX cannot start: {error}") from None
+    if not importlib.metadata.entry_points(group="jax_plugins"):
+        # Only GPUs keep more than programs in the folder, which are then found by its path, too.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     folder = jax.config.values["jax_compilation_cache_dir"]
     distant = folder is not None and "://" in folder
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ and not distant:
