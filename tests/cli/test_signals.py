@@ -116,3 +116,16 @@ def test_a_signal_at_any_stage_loses_nothing(
     assert done.stderr.startswith("" if late or early else "jaxstyle: ")
     assert finished(folder) == whole
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_an_interrupt_during_imports_ends_the_process_at_once() -> None:
+    """An exception in the middle of an extension module's start could crash it."""
+    code = (
+        "import os, signal\n"
+        "from jaxstyle.cli.imports import quick_imports\n"
+        "with quick_imports():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
