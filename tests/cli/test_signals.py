@@ -123,6 +123,7 @@ def test_an_interrupt_during_imports_ends_the_process_at_once() -> None:
     code = (
         "import os, signal\n"
         "from jaxstyle.cli.imports import quick_imports\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent may ignore it
         "with quick_imports():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
