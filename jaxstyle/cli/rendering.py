@@ -141,12 +141,12 @@ def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     with ThreadPoolExecutor(1) as background:
         reading = background.submit(weights.read, path) if path.exists() else None
         inputs = _read_inputs(command)
-    if reading is None:
-        offline = command.offline or None
-        path = weights.locate(
-            command.weights, network=network, offline=offline, quiet=command.quiet
-        )
-    checkpoint = weights.read(path) if reading is None else reading.result()
+    if reading is not None:
+        checkpoint = reading.result()
+    else:
+        offline, quiet = command.offline or None, command.quiet
+        located = weights.locate(command.weights, network=network, offline=offline, quiet=quiet)
+        checkpoint = weights.read(located)
     sha256 = inputs.sha256 | {"weights": [checkpoint.sha256]}
     return inputs._replace(sha256=sha256), checkpoint
 

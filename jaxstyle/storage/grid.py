@@ -306,7 +306,7 @@ class Grid:
         identity = Identity(config, entry.sha256, *paths, None, *guides)
         try:
             # The folder's name tells that it is this run; what is there may be damaged.
-            files.write_atomically(run.folder / "config.toml", identity.to_toml().encode())
+            run.record_identity(identity)
             run.show_inputs(*shown)
         except JaxstyleError:
             run.close()

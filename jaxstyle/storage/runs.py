@@ -158,9 +158,8 @@ class Run:
         Raises:
             FileError: the folder is of another run; the message shows the difference.
         """
-        path = self.folder / "config.toml"
-        if not path.exists():
-            files.write_atomically(path, identity.to_toml().encode())
+        if not (self.folder / "config.toml").exists():
+            self.record_identity(identity)
             return
         changed = differences(self.folder, identity)
         if changed:
@@ -168,6 +167,10 @@ class Run:
                 f"{self.folder} is another run: {', '.join(changed.values())}; "
                 f"name another --workdir, with --fork-from {self.folder} to start from its state"
             )
+
+    def record_identity(self, identity: Identity) -> None:
+        """Record the identity of the run, in place of what is recorded."""
+        files.write_atomically(self.folder / "config.toml", identity.to_toml().encode())
 
     def show_inputs(self, content: Image, styles: Sequence[Image]) -> None:
         """Save the inputs as used, for viewing later."""
