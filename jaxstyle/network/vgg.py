@@ -74,13 +74,13 @@ def _pool(x: Float[Array, "h w c"], pooling: Literal["max", "average"]) -> Float
     """Pool 2×2 with stride 2; an odd last row or column is dropped.
 
     Written with elementwise operations: the gradient of a windowed maximum is a scatter, which
-    is slow on CPUs. As in that gradient, the first of equal values gets it. Rows are paired
-    by slices, since XLA would gather rows that devices share to reshape them.
+    is slow on CPUs. Rows are paired by slices, since XLA would gather rows that devices share to
+    reshape them.
     """
     height, width, channels = x.shape
     even = x[: height // 2 * 2, : width // 2 * 2]
     pairs = even.reshape(-1, width // 2, 2, channels)
-    join = _first_maximum if pooling == "max" else _mean
+    join = _maximum if pooling == "max" else _mean
     columns = join(pairs[:, :, 0], pairs[:, :, 1])
     return join(columns[::2], columns[1::2])
 
@@ -89,8 +89,20 @@ def _mean(a: Array, b: Array) -> Array:
     return (a + b) / 2
 
 
-def _first_maximum(a: Array, b: Array) -> Array:
-    return jnp.where(a >= b, a, b)
+@jax.custom_jvp
+def _maximum(a: Array, b: Array) -> Array:
+    """Compute the maximum; of equal values, the first gets the gradient.
+
+    What JAX would compare for the gradient is part of the value's expression too, so that GPUs
+    would store the results of the comparison in a kernel of its own.
+    """
+    return jnp.maximum(a, b)
+
+
+@_maximum.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = primals
+    return _maximum(a, b), jnp.where(b > a, tangents[1], tangents[0])
 
 
 @jax.custom_jvp

@@ -142,10 +142,10 @@ _POLYNOMIALS = (
     (3 / 8, -5 / 3, 20 / 9),
     (3 / 8, -5 / 3, 20 / 9),
 )
-"""Polynomials p(e) = a ((e + b)² + c) or a (((e + b)² + c)² + d), such that the x p(x²) one after
-the other map [0.95 ε, 1] to 1 ± 5e-6, or 1 ± 1e-15 with the last. In this form a GPU needs no kernels
-but the products. The first four deviate least from 1 on the interval that they are given, by Remez'
-algorithm; the others are Taylor's polynomial of 1/√e."""
+"""Polynomials p(e) = a ((e + b)² + c) or a (((e + b)² + c)² + d): squares, so that a GPU needs no
+kernels but the products. The maps x p(x²), one after the other, take [0.95 ε, 1] to 1 ± 5e-6, or to
+1 ± 1e-15 with the last. The first four come nearest to 1 on the interval that they are given; the
+others are Taylor's polynomial of 1/√e."""
 
 
 def _iterated(batch: Float[Array, "b n n"]) -> _Iterates:

@@ -213,7 +213,8 @@ class Wasserstein(StyleStatistic):
         if layer.shared or not layer.whole or height * width >= channels:
             return _products(layer)
         mass, mean, centred = _centred(layer)
-        rows = _guided(centred, layer.guide).reshape(-1, channels)
+        deviations = _deviations(_wide(layer.features), centred)
+        rows = _guided(deviations, layer.guide).reshape(-1, channels)
         return wasserstein.Sample(mean, rows / jnp.sqrt(_at_least_tiny(mass)))
 
     def merge(
@@ -331,22 +332,27 @@ def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h 
     return mass, mean, wide - mean
 
 
+@jax.custom_jvp
+def _deviations(wide: Float[Array, "h w c"], centred: Float[Array, "h w c"]) -> Array:
+    """Return `centred`, `wide` less its mean, with a derivative that leaves the mean out.
+
+    For functions of deviations' products alone: there, the mean's derivative adds up to 0, as
+    deviations do, which would take a pass over all of them.
+    """
+    del wide
+    return centred
+
+
+@_deviations.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[1], tangents[0]
+
+
 def _products(layer: Layer) -> Spread:
     mass, mean, centred = _centred(layer)
-
-    def scatter(centred: Float[Array, "h w c"], guide: Float[Array, "h w"] | None) -> Array:
-        centred = centred.astype(layer.features.dtype)
-        return gram_matrix(_guided(centred, guide), layer.precision, shared=layer.shared)
-
-    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-        _, centred, guide = primals
-        return jax.jvp(lambda centred: scatter(centred, guide), (centred,), tangents[:1])
-
-    # The mean's derivative adds up to 0, as deviations do, which takes a pass over all of them.
-    without_mean = jax.custom_jvp(lambda _, centred, guide: scatter(centred, guide))
-    without_mean.defjvp(derivative)
-    guide = jax.lax.stop_gradient(layer.guide)
-    return Spread(mass, mean, without_mean(_wide(layer.features), centred, guide))
+    deviations = _deviations(_wide(layer.features), centred).astype(layer.features.dtype)
+    guided = _guided(deviations, layer.guide)
+    return Spread(mass, mean, gram_matrix(guided, layer.precision, shared=layer.shared))
 
 
 def _merged(some: Spread, others: Spread) -> Spread:

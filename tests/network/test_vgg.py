@@ -268,3 +268,9 @@ def test_automatic_precision_is_that_of_the_platform(
     assert network.module(small_params, ["relu1_1"]).precision == expected
     assert vgg.chosen_precision("float32") == "float32"
     assert vgg.chosen_precision("auto", "winograd") == "float32"
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient() -> None:
+    image = jnp.asarray([[1.0, 3.0], [3.0, 3.0]])[:, :, None]
+    gradient = jax.grad(lambda image: jnp.sum(vgg._pool(image, "max")))(image)
+    assert gradient[:, :, 0].tolist() == [[0, 1], [0, 0]]
