@@ -3,6 +3,9 @@
 _LONGEST = 2000
 """Most characters of a message, which may show what a damaged file has in place of a name."""
 
+_MOST_OF_ANOTHER = 1000
+"""Most characters of another library's message: XLA's may show whole programs."""
+
 
 class JaxstyleError(ValueError):
     """A mistake that the user can correct; the command line exits with code 2."""
@@ -21,8 +24,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def brief(error: BaseException | str) -> str:
     """Return what another library's `error`, or its text, says, as part of a line."""
-    text = getattr(error, "strerror", None) or str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    shown = text if len(text) <= _MOST_OF_ANOTHER else f"{text[:_MOST_OF_ANOTHER]}…"
+    return shown or type(error).__name__
 
 
 class ConfigError(JaxstyleError):

@@ -22,6 +22,7 @@ from jaxstyle.config.validation import (
     Positive,
     Weight,
     Weights,
+    check_instance,
     equal,
     frozen,
     named,
@@ -123,6 +124,7 @@ class AutoPyramid:
 def _optimizer(value: Any) -> LBFGS | Adam:
     if isinstance(value, (LBFGS, Adam)):
         return value
+    check_instance("optimizer", value)
     options = value if isinstance(value, Mapping) else {"name": value}
     match options.get("name"):
         case "lbfgs":
@@ -135,13 +137,14 @@ def _optimizer(value: Any) -> LBFGS | Adam:
 def _scales(value: Any) -> OneScale | Pyramid | AutoPyramid:
     if isinstance(value, (OneScale, Pyramid, AutoPyramid)):
         return value
+    check_instance("scales", value)
     options = value if isinstance(value, Mapping) else {"number": value}
     number = options.get("number")
     if number == "auto":
         return AutoPyramid(**options)
     if type(number) is int and number > 0:
         return OneScale(**options) if number == 1 else Pyramid(**options)
-    raise ConfigError(f"scales must be 'auto' or a whole number from 1 on, not {value!r}")
+    raise ConfigError(f"scales must be 'auto' or a whole number of at least 1, not {value!r}")
 
 
 Optimizer = Annotated[LBFGS | Adam, BeforeValidator(_optimizer)]
@@ -170,8 +173,8 @@ NESTED: Mapping[str, Alternatives] = {
 
 def _check_network(value: Any) -> Any:
     names = get_args(NetworkName)
-    own = hasattr(value, "stride") and not isinstance(value, type)
-    if not own and not (isinstance(value, str) and value in names):
+    check_instance("network", value)
+    if not hasattr(value, "stride") and not (isinstance(value, str) and value in names):
         raise ConfigError(f"network must be {' or '.join(map(repr, names))}, not {value!r}")
     try:
         hash(value)
@@ -185,14 +188,15 @@ def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     if not weights:
         raise ConfigError("style_statistics must name at least one")
     for statistic in weights:
-        own = hasattr(statistic, "distance") and not isinstance(statistic, type)
-        if not own and statistic not in known:
+        check_instance("style_statistics", statistic)
+        if not hasattr(statistic, "distance") and statistic not in known:
             raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
     return _check_names("style_statistics", weights)
 
 
 def _check_terms(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     for term in weights:
+        check_instance("extra_terms", term)
         if not callable(term):
             raise ConfigError(f"extra_terms must be functions of an image, not {term!r}")
     return immutabledict(_check_names("extra_terms", weights))

@@ -1,19 +1,27 @@
 """Validated frozen dataclasses whose errors are one line each."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 from immutabledict import immutabledict
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from jaxstyle.config.errors import ConfigError
+from jaxstyle.config.errors import ConfigError, brief
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Weight = Annotated[float, Field(strict=True, ge=0)]
 Decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
+
+_WORDS = {
+    "greater than or equal to": "at least",
+    "a valid integer": "a whole number",
+    "a valid tuple": "a list",
+    "a valid": "a",
+}
+"""Words of pydantic's messages, and those of this project."""
 
 _Class = TypeVar("_Class", bound=type)
 _Kept = TypeVar("_Kept")
@@ -88,8 +96,24 @@ def _message(error: pydantic.ValidationError, fields: list[str]) -> str:
     if not message.startswith("Input should be "):
         return f"{name}: {message[0].lower()}{message[1:]}"
     wants = [message, *(other["msg"] for other in others if other["loc"][0] == place)]
-    words = dict.fromkeys(want.removeprefix("Input should be ") for want in wants)
-    return f"{name} must be {' or '.join(words)}, not {first['input']!r}"
+    words = dict.fromkeys(_plain(want.removeprefix("Input should be ")) for want in wants)
+    return f"{name} must be {' or '.join(words)}, not {brief(repr(first['input']))}"
+
+
+def _plain(want: str) -> str:
+    """Say what pydantic wants as other messages do."""
+    for theirs, ours in _WORDS.items():
+        want = want.replace(theirs, ours)
+    return want
+
+
+def check_instance(setting: str, value: Any) -> None:
+    """Raise `ConfigError` if `value` is a class instead of an instance."""
+    if isinstance(value, type):
+        name = value.__name__
+        raise ConfigError(
+            f"{setting}: expected an instance, as in {name}(...), not the class {name}"
+        )
 
 
 def weighted(value: Any) -> Any:
@@ -101,6 +125,8 @@ def weighted(value: Any) -> Any:
     weights: dict[Any, Any] = {}
     for item in value:
         name, equals, weight = item.partition("=") if isinstance(item, str) else (item, "", "")
+        if not isinstance(name, Hashable):
+            raise ValueError(f"{name} must be hashable; make it a frozen dataclass")
         if name in weights:
             raise ValueError(f"{name} is named twice")
         try:

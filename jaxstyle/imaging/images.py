@@ -64,7 +64,7 @@ def read_picture(
     Raises:
         FileError: the file is missing or unreadable.
         ImageError: it is damaged, not an image, or takes too much memory when decoded, or `size` is
-            not a positive integer.
+            not a whole number of at least 1.
     """
     data = files.read_bytes(path)
     own = decoding.shape_of(path, data)

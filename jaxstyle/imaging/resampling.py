@@ -19,12 +19,12 @@ def fit_shape(shape: tuple[int, ...], size: int | Literal["original"] | None) ->
     None or "original" keeps the size too.
 
     Raises:
-        ImageError: `size` is not a positive integer, or the result would exceed `MAX_PIXELS`.
+        ImageError: `size` is not a whole number of at least 1, or makes more than `MAX_PIXELS`.
     """
     if size is None or size == "original":
         return shape[0], shape[1]
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise ImageError(f"size must be a positive integer or 'original', not {size!r}")
+        raise ImageError(f"size must be a whole number of at least 1, or 'original', not {size!r}")
     height, width = shape[:2]
     scale = int(size) / max(height, width)
     fitted = max(1, round(height * scale)), max(1, round(width * scale))

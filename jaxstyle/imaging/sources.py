@@ -40,7 +40,7 @@ def load_image(
     Raises:
         FileError: the file is missing or unreadable.
         ImageError: it is damaged or not an image; the array has another layout, type or range;
-            `size` is not a positive integer.
+            `size` is not a whole number of at least 1.
     """
     if isinstance(source, (str, os.PathLike)):
         return images.read_picture(source, size).pixels

@@ -124,8 +124,10 @@ def lbfgs(
     Raises:
         ValueError: a size or step is not positive.
     """
-    if memory_size < 1 or not first_step > 0:
-        raise ValueError(f"lbfgs needs positive sizes, not {memory_size=}, {first_step=}")
+    if memory_size < 1:
+        raise ValueError(f"memory_size must be at least 1, not {memory_size}")
+    if not first_step > 0:
+        raise ValueError(f"first_step must be greater than 0, not {first_step}")
 
     def init(params: PyTree[Array]) -> LBFGSState:
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -30,7 +30,7 @@ class Schedule:
         plain = re.fullmatch(r"\d+(,\d+)*,?", text)
         parts = [int(number) for number in text.split(",") if number] if plain else [0]
         if min(parts) < 1:
-            raise ConfigError(f"{name} is N, or N,N,… for single ones, from 1 on, not {text!r}")
+            raise ConfigError(f"{name} must be N or N,N,…, each at least 1, not {text!r}")
         return cls(at=tuple(parts)) if "," in text else cls(every=parts[0])
 
     def has(self, evaluation: int) -> bool:

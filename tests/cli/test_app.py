@@ -363,10 +363,10 @@ def test_a_mistake_is_one_line_and_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--evaluations", "0"), "evaluations must be greater than or equal to 1, not 0"),
+        (("--evaluations", "0"), "evaluations must be at least 1, not 0"),
         (("--evaluations", "many"), "--evaluations"),
-        (("--style-weight", "-3"), "style_weight must be greater than or equal to 0"),
-        (("--style-weights", "1", "-3"), "style_weights must be greater than or equal to 0"),
+        (("--style-weight", "-3"), "style_weight must be at least 0"),
+        (("--style-weights", "1", "-3"), "style_weights must be at least 0"),
         (("--style-weights", "nan"), "style_weights must be a finite number"),
         (("--style-weights", "0"), "style_weights must not all be 0"),
         (("--learning-rate", "0.1"), "learning_rate has no meaning with optimizer lbfgs"),

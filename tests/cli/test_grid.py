@@ -190,7 +190,7 @@ def test_failed_cells_are_counted_and_code_3(
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "x/../photos"), "also an input"),
         ((*INPUTS, "--content-guides", "out"), "also an input"),
-        ((*INPUTS, "--snapshots", "often"), "--snapshots is N, or N,N"),
+        ((*INPUTS, "--snapshots", "often"), "--snapshots must be N or N,N"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),

@@ -42,7 +42,7 @@ def test_how_activations_are_held_changes_nothing(folder: Path, imagenet: Params
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tile", "0"), "tile must be greater than or equal to 1"),
+        (("--tile", "0"), "tile must be at least 1"),
         (("--tile", "64", "--activations", "kept"), "tile has no meaning with activations kept"),
         (("--tile", "64", "--style-statistics", "sliced"), "sliced needs whole layers"),
         (("--optimizer", "adam", "--history-precision", "bfloat16"), "history_precision has no"),

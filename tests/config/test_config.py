@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -187,29 +188,29 @@ def test_an_integer_serves_as_a_number() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluations": 0}, "evaluations must be greater than or equal to 1, not 0"),
-        ({"evaluations": 2.5}, "evaluations must be a valid integer, not 2.5"),
-        ({"evaluations": True}, "evaluations must be a valid integer, not True"),
-        ({"size": 0}, "size must be greater than or equal to 1 or 'original', not 0"),
-        ({"size": "big"}, "size must be a valid integer or 'original', not 'big'"),
-        ({"style_weight": -1.0}, "style_weight must be greater than or equal to 0, not -1.0"),
+        ({"evaluations": 0}, "evaluations must be at least 1, not 0"),
+        ({"evaluations": 2.5}, "evaluations must be a whole number, not 2.5"),
+        ({"evaluations": True}, "evaluations must be a whole number, not True"),
+        ({"size": 0}, "size must be at least 1 or 'original', not 0"),
+        ({"size": "big"}, "size must be a whole number or 'original', not 'big'"),
+        ({"style_weight": -1.0}, "style_weight must be at least 0, not -1.0"),
         ({"tv_weight": float("nan")}, "tv_weight must be a finite number"),
         ({"content_weight": float("inf")}, "content_weight must be a finite number"),
-        ({"style_weight": "3"}, "style_weight must be a valid number, not '3'"),
+        ({"style_weight": "3"}, "style_weight must be a number, not '3'"),
         (
             {"content_layers": "relu4_2"},
             "content_layers: a list of names or a table of their weigh",
         ),
         ({"content_layers": 3}, "content_layers: a list .* of their weights is needed, not 3"),
-        ({"content_layers": [3]}, "content_layers must be a valid string, not 3"),
-        ({"style_weights": 0.5}, "style_weights must be a valid tuple, not 0.5"),
-        ({"style_weights": [1, True]}, "style_weights must be a valid number, not True"),
-        ({"style_weights": [0.5, -0.1]}, "style_weights must be greater than or equal to 0"),
+        ({"content_layers": [3]}, "content_layers must be a string, not 3"),
+        ({"style_weights": 0.5}, "style_weights must be a list, not 0.5"),
+        ({"style_weights": [1, True]}, "style_weights must be a number, not True"),
+        ({"style_weights": [0.5, -0.1]}, "style_weights must be at least 0"),
         ({"style_weights": [float("nan")]}, "style_weights must be a finite number"),
         ({"style_weights": [0, 0]}, "style_weights must not all be 0"),
         ({"style_layers": {"relu1_1": 0.0}}, "^style_layers: the weights must not all be 0$"),
-        ({"style_layers": {"relu1_1": -1}}, "style_layers must be greater than or equal to 0"),
-        ({"style_layers": {"relu1_1": "1"}}, "style_layers must be a valid number, not '1'"),
+        ({"style_layers": {"relu1_1": -1}}, "style_layers must be at least 0"),
+        ({"style_layers": {"relu1_1": "1"}}, "style_layers must be a number, not '1'"),
         ({"style_layers": ["relu1_1=nan"]}, "style_layers must be a finite number"),
         ({"style_layers": ["relu1_1=x"]}, "style_layers: the weight of relu1_1 must be a number"),
         ({"style_layers": ["relu1_1", "relu1_1=2"]}, "^style_layers: relu1_1 is named twice$"),
@@ -226,8 +227,8 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"preconditioner": "none", "optimizer": "adam"}, "preconditioner has no meaning"),
         ({"preconditioner": "sine"}, "preconditioner must be 'cosine' or 'none', not 'sine'"),
         ({"convolution": "winograd", "precision": "bfloat16"}, "winograd needs precision float32"),
-        ({"coarse_evaluations": 0, "scales": 2}, "coarse_evaluations must be greater than or equ"),
-        ({"first_evaluations": 0, "scales": "auto"}, "first_evaluations must be greater than or"),
+        ({"coarse_evaluations": 0, "scales": 2}, "coarse_evaluations must be at least 1, not 0"),
+        ({"first_evaluations": 0, "scales": "auto"}, "first_evaluations must be at least 1, not 0"),
         ({"scale_factor": 1.0, "scales": 2}, "scale_factor must be greater than 1, not 1.0"),
         ({"scale_factor": 2.0}, "scale_factor has no meaning with scales 1"),
         ({"coarse_evaluations": 9}, "coarse_evaluations has no meaning with scales 1"),
@@ -235,22 +236,28 @@ def test_an_integer_serves_as_a_number() -> None:
         *(
             (
                 {"scales": wrong},
-                f"^scales must be 'auto' or a whole number from 1 on, not {wrong!r}$",
+                f"^scales must be 'auto' or a whole number of at least 1, not {wrong!r}$",
             )
-            for wrong in ("many", 0, 2.0, True, None, Adam)
+            for wrong in ("many", 0, 2.0, True, None)
         ),
-        ({"scales": {"number": 0}}, "scales must be 'auto' or a whole number from 1 on, not {'num"),
+        (
+            {"scales": {"number": 0}},
+            "scales must be 'auto' or a whole number of at least 1, not {",
+        ),
         ({"optimizer": None}, "^optimizer must be 'lbfgs' or 'adam', not None$"),
         ({"optimizer": {"ema": 0.5}}, "optimizer must be 'lbfgs' or 'adam', not {'ema': 0.5}"),
         ({"start_size": 128}, "start_size has no meaning with scales 1"),
         ({"start_size": 128, "scales": 2}, "start_size has no meaning with scales 2"),
-        ({"start_size": 0, "scales": "auto"}, "start_size must be greater than or equal to 1"),
-        ({"start_size": "auto", "scales": "auto"}, "start_size must be a valid integer"),
-        ({"scales": "auto", "coarse_evaluations": [5]}, "coarse_evaluations must be a valid int"),
-        ({"scales": "auto", "scale_factor": 1.01}, "scale_factor must be greater than or equal to"),
-        ({"seed": -1}, "seed must be greater than or equal to 0, not -1"),
+        ({"start_size": 0, "scales": "auto"}, "start_size must be at least 1"),
+        ({"start_size": "auto", "scales": "auto"}, "start_size must be a whole number"),
+        (
+            {"scales": "auto", "coarse_evaluations": [5]},
+            "coarse_evaluations must be a whole number",
+        ),
+        ({"scales": "auto", "scale_factor": 1.01}, "scale_factor must be at least"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"seed": 2**64}, "seed must be less than 184467440737095"),
-        ({"seed": np.uint32(3)}, "seed must be a valid integer"),
+        ({"seed": np.uint32(3)}, "seed must be a whole number"),
         (
             {"seed": jax.random.split(jax.random.key(0), 3)},
             r"a single key of .*, not key<fry>\[3\]",
@@ -273,13 +280,13 @@ def test_a_bad_setting_says_what_is_wrong(changes: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [
-        (Config, {"evaluations": 0}, "evaluations must be greater than or equal to 1, not 0"),
+        (Config, {"evaluations": 0}, "evaluations must be at least 1, not 0"),
         (Config, {"learning_rate": 0.1}, "learning_rate: unexpected keyword argument"),
         (Config, {"content_weight": 0.0, "style_layers": ()}, "nothing to match"),
         (Adam, {"ema": 1.0}, "ema must be less than 1, not 1.0"),
-        (LBFGS, {"history_size": 0}, "history_size must be greater than or equal to 1, not 0"),
-        (Pyramid, {"number": 1}, "number must be greater than or equal to 2, not 1"),
-        (AutoPyramid, {"start_size": 0}, "start_size must be greater than or equal to 1, not 0"),
+        (LBFGS, {"history_size": 0}, "history_size must be at least 1, not 0"),
+        (Pyramid, {"number": 1}, "number must be at least 2, not 1"),
+        (AutoPyramid, {"start_size": 0}, "start_size must be at least 1, not 0"),
     ],
 )
 def test_classes_validate_themselves(cls: type, options: dict, message: str) -> None:
@@ -287,10 +294,52 @@ def test_classes_validate_themselves(cls: type, options: dict, message: str) -> 
         cls(**options)
 
 
+class Term:
+    """What stands for one's own term."""
+
+    def __call__(self, image: Any) -> Any:
+        return image.mean()
+
+
+@dataclasses.dataclass
+class Unfrozen(Term):
+    """A term without a hash."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "name"),
+    [
+        ("optimizer", LBFGS, "LBFGS"),
+        ("scales", Pyramid, "Pyramid"),
+        ("extra_terms", [Term], "Term"),
+        ("extra_terms", {Term: 2.0}, "Term"),
+        ("style_statistics", ["gram", Term], "Term"),
+        ("network", Term, "Term"),
+    ],
+)
+def test_a_class_is_no_instance(setting: str, given: Any, name: str) -> None:
+    message = f"{setting}: expected an instance, as in {name}(...), not the class {name}"
+    makers: tuple[Any, ...] = (Config, Config().replace)
+    for make in makers:
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+            make(**{setting: given})
+
+
+@pytest.mark.parametrize("setting", ["extra_terms", "style_statistics"])
+def test_what_has_no_hash_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{setting}: Unfrozen\(\) must be hashable; make it"):
+        Config().replace(**{setting: [Unfrozen()]})
+
+
+def test_what_is_shown_of_a_value_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"not array\(\[\[0\., 0\.\], \[0\., 0\.\]\]\)$"):
+        Config(seed=np.zeros((2, 2)))  # pyright: ignore[reportArgumentType]
+
+
 def test_a_positional_value_has_its_name_in_messages() -> None:
-    with pytest.raises(ConfigError, match=r"^number must be greater than or equal to 2, not 1$"):
+    with pytest.raises(ConfigError, match=r"^number must be at least 2, not 1$"):
         Pyramid(1)
-    with pytest.raises(ConfigError, match=r"^scale_factor must be a valid number, not 'a'$"):
+    with pytest.raises(ConfigError, match=r"^scale_factor must be a number, not 'a'$"):
         Pyramid(2, "a")  # pyright: ignore[reportArgumentType]
 
 

@@ -8,12 +8,14 @@ from jaxstyle.config import ConfigError, brief
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (ValueError("one\ntwo"), "one"),
-        (ValueError("x" * 1000), "x" * 200),
+        (ValueError("one\n  two\n"), "one two"),
+        (ValueError("x" * 1000), "x" * 1000),
+        (ValueError("x" * 1001), "x" * 1000 + "…"),
+        (OSError(28, "No space left on device"), "No space left on device"),
         (ValueError(), "ValueError"),
     ],
 )
-def test_messages_are_shortened(error: Exception, text: str) -> None:
+def test_messages_are_one_line(error: Exception, text: str) -> None:
     assert brief(error) == text
 
 

@@ -205,7 +205,9 @@ def test_tiles_are_chosen_for_one_that_merges() -> None:
 
 
 def test_its_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"style_statistics must be of gram, .*Means"):
+    with pytest.raises(
+        ConfigError, match=r"style_statistics: expected an instance, as in Means\(\.\.\.\)"
+    ):
         BASE.replace(style_statistics=[Means])
 
 

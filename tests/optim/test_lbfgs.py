@@ -307,10 +307,17 @@ def test_lanes_under_vmap_equal_single_runs(x64: None) -> None:
     assert_allclose(x[3], alone[3][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("memory_size", "first_step"), [(0, 0.1), (3, 0.0), (3, float("nan"))])
-def test_sizes_must_be_positive(memory_size: int, first_step: float) -> None:
-    with pytest.raises(ValueError, match="lbfgs needs positive sizes"):
-        lbfgs(memory_size, first_step)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 0.1), "memory_size must be at least 1, not 0"),
+        ((3, 0.0), "first_step must be greater than 0, not 0.0"),
+        ((3, float("nan")), "first_step must be greater than 0, not nan"),
+    ],
+)
+def test_sizes_must_be_positive(sizes: tuple[int, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lbfgs(*sizes)
 
 
 def test_parameters_are_required() -> None:
