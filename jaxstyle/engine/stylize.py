@@ -83,7 +83,7 @@ def stylize(
         ConfigError, FileError, ImageError, WeightsError: before anything is computed.
         OutOfMemoryError: memory ran out.
     """
-    config = preset(config) if isinstance(config, str) else config
+    config = _as_config(config)
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     adapted = for_space(config, len(devices))
@@ -103,6 +103,14 @@ def stylize(
     if isinstance(outcome, JaxstyleError):
         raise outcome
     return outcome
+
+
+def _as_config(config: Any) -> Config:
+    if isinstance(config, str):
+        return preset(config)
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config or the name of a preset, not {config!r}")
+    return config
 
 
 def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> None:
@@ -171,12 +179,11 @@ def stylize_batch(
     Raises:
         ConfigError, WeightsError: before anything is computed.
     """
-    config = preset(config) if isinstance(config, str) else config
     devices = _checked(devices, lanes, space)
     given = {
         "contents": as_several(contents),
         "styles": as_several(styles),
-        "configs": [config] if isinstance(config, Config) else list(config),
+        "configs": [*map(_as_config, as_several(config))],
         "guides": (guides,) if isinstance(guides, Guides) else as_several(guides),
     }
     counts = {len(items) for items in given.values()} - {1}

@@ -12,8 +12,8 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Precision
-from jaxstyle.network import FeatureExtractor, Features, Params, extract, vgg
+from jaxstyle.config import ImageError, Precision
+from jaxstyle.network import FeatureExtractor, Features, Params, check_size, extract, vgg
 from jaxstyle.objective import tiling
 from jaxstyle.objective.losses import Scalar, content_loss, total_variation
 from jaxstyle.objective.style_statistics import Gathered, Layer, Measure, StyleStatistic, Target
@@ -101,6 +101,19 @@ class Objective:
         ]
         targets = jax.tree.map(lambda _: True, self.content_targets)
         return none.replace(content_targets=targets, parts=tuple(parts))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise `ImageError` if this objective takes no image of `shape`."""
+        if len(shape) != 3 or shape[2] != 3:
+            raise ImageError(f"image must be an array [height, width, 3], not {list(shape)}")
+        check_size(self.network, shape, self.layers)
+        of_its_size = [self.content_targets, *(part.guides or {} for part in self.parts)]
+        for layer, array in (item for arrays in of_its_size for item in arrays.items()):
+            if self.network.shape(layer, shape) != array.shape[:2]:
+                raise ImageError(
+                    f"image of {shape[1]}×{shape[0]} pixels is not of the size that the objective "
+                    "was built for"
+                )
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
         """Compute the loss and its terms: `content`, `style/<layer>`, `tv` and `extra/<name>`.

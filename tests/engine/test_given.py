@@ -1,6 +1,7 @@
 """Pictures in every form give the same run; what is no picture is told."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image as Pil
 
 from jaxstyle import (
+    Config,
+    ConfigError,
     FileError,
     Guides,
     ImageError,
@@ -115,3 +118,10 @@ def test_guides_are_files_too(paths: list[Path], small_params: Params) -> None:
     )
     assert isinstance(bad, ImageError)
     assert isinstance(none, Result)
+
+
+@pytest.mark.parametrize("given", [Config, {"size": 32}, None])
+def test_what_are_no_settings_is_told(given: Any, small_params: Params) -> None:
+    for run, config in ((stylize, given), (stylize_batch, [QUICK, given])):
+        with pytest.raises(ConfigError, match=r"^config must be a Config or the name of a "):
+            run(CONTENT, STYLE, config, small_params)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,17 @@ from jax.experimental.layout import Format, Layout
 from numpy.testing import assert_allclose
 from PIL import Image as Pil
 
-from jaxstyle import Record, build_objective, lbfgs, optimize, stylize
+from jaxstyle import (
+    LBFGS,
+    Guides,
+    ImageError,
+    JaxstyleError,
+    Record,
+    build_objective,
+    lbfgs,
+    optimize,
+    stylize,
+)
 from jaxstyle.engine.layout import _ordered
 from jaxstyle.network.arrays import Params
 from tests.conftest import SHALLOW, picture
@@ -101,8 +112,91 @@ def test_callbacks_and_ends() -> None:
     assert (result.reason, len(seen), result.evaluations) == ("stopped", 3, 4)
     assert optimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3)).reason == "converged"
     assert optimize(lambda x: jnp.sum(jnp.log(x)), -jnp.ones(3)).reason == "not finite"
-    with pytest.raises(ValueError, match="steps must be at least 1"):
-        optimize(gram_loss, START, steps=0)
+
+
+def square(image: Any) -> jax.Array:
+    return jnp.sum(jnp.square(image - 1))
+
+
+ZEROS = jnp.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, ZEROS), "objective must be a function of an image, not 3"),
+        (("loss", ZEROS), "objective must be a function of an image, not 'loss'"),
+        ((ZEROS, ZEROS), "objective must be a function of an image, not Array([0., 0., 0.], dtype"),
+        ((lambda x: x, ZEROS), "objective's loss must be a floating-point number, not float32[3]"),
+        (
+            (lambda x: (x, {}), ZEROS),
+            "objective's loss must be a floating-point number, not float32[3]",
+        ),
+        ((lambda _: None, ZEROS), "objective's loss must be a number, not None"),
+        (
+            (lambda _: jnp.int32(3), ZEROS),
+            "objective's loss must be a floating-point number, not int32[]",
+        ),
+        (
+            (lambda x: (x[0], x[1], x[2]), ZEROS),
+            "objective must return a loss, or a loss and a dic",
+        ),
+        (
+            (lambda x: (x[0], [x[1]]), ZEROS),
+            "objective must return a loss, or a loss and a dictiona",
+        ),
+        (
+            (lambda x: (x[0], {"a": x}), ZEROS),
+            "objective's term a must be a floating-point number, not float32[3]",
+        ),
+        (
+            (lambda x: jnp.sum(x - jnp.zeros(4)), ZEROS),
+            "objective fails (sub got incompatible shapes",
+        ),
+        ((lambda x: np.sum(np.asarray(x)), ZEROS), "objective fails (The numpy.ndarray conversion"),
+        ((lambda: 0.0, ZEROS), "objective fails ("),
+        ((square, np.zeros(3, np.uint8)), "image must be floating-point, not uint8"),
+        ((square, {"a": ZEROS, "b": 1}), "image must be floating-point, not int64"),
+        ((square, "cat.jpg"), "image must be an array or a pytree of arrays, not 'cat.jpg'"),
+        ((square, None), "image must be an array or a pytree of arrays, not None"),
+        ((square, jnp.zeros((0, 3))), "image has an array without values: float32[0, 3]"),
+        ((square, ZEROS.at[1].set(jnp.nan)), "image has values that are not finite"),
+        ((square, ZEROS, "lbfgs"), "optimizer must be an optax transformation, such as lbfgs() or"),
+        ((square, ZEROS, LBFGS()), "optimizer must be an optax transformation, such as lbfgs() or"),
+        ((square, ZEROS, optax.adam), "optax.adam(0.02), not the function adam"),
+        ((square, ZEROS, LBFGS), "optax.adam(0.02), not the class LBFGS"),
+        ((square, ZEROS, lbfgs(), 0), "steps must be a whole number of at least 1, not 0"),
+        ((square, ZEROS, lbfgs(), 2.5), "steps must be a whole number of at least 1, not 2.5"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: Any, message: str) -> None:
+    with pytest.raises(JaxstyleError) as caught:
+        optimize(*arguments)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((24, 32), "image must be an array [height, width, 3], not [24, 32]"),
+        ((24, 32, 4), "image must be an array [height, width, 3], not [24, 32, 4]"),
+        ((1, 24, 32, 3), "image must be an array [height, width, 3], not [1, 24, 32, 3]"),
+        ((2, 2, 3), "image of 2×2 pixels is too small"),
+        ((32, 32, 3), "image of 32×32 pixels is not of the size that the objective was built for"),
+    ],
+)
+@pytest.mark.parametrize("guided", [False, True])
+def test_an_image_that_does_not_fit_the_objective(
+    small_params: Params, shape: tuple[int, ...], message: str, guided: bool
+) -> None:
+    content, config, guides = picture(24, 32, 0), SHALLOW, None
+    if guided:
+        config = SHALLOW.replace(content_layers=())
+        guides = Guides.of(np.arange(32)[None] < np.full((24, 1), 16))
+    objective = build_objective(small_params, content, STYLE, config, guides=guides)
+    with pytest.raises(ImageError, match=re.escape(message)):
+        optimize(objective, np.zeros(shape, np.float32), steps=2)
 
 
 def test_an_objective_that_is_a_pytree_is_compiled_once(small_params: Params) -> None:
