@@ -205,7 +205,9 @@ def _command(name: str, command: type, level: int) -> Iterator[str]:
 def _row(field: dataclasses.Field[Any], hint: Any, source: Any) -> tuple[str, str, str]:
     """Return an argument or a flag with the name of its value, its description, its default."""
     if field.name == "flags":
-        return "--SETTING VALUE", "Any of the [settings](../settings.md): `--style-weight 500`.", ""
+        any_of = "Any" if "size" in get_args(hint)[0].__annotations__ else "Any but `size`"
+        text = f"{any_of} of the [settings](../settings.md): `--style-weight 500`."
+        return "--SETTING VALUE", text, ""
     details: Any = next((each for each in get_args(hint) if hasattr(each, "metavar")), None)
     text = (details and details.help) or source[field.name].docstring.value
     text = " ".join(text.split()).replace("|", "\\|")

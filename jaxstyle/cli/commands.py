@@ -17,7 +17,7 @@ CLI_SIZE = 512
 """The default long side; a camera's picture at full size would run for hours."""
 
 
-_PRESETS = f"Settings to start from: {', '.join(PRESETS)}."
+_Preset = Annotated[str, arg(metavar="NAME", help=f"Settings to start from: {', '.join(PRESETS)}.")]
 
 
 def _flag(name: str) -> Any:
@@ -30,10 +30,13 @@ def _flag(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    Flags = dict[str, Any]
+    Flags = FlagsButSize = dict[str, Any]
 else:
     # The settings given as flags, by name; tyro leaves out those that are not.
     Flags = TypedDict("Flags", {name: _flag(name) for name in SETTINGS}, total=False)
+    FlagsButSize = TypedDict(
+        "FlagsButSize", {name: _flag(name) for name in SETTINGS if name != "size"}, total=False
+    )
 
 
 @command
@@ -57,7 +60,7 @@ class Stylize:
     """For each style a picture that says by its colours which part of it goes to which region;
     regions whose colour no style has are kept as they are."""
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
-    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    preset: _Preset = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
@@ -90,7 +93,7 @@ class Stylize:
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    """Never use the network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
     """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
@@ -110,8 +113,7 @@ class Stylize:
 class RenderGrid:
     """Render every content in every style, under every setting of a sweep.
 
-    Every cell's image is in OUTDIR/cells; contact sheets and grid.jsonl, a row a cell, beside
-    it. The same command again does what is missing. Exit code 3: some cells failed.
+    The same command again does what is missing. Exit code 3: some cells failed.
     """
 
     contents: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
@@ -119,13 +121,14 @@ class RenderGrid:
     styles: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
     """Pictures whose styles to take, or folders of pictures."""
     cells: Annotated[str | None, arg(metavar="FILE")] = None
-    """Instead of both: a CSV file with a row a cell: content, style, any settings."""
+    """Instead of both, a CSV file with one row per cell: content, style, any settings."""
     output: Annotated[str | None, arg(aliases=["-o"], metavar="OUTDIR")] = None
-    """The folder to write to; gs:// works too."""
+    """The folder to write to, local or gs://: the images in cells/, contact sheets, and grid.jsonl,
+    with one row per cell."""
     sweep: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME=VALUE,...")] = ()
-    """Values of a setting to go through (0:4 is 0,1,2,3); again for another setting."""
+    """Values of a setting to go through (0:4 is 0,1,2,3); repeat it for another setting."""
     flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
-    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    preset: _Preset = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     content_guides: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")] = ()
@@ -142,7 +145,7 @@ class RenderGrid:
     space: Annotated[int, arg(metavar="N")] = 1
     """Devices that share the rows of each image. Other groups of N work on other images."""
     shard: Annotated[str | None, arg(metavar="I/N")] = None
-    """Do part I, from 0, of N: for tasks that know nothing of each other."""
+    """Do part I of N, counted from 0, for tasks that know nothing of each other."""
     distributed: bool = False
     """Share the cells with the other hosts of a TPU slice or cluster running this command."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 45.0
@@ -160,7 +163,7 @@ class RenderGrid:
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    """Never use the network; also JAXSTYLE_OFFLINE=1."""
     progress: Annotated[float, arg(metavar="SECONDS")] = 30.0
     """Seconds between progress lines when stderr is a log rather than a terminal; 0 for none."""
     quiet: bool = False
@@ -169,18 +172,17 @@ class RenderGrid:
 
 @command
 class Warm:
-    """Compile ahead of time what stylize needs on one device, into JAX's compilation cache.
+    """Compile ahead of time what stylize needs, into JAX's compilation cache.
 
-    For a machine image, or before the first picture of a size. Give the same settings as later,
-    --evaluations included: they decide what a program consists of and how well it is optimized.
+    For one device, and the settings that follow later, --evaluations included.
     """
 
     sizes: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (CLI_SIZE,)
     """Long sides of the results in pixels, as --size of stylize."""
     aspects: Annotated[tuple[str, ...], arg(metavar="W:H [W:H ...]")] = ("4:3", "3:4", "3:2", "2:3")
     """Aspect ratios of the contents."""
-    flags: Annotated[Flags, arg(name="")] = dataclasses.field(default_factory=Flags)
-    preset: Annotated[str, arg(help=_PRESETS)] = "default"
+    flags: Annotated[FlagsButSize, arg(name="")] = dataclasses.field(default_factory=FlagsButSize)
+    preset: _Preset = "default"
     config: Annotated[str | None, arg(metavar="FILE")] = None
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     deterministic: bool = False
@@ -189,7 +191,7 @@ class Warm:
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     """The network's weights: a file or gs:// path; else $JAXSTYLE_WEIGHTS, else fetched once."""
     offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    """Never use the network; also JAXSTYLE_OFFLINE=1."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -210,13 +212,13 @@ class Animate:
     """The run's folder, with snapshots in it."""
     output: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
     """Where to write it; mp4 needs pip install 'jaxstyle[video]'."""
-    seconds: float = 6.0
-    """How long it takes, the result at its end not counted."""
+    seconds: Annotated[float, arg(metavar="SECONDS")] = 6.0
+    """Its length, not counting the result that is held at its end."""
 
 
 @command
 class Report:
-    """Make one HTML file of a run or a grid, that opens from disk without a network."""
+    """Make an HTML file of a run or a grid, which opens without a network."""
 
     source: Annotated[str, arg(metavar="RUN_OR_GRID"), Positional]
     """The folder of a run or of a grid."""
@@ -241,14 +243,14 @@ class Fetch:
     output: Annotated[str | None, arg(aliases=["-o"], metavar="FILE")] = None
     """The .safetensors file to write, if not the one in `weights/` or in the user's cache."""
     offline: bool = False
-    """Never touch a network; also JAXSTYLE_OFFLINE=1."""
+    """Never use the network; also JAXSTYLE_OFFLINE=1."""
     quiet: bool = False
     """Show no progress."""
 
 
 @command
 class Convert:
-    """Convert VGG19's or VGG16's weights to safetensors with their preprocessing and provenance."""
+    """Convert weights of VGG19 or VGG16 to safetensors, with their provenance."""
 
     source: Annotated[str, arg(metavar="SOURCE"), Positional]
     """A Keras .h5, a torchvision-named .pth or .safetensors, or an .npz."""
@@ -256,7 +258,7 @@ class Convert:
     """The .safetensors file to write."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type to store the weights in."""
-    preprocessing: Literal["caffe", "torch"] | None = None
+    preprocessing: Annotated[Literal["caffe", "torch"] | None, arg(metavar="{caffe,torch}")] = None
     """Preprocessing the network expects; by default, that of its tensors' names."""
 
 
@@ -264,7 +266,7 @@ class Convert:
 class Verify:
     """Check a weights file and print its provenance."""
 
-    path: Annotated[str | None, arg(metavar="FILE"), Positional] = None
+    path: Annotated[str | None, arg(metavar="[FILE]"), Positional] = None
     """The file; if not given, the one that would be used."""
 
 

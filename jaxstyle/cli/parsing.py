@@ -23,7 +23,7 @@ from jaxstyle.cli.commands import (
     Warm,
     Weights,
 )
-from jaxstyle.config import SETTINGS, ConfigError
+from jaxstyle.config import ConfigError
 
 COMMANDS: Mapping[str, type] = {
     "stylize": Stylize,
@@ -157,7 +157,7 @@ def _places(command: type) -> set[str]:
     for name, hint in get_type_hints(command, include_extras=True).items():
         parts = get_args(hint)
         if name == "flags":
-            places |= {f"--{setting.replace('_', '-')}" for setting in SETTINGS}
+            places |= {f"--{setting.replace('_', '-')}" for setting in parts[0].__annotations__}
         elif name == "action":
             places |= {place for each in parts for place in _places(get_args(each)[0])}
         elif Positional in parts:

@@ -14,10 +14,9 @@ from jaxstyle.imaging import fit_shape
 def warm(command: Warm) -> None:
     """Run the command; a user error is a `JaxstyleError`."""
     config = base_settings(command).vary()
-    if "size" in command.flags:
-        raise ConfigError("name the sizes to compile for as --sizes N, not as --size")
-    if min(command.sizes, default=0) < 1:
-        raise ConfigError("--sizes are whole numbers from 1 on")
+    for size in command.sizes:
+        if size < 1:
+            raise ConfigError(f"--sizes must be at least 1, not {size}")
     aspects = [_aspect(text) for text in command.aspects]
     with quick_imports():
         start_jax(deterministic=command.deterministic)
@@ -44,5 +43,5 @@ def warm(command: Warm) -> None:
 def _aspect(text: str) -> tuple[int, int]:
     parts = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", text)
     if parts is None:
-        raise ConfigError(f"--aspects are W:H, such as 4:3, not {text!r}")
+        raise ConfigError(f"--aspects must be W:H, such as 4:3, not {text!r}")
     return int(parts[1]), int(parts[2])

@@ -393,6 +393,7 @@ def test_a_bad_flag_is_explained_with_code_2(
         (),
         ("stylize",),
         ("grid",),
+        ("warm",),
         ("presets",),
         ("animate",),
         ("report",),
@@ -409,7 +410,37 @@ def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.Captu
     with pytest.raises(SystemExit) as stopped:
         cli.run([*arguments, "--help"])
     assert stopped.value.code == 0
-    assert "usage: jaxstyle" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: jaxstyle" in text
+    for nothing in ("(default: )", "(default: None)", "{None", "--preset STR"):
+        assert nothing not in text
+    # tyro does not wrap what is above the boxes, and keeps breaks before a flag.
+    above, *_ = re.split(r"^\W*(?:positional arguments|options)\b", text, flags=re.MULTILINE)
+    description = [line for line in above.splitlines()[1:] if line]
+    assert max(map(len, description)) <= 80
+    assert all(line[0].isupper() for line in description)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("grid", "--preset NAME "),
+        ("weights convert", "--preprocessing {caffe,torch} "),
+        ("weights verify", "usage: jaxstyle weights verify [-h] [FILE]"),
+    ],
+)
+def test_values_have_names(command: str, shown: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.run([*command.split(), "--help"])
+    assert shown in capsys.readouterr().out
+
+
+def test_warm_has_sizes_instead_of_a_size(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["warm", "--help"])
+    text = capsys.readouterr().out
+    assert "--sizes N" in text
+    assert "--size INT" not in text
 
 
 def test_help_does_not_wait_for_jax() -> None:

@@ -21,10 +21,10 @@ QUICK = ("--style-layers", "relu1_1", "--content-layers", "relu2_1", "--evaluati
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--aspects", "4x3"), "--aspects are W:H, such as 4:3, not '4x3'"),
-        (("--aspects", "0:3"), "--aspects are W:H, such as 4:3, not '0:3'"),
-        (("--sizes", "0"), "--sizes are whole numbers from 1 on"),
-        (("--size", "64"), "name the sizes to compile for as --sizes N, not as --size"),
+        (("--aspects", "4x3"), "--aspects must be W:H, such as 4:3, not '4x3'"),
+        (("--aspects", "0:3"), "--aspects must be W:H, such as 4:3, not '0:3'"),
+        (("--sizes", "64", "0"), "--sizes must be at least 1, not 0"),
+        (("--size", "64"), "unknown flag --size; did you mean --sizes?"),
         (("--preset", "sede"), "unknown preset 'sede'"),
     ],
 )
