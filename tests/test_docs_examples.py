@@ -171,3 +171,10 @@ def test_a_table_of_cells_is_one(folder: Path) -> None:
 def test_there_are_examples() -> None:
     assert len(PYTHON) >= 10
     assert sum(len(of_jaxstyle(page)) for page in PAGES) >= 40
+
+
+def test_git_ignores_what_the_readme_writes() -> None:
+    written = re.findall(r"(?:-o |save_image\(\")([\w.]+)(?=[\s\"])", PAGES["README.md"])
+    assert {"out", "out.png"} <= set(written)
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert all({f"/{name}", f"/{Path(name).stem}.*"} & set(ignored) for name in written)
