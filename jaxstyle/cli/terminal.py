@@ -69,6 +69,7 @@ def run_progress(
     total = sum(level.evaluations for level in levels)
     log = _Log(quiet, every, _work(levels, total))
     bar = _bar(quiet, "{task.fields[state]}")
+    log.start()
     with bar:
         task = bar.add_task("", total=total, state="compiling")
 
@@ -92,6 +93,8 @@ def cells_progress(
     total = sum(level.evaluations for level in levels)
     log = _Log(quiet, every, total)
     bar = _bar(quiet, "{task.fields[cells]} cells")
+    if usable:
+        log.start()
     with bar:
         task = bar.add_task("", total=total, cells=f"0/{len(todo)}")
         done = count = 0
@@ -137,6 +140,11 @@ class _Log:
         self._every, self._total = every, total
         self._begin: tuple[float, float] | None = None
         self._last = 0.0
+
+    def start(self) -> None:
+        """Say what happens before the first evaluation, which may be a minute away."""
+        if self._shown:
+            complain("compiling")
 
     def show(self, done: float, text: str) -> None:
         """Show `text` if it is time, and the time that the rest of the work takes."""

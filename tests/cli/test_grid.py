@@ -116,7 +116,7 @@ def test_a_sweep_makes_a_sheet_for_each_setting(
     assert len(rows()) == 16
     printed = capsys.readouterr()
     assert "16 cells done, 0 failed" in printed.out
-    assert printed.err == ""
+    assert printed.err == "jaxstyle: compiling\n"
 
 
 def test_a_table_and_shards_and_collect(
@@ -169,7 +169,7 @@ def test_failed_cells_are_counted_and_code_3(
     printed = capsys.readouterr()
     assert "2 cells done, 2 failed" in printed.out
     line = "jaxstyle: photos/a.png: not an image that can be read (2 cells fail)\n"
-    assert printed.err == line
+    assert printed.err == f"jaxstyle: compiling\n{line}"
     assert [row["status"] for row in rows()] == ["failed", "failed", "done", "done"]
 
 
