@@ -47,6 +47,7 @@ from jaxstyle.config import (
     SUMMARIES,
     JaxstyleError,
     OutOfMemoryError,
+    counted,
     flat,
     is_out_of_memory,
     preset,
@@ -114,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
         resumable = isinstance(command, RenderGrid) or (
             isinstance(command, Stylize) and command.workdir is not None
         )
-        kept = "the same command goes on" if resumable else "nothing was written"
+        kept = "run the same command to continue" if resumable else "nothing was written"
         complain(f"{interrupted.word}; {kept}")
         return EXIT_SIGNAL + interrupted.signal
 
@@ -141,7 +142,7 @@ def _perform(command: Command, interrupted: Interrupt) -> int:
             from jaxstyle.reporting import write_animation
 
             frames = write_animation(command.run, command.output, seconds=command.seconds)
-            say(f"{command.output}: {frames} frames")
+            say(f"{command.output}: {counted(frames, 'frame')}")
         case Report():
             from jaxstyle.reporting import write_report
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 
 from jaxstyle.cli.terminal import complain
-from jaxstyle.config import ConfigError
+from jaxstyle.config import ConfigError, brief
 from jaxstyle.imaging import files
 
 _FATAL = re.compile(r"^[EF]\d+ .*?\] (.*)$", re.MULTILINE)
@@ -79,8 +79,8 @@ def missing_platform(error: Exception) -> str | None:
             return None
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
-        return f"JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any"
-    return f"JAX finds no devices: {str(error).strip().splitlines()[0]}"
+        return f"JAX_PLATFORMS={platforms}: no such devices here; unset it to use any"
+    return f"JAX finds no devices: {brief(error)}"
 
 
 def share_out_cpu() -> None:

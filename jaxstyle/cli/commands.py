@@ -172,9 +172,9 @@ class RenderGrid:
 
 @command
 class Warm:
-    """Compile ahead of time what stylize needs, into JAX's compilation cache.
+    """Compile ahead of time what stylize needs on one device.
 
-    For one device, and the settings that follow later, --evaluations included.
+    The settings, --evaluations included, must be those of the runs to come.
     """
 
     sizes: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (CLI_SIZE,)
@@ -317,7 +317,9 @@ def _settings_in(path: str) -> Mapping[str, Any]:
         try:
             recorded = dict(json.loads(metadata or "")["config"])
         except (ValueError, TypeError, LookupError):
-            raise ConfigError("the picture has no settings; those that stylize makes do") from None
+            raise ConfigError(
+                "the picture holds no settings; only PNGs that stylize made do"
+            ) from None
         return vars(Config().replace(**recorded))
     try:
         return parse_toml(files.read_bytes(path).decode())

@@ -7,7 +7,7 @@ from jaxstyle.cli.commands import RenderGrid, base_settings
 from jaxstyle.cli.imports import quick_imports
 from jaxstyle.cli.process import EXIT_CELLS_FAILED
 from jaxstyle.cli.terminal import cells_progress, say, silence_libtiff
-from jaxstyle.config import ConfigError
+from jaxstyle.config import ConfigError, counted
 from jaxstyle.imaging import files
 from jaxstyle.storage import Schedule, cells
 
@@ -21,11 +21,11 @@ def render_grid(command: RenderGrid) -> int:
     if output is None:
         raise ConfigError("name the folder to write to: -o OUTDIR")
     if command.distributed + command.collect + (command.shard is not None) > 1:
-        raise ConfigError("of --distributed, --shard and --collect only one has a meaning")
+        raise ConfigError("--distributed, --shard and --collect exclude each other")
     if command.lanes is not None and command.lanes < 1:
-        raise ConfigError(f"lanes must be at least 1, not {command.lanes}")
+        raise ConfigError(f"--lanes must be at least 1, not {command.lanes}")
     if command.space < 1:
-        raise ConfigError(f"space must be at least 1, not {command.space}")
+        raise ConfigError(f"--space must be at least 1, not {command.space}")
     if not command.checkpoint_seconds > 0:
         raise ConfigError(
             f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
@@ -90,7 +90,10 @@ def render_grid(command: RenderGrid) -> int:
     rows = whole.rows_of_all(0 if command.collect or shard[1] == 1 else _LATE)
     summary = whole.summary(rows)
     missing = f", {summary.missing} not there yet" if summary.missing else ""
-    say(f"{output}: {summary.done} cells done, {summary.failed} failed{missing}", command.quiet)
+    say(
+        f"{output}: {counted(summary.done, 'cell')} done, {summary.failed} failed{missing}",
+        command.quiet,
+    )
     if command.collect or not summary.missing:
         sheets = ", ".join(map(str, whole.collect(rows)))
         say(f"contact sheets: {sheets}", command.quiet)
@@ -104,7 +107,7 @@ def _shard(text: str | None) -> tuple[int, int]:
         return 0, 1
     parts = re.fullmatch(r"(\d+)/(\d+)", text)
     if parts is None or int(parts[1]) >= int(parts[2]):
-        raise ConfigError(f"--shard is I/N with I from 0 to N-1, as 0/4, not {text!r}")
+        raise ConfigError(f"--shard must be I/N with I from 0 to N-1, such as 0/4, not {text!r}")
     return int(parts[1]), int(parts[2])
 
 
@@ -113,7 +116,7 @@ def grid_cells(command: RenderGrid) -> list[cells.GridCell]:
     base = base_settings(command)
     if command.cells is not None:
         if command.contents or command.styles or command.sweep:
-            raise ConfigError("--cells goes without --contents, --styles and --sweep")
+            raise ConfigError("--cells replaces --contents, --styles and --sweep")
         if command.content_guides or command.style_guides:
             raise ConfigError("--cells has guides in its columns content_guide and style_guide")
         return cells.read_cells(command.cells, base)

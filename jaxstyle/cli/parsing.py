@@ -110,7 +110,7 @@ def parse(argv: Sequence[str]) -> Command:
             raise
         raise ConfigError(_sentence(explanation.getvalue())) from None
     if unplaced:
-        raise ConfigError(f"no place for {' '.join(unplaced)}; see jaxstyle {words[0]} --help")
+        raise ConfigError(f"unexpected {' '.join(unplaced)}; see jaxstyle {words[0]} --help")
     assert isinstance(command, Command)
     return command
 
@@ -126,7 +126,7 @@ def _check(words: Sequence[str]) -> None:
         return
     if words[0] not in COMMANDS:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {words[0]!r}; {hint}")
     known = _places(COMMANDS[words[0]])
     for word in words[1:]:
@@ -176,7 +176,7 @@ def _sentence(box: str) -> str:
     for pattern, wanted in _EXPECTED:
         match = pattern.fullmatch(text)
         if match is not None:
-            return f"{match['flag']} is {wanted(match)}, not {match['value']}"
+            return f"{match['flag']} must be {wanted(match)}, not {match['value']}"
     return text[:1].lower() + text[1:]
 
 

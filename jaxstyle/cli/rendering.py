@@ -18,7 +18,7 @@ from etils import epath
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, ConfigError, brief, flat, words
+from jaxstyle.config import INITS, ConfigError, brief, counted, flat, words
 from jaxstyle.engine import (
     Progress,
     Record,
@@ -50,8 +50,8 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
     try:
         code = _render(command, interrupted)
     except jax.errors.JaxRuntimeError as error:
-        again = "; the same command goes on" if command.workdir is not None else ""
-        complain(f"the hosts cannot go on computing together ({brief(error)}){again}")
+        again = "; run the same command to continue" if command.workdir is not None else ""
+        complain(f"the hosts can no longer compute together ({brief(error)}){again}")
         return EXIT_FAILED
     hosts.leave_cluster()
     return code
@@ -116,7 +116,8 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
             )
         if command.workdir is not None and result.reason == "stopped":
             complain(
-                f"{interrupted.word} at evaluation {result.evaluations}; the same command goes on"
+                f"{interrupted.word} at evaluation {result.evaluations}; "
+                "run the same command to continue"
             )
             return EXIT_SIGNAL + interrupted.signal
         return _write_result(command, inputs, result, run, interrupted)
@@ -337,7 +338,7 @@ def _write_result(
         last = result.history[-1].evaluation
         complain(
             f"the loss was no longer finite at evaluation {last}; "
-            f"the best image before is in {written}"
+            f"the best image before that is in {written}"
         )
         return EXIT_FAILED
     return 0
@@ -347,7 +348,7 @@ def _report(output: str, result: Result) -> str:
     height, width = result.image.shape[:2]
     done = [
         f"{output}: {width}×{height}",
-        f"{result.evaluations} evaluations in {result.seconds:.1f} s "
+        f"{counted(result.evaluations, 'evaluation')} in {result.seconds:.1f} s "
         f"(and {result.compile_seconds:.1f} s to compile)",
     ]
     if result.rejected:

@@ -40,7 +40,7 @@ class Warnings:
         folder = jax.config.values["jax_compilation_cache_dir"]
         line = f"{folder}: compiled programs cannot be kept there ({brief(reason)})"
         if action == "reading":
-            line = f"{folder}: compiled programs were damaged; they are removed and compiled again"
+            line = f"{folder}: damaged compiled programs are removed and compiled again"
         if folder and "://" not in folder:
             _remove_damaged(Path(folder), program, reading=action == "reading")
         if line not in self._told:

@@ -13,6 +13,7 @@ from jaxstyle.config.errors import (
     OutOfMemoryError,
     WeightsError,
     brief,
+    counted,
     is_out_of_memory,
 )
 from jaxstyle.config.flat import SETTINGS, flat, parse_toml, to_toml, words
@@ -52,6 +53,7 @@ __all__ = [
     "Pyramid",
     "WeightsError",
     "brief",
+    "counted",
     "equal",
     "flat",
     "is_out_of_memory",

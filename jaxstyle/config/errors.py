@@ -29,6 +29,11 @@ def brief(error: BaseException | str) -> str:
     return shown or type(error).__name__
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `number` and `noun`, in the plural unless there is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class ConfigError(JaxstyleError):
     """A setting that is unknown, out of range, or meaningless in combination with the others."""
 

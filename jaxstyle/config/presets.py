@@ -115,6 +115,6 @@ def preset(name: str) -> Config:
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}"
+        hint = f"did you mean {close[0]}?" if close else f"the presets are {', '.join(PRESETS)}"
         raise ConfigError(f"unknown preset {name!r}; {hint}")
     return PRESETS[name]

@@ -186,11 +186,13 @@ def _check_network(value: Any) -> Any:
 def _check_statistics(weights: Mapping[Any, float]) -> Mapping[Any, float]:
     known = get_args(Statistic)
     if not weights:
-        raise ConfigError("style_statistics must name at least one")
+        raise ConfigError("style_statistics must name at least one statistic")
     for statistic in weights:
         check_instance("style_statistics", statistic)
         if not hasattr(statistic, "distance") and statistic not in known:
-            raise ConfigError(f"style_statistics must be of {', '.join(known)}, not {statistic!r}")
+            raise ConfigError(
+                f"style_statistics must be one of {', '.join(known)}, not {statistic!r}"
+            )
     return _check_names("style_statistics", weights)
 
 
@@ -205,7 +207,7 @@ def _check_terms(weights: Mapping[Any, float]) -> Mapping[Any, float]:
 def _check_names(setting: str, weights: Mapping[Any, float]) -> Mapping[Any, float]:
     for name, times in Counter(map(named, weights)).items():
         if times > 1:
-            raise ConfigError(f"{setting} has {times} that differ but are all called {name}")
+            raise ConfigError(f"{setting} has {times} different entries called {name}")
     return weights
 
 
@@ -228,7 +230,7 @@ def _seed(value: Any) -> Any:
     if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         if value.shape or str(jax.random.key_impl(value)) != "threefry2x32":
             given = f"{value.dtype}{list(value.shape)}"
-            raise ConfigError(f"seed must be a single key of threefry2x32, not {given}")
+            raise ConfigError(f"seed must be a single threefry2x32 key, not {given}")
         value = jax.random.key_data(value)
     elif value.shape != (2,) or value.dtype != "uint32":  # nor a key of old
         return value

@@ -161,8 +161,8 @@ def run(
             else:
                 lanes = trying // 2
                 warnings.warn(
-                    f"out of memory with {trying} lanes; going on with {lanes}, which may round "
-                    "otherwise",
+                    f"out of memory with {trying} lanes; continuing with {lanes}, which may round "
+                    "differently",
                     stacklevel=2,
                 )
                 work.put_back()

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 from PIL import Image as Pil
 
+from jaxstyle.config import counted
 from jaxstyle.engine.update import Info, State
 from jaxstyle.imaging import Image, to_uint8
 from jaxstyle.objective import Objective
@@ -84,7 +85,7 @@ class Result:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
         return (
             f"Result({self._size}, loss {self.loss:.4g}{terms and f' ({terms})'}, "
-            f"{self.evaluations} evaluations in {self.seconds:.1f} s, {self.reason})"
+            f"{counted(self.evaluations, 'evaluation')} in {self.seconds:.1f} s, {self.reason})"
         )
 
     @property
@@ -92,7 +93,7 @@ class Result:
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(self.image)]
         if len(shapes) == 1 and shapes[0][2:] == (3,):
             return f"{shapes[0][1]}×{shapes[0][0]}"
-        return f"{sum(map(math.prod, shapes))} parameters"
+        return counted(sum(map(math.prod, shapes)), "parameter")
 
     def _repr_png_(self) -> bytes | None:
         """Return the image as a PNG file, which notebooks show."""

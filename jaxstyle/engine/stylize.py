@@ -18,6 +18,7 @@ from jaxstyle.config import (
     JaxstyleError,
     OneScale,
     OutOfMemoryError,
+    counted,
     equal,
     is_out_of_memory,
     preset,
@@ -189,7 +190,9 @@ def stylize_batch(
     counts = {len(items) for items in given.values()} - {1}
     if len(counts) > 1:
         numbers = ", ".join(f"{len(items)} {name}" for name, items in given.items())
-        raise ConfigError(f"{numbers} do not go together; give as many of each, or one for all")
+        raise ConfigError(
+            f"{numbers} do not go together; give the same number of each, or one for all"
+        )
     count = counts.pop() if counts else 1
     sources = _Sources()
     outcomes: dict[int, Result | JaxstyleError] = {}
@@ -269,7 +272,7 @@ class _Sources:
 def _checked(devices: Sequence[Device] | None, lanes: int | None, space: int) -> tuple[Device, ...]:
     devices = tuple(jax.local_devices() if devices is None else devices)
     if not 1 <= space <= len(devices):
-        raise ConfigError(f"space must be from 1 to the {len(devices)} devices, not {space}")
+        raise ConfigError(_unshared(space, len(devices)))
     if len({device.process_index for device in devices}) > 1 and space != len(devices):
         raise ConfigError(
             f"{len(devices)} devices of several processes can only share one image: space must be "
@@ -287,11 +290,19 @@ def pick_devices(count: int) -> tuple[Device, ...]:
         ConfigError: fewer devices exist, or a process has none of them.
     """
     if not 1 <= count <= jax.device_count():
-        raise ConfigError(f"space must be from 1 to the {jax.device_count()} devices, not {count}")
+        raise ConfigError(_unshared(count, jax.device_count()))
     chosen = tuple(jax.devices()[:count])
     if len({device.process_index for device in chosen}) < jax.process_count():
-        raise ConfigError(f"space {count} leaves processes without a device; without it all have")
+        raise ConfigError(
+            f"sharing an image among {counted(count, 'device')} leaves some processes without one; "
+            "name no number to use all"
+        )
     return chosen
+
+
+def _unshared(count: int, devices: int) -> str:
+    asked = f"an image cannot be shared by {counted(count, 'device')}"
+    return f"{asked}: there {'is' if devices == 1 else 'are'} {devices}"
 
 
 def structure_of(config: Config) -> Config:

@@ -279,7 +279,7 @@ class Targets:
     def _content(self, source: Source, ratio: float) -> Image:
         whole = source.load()
         if whole.shape[:2] != tuple(source.shape[:2]):
-            raise ImageError("the picture has changed its shape since it was looked at")
+            raise ImageError("the picture's shape has changed since it was first read")
         content = at_scale(whole, self.structure, ratio)
         check_shapes(content.shape, (), self.structure)
         return colored_content(content, self.structure)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxstyle.config import counted
+
 T = TypeVar("T")
 
 _LEAST_SECONDS = 300.0
@@ -48,7 +50,7 @@ class Reader:
     def _warn(self, seconds: float, meaning: str) -> None:
         self._warned = True
         warnings.warn(
-            f"no answer from the device for {seconds / 60:.0f} minutes; "
+            f"no answer from the device for {counted(round(seconds / 60), 'minute')}; "
             f"still waiting for {meaning}",
             stacklevel=2,
         )

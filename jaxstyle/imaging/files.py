@@ -156,7 +156,9 @@ def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
     """
     suffix = PurePath(path).suffix.lower()
     if suffix not in suffixes:
-        raise FileError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
+        *others, last = suffixes
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise FileError(f"cannot write {path}: the name must end in {known}")
     if not is_local(path):
         open_path(path)
         return suffix

@@ -104,7 +104,7 @@ def _open(path: epath.PathLike, data: bytes) -> ImageFile.ImageFile:
         try:
             return importlib.import_module("pillow_heif").HeifImageFile(stream)
         except ImportError:
-            raise ImageError(f"{path}: HEIC: pip install 'jaxstyle[heif]'") from None
+            raise ImageError(f"{path}: HEIC needs pip install 'jaxstyle[heif]'") from None
     # TGA has no first bytes to be known by.
     tga = ("TGA",) if PurePath(path).suffix.lower() == ".tga" else ()
     Pil.init()

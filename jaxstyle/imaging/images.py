@@ -122,7 +122,9 @@ def check_output(path: epath.PathLike, bits: int = 8, shape: tuple[int, ...] = (
     if bits == 16 and 16 not in _BIT_DEPTHS[suffix]:
         raise ImageError(f"cannot write {path}: only .png and .tif hold 16 bits")
     if max(shape[:2]) > _MAX_SIDE.get(suffix, MAX_PIXELS):
-        raise ImageError(f"cannot write {path}: {suffix} holds {_MAX_SIDE[suffix]} pixels a side")
+        raise ImageError(
+            f"cannot write {path}: {suffix} holds at most {_MAX_SIDE[suffix]} pixels a side"
+        )
 
 
 def save_image(

@@ -106,7 +106,9 @@ def parse(data: bytes, name: str, preprocessing: Family | None = None) -> Checkp
     if preprocessing is None and "preprocessing" in metadata:
         expected = _parse_preprocessing(metadata["preprocessing"], name)
     elif preprocessing is None and family == "jaxstyle":
-        raise WeightsError(f"{name}: says nothing of its preprocessing; convert it, naming one")
+        raise WeightsError(
+            f"{name}: does not say its preprocessing; convert it, with --preprocessing"
+        )
     else:
         expected = PREPROCESSINGS[preprocessing or family]
     return Checkpoint(tensors, expected, metadata, hashlib.sha256(data).hexdigest())
@@ -251,7 +253,7 @@ def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
         families.add(family)
         tensors[ours] = np.ascontiguousarray(array)
     if len(families) != 1:
-        raise WeightsError(f"{file_name}: no VGG by the names in it")
+        raise WeightsError(f"{file_name}: its names are not those of a VGG")
     family = families.pop()
     return _renumbered(tensors) if family == "torch" else tensors, family
 

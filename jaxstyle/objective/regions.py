@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image as Pil
 
-from jaxstyle.config import ImageError
+from jaxstyle.config import ImageError, counted
 from jaxstyle.network import FeatureExtractor
 from jaxstyle.objective.guides import Color, Guide, Guides, color_name
 
@@ -36,7 +36,7 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
         shares: share of each style; they sum to 1.
 
     Raises:
-        ImageError: guides and styles do not match, or no region has a style that counts.
+        ImageError: guides and styles do not match, or no region has a style of a weight above 0.
     """
     if guides is None:
         return (Region(None, 1.0, tuple(enumerate(shares))),)
@@ -48,7 +48,8 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
     if guides.styles:
         if len(guides.styles) != len(shares):
             raise ImageError(
-                f"style guides must be as many as styles, {len(shares)}, not {len(guides.styles)}"
+                f"{counted(len(guides.styles), 'style guide')} for "
+                f"{counted(len(shares), 'style')}; give one for each"
             )
         within = min(guide.tolerance for guide in (guides.content, *guides.styles))
         members = [
@@ -72,7 +73,7 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
             each = tuple((i, shares[i] / total) for i in indices)
             regions.append(Region(color, area, each))
     if not regions:
-        raise ImageError("no region has a style that counts")
+        raise ImageError("no region has a style of a weight above 0")
     return tuple(regions)
 
 

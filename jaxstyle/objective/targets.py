@@ -14,7 +14,7 @@ from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config, ConfigError, ImageError, Precision, named
+from jaxstyle.config import Config, ConfigError, ImageError, Precision, brief, counted, named
 from jaxstyle.imaging import Image, PictureLike, as_several, load_image, resize_image
 from jaxstyle.network import (
     FeatureExtractor,
@@ -137,7 +137,9 @@ def check_settings(config: Config) -> None:
         return
     for layer in config.layers:
         if network.reach(layer) is None:
-            raise ConfigError(f"network {network} has no tiles: the reach of {layer} is not known")
+            raise ConfigError(
+                f"network {network} cannot be tiled: the reach of {layer} is not known"
+            )
     for name, statistic in statistics_of(config).items():
         if not statistic.mergeable:
             raise ConfigError(f"style_statistics {name} needs whole layers, not tiles of them")
@@ -158,7 +160,9 @@ def style_shares(count: int, config: Config) -> tuple[float, ...]:
     """
     weights = config.style_weights or (1.0,) * count
     if len(weights) != count:
-        raise ConfigError(f"{len(weights)} style_weights for {count} styles; give one for each")
+        raise ConfigError(
+            f"{len(weights)} style_weights for {counted(count, 'style')}; give one for each"
+        )
     largest = max(weights)  # their sum may be infinite
     total = math.fsum(weight / largest for weight in weights)
     return tuple(weight / largest / total for weight in weights)
@@ -170,15 +174,19 @@ def check_shapes(
     """Raise the errors of `build_objective` for pictures of these shapes.
 
     Raises:
-        ConfigError: an unknown layer, or one named twice; an extra term that is no number.
+        ConfigError: an unknown layer, or one named twice; an extra term that fails or is no number.
         ImageError: a picture is too small for its deepest layer.
     """
     check_settings(config)
     for term in config.extra_terms:
         image = jax.ShapeDtypeStruct((*content[:2], 3), jnp.float32)
-        found = jax.tree.leaves(jax.eval_shape(term, image))
+        try:
+            found = jax.tree.leaves(jax.eval_shape(term, image))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"extra_terms {named(term)} fails ({brief(error)})") from error
         if [leaf.shape for leaf in found] != [()]:
-            raise ConfigError(f"extra_terms {named(term)} must return a number, not {found}")
+            given = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in found) or "nothing"
+            raise ConfigError(f"extra_terms {named(term)} must return a number, not {given}")
     network = network_of(config)
     check_size(network, content, config.layers, "content")
     if config.style_shape == "own":

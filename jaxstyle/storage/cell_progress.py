@@ -148,7 +148,7 @@ def _restored(
     except AccessError:
         raise
     except FileError as error:
-        warnings.warn(f"{error}; the cell starts anew", stacklevel=3)
+        warnings.warn(f"{error}; the cell starts over", stacklevel=3)
         keeper.close()
         _remove(keeper.folder)
         return None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from etils import epath
 
-from jaxstyle.config import SETTINGS, Config, ConfigError, brief, preset
+from jaxstyle.config import SETTINGS, Config, ConfigError, brief, counted, preset
 from jaxstyle.imaging import files
 
 SUFFIXES = (
@@ -89,8 +89,8 @@ def list_pictures(paths: Sequence[str]) -> list[str]:
             kinds = ", ".join(
                 sorted({other.suffix or other.name for other in others})[:_MOST_NAMED]
             )
-            number = "1 file" if len(others) == 1 else f"{len(others)} files"
-            warnings.warn(f"{path}: skipped {number}, no pictures by name ({kinds})", stacklevel=2)
+            number = counted(len(others), "file")
+            warnings.warn(f"{path}: skipped {number} not named as pictures ({kinds})", stacklevel=2)
         if not named:
             raise ConfigError(f"{path}: no pictures in this folder")
         pictures.extend(map(str, named))
@@ -139,7 +139,7 @@ def _by_stem(guides: Sequence[str], pictures: Sequence[str], role: str) -> dict[
     guide_of = {p: stems[epath.Path(p).stem] for p in pictures if epath.Path(p).stem in stems}
     unused = [guide for guide in guides if guide not in guide_of.values()]
     if unused:
-        raise ConfigError(f"{unused[0]}: no {role} has the same name, or another guide has it")
+        raise ConfigError(f"{unused[0]}: no {role} has the same name, or another guide does")
     return guide_of
 
 
@@ -213,7 +213,7 @@ def read_cells(path: str, base: Base) -> list[GridCell]:
         raise ConfigError(f"{path}: not a CSV file ({brief(error)})") from None
     for name in header:
         if header.count(name) > 1:
-            raise ConfigError(f"{path}: a column is there twice: {name[:_LONGEST]!r}")
+            raise ConfigError(f"{path}: column {name[:_LONGEST]!r} appears twice")
     cells: list[GridCell] = []
     for number, row in enumerate(table, 2):
         where = f"{path}: row {number}"

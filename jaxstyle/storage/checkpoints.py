@@ -117,7 +117,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         if read_only and not self._folder.is_dir():
-            raise FileError(f"{self._folder}: no such folder; there is nothing to go on from")
+            raise FileError(f"{self._folder}: no such folder; there is nothing to continue from")
         if not read_only:
             files.make_folder(self._folder)
         with self._explained("opened"):
@@ -199,7 +199,7 @@ class Checkpoints:
             except _DamageError as error:
                 if older is None:
                     raise
-                warnings.warn(f"{error}; going on from the one before", stacklevel=2)
+                warnings.warn(f"{error}; continuing from the one before", stacklevel=2)
             if not self._read_only:  # another of the same number will take its place
                 with self._explained("removed"):
                     self._manager.delete(step)
@@ -215,7 +215,7 @@ class Checkpoints:
         if meta.get("format") != _FORMAT:
             raise FileError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
-                f"jaxstyle reads {_FORMAT}; go on with the one that wrote them, or start anew"
+                f"jaxstyle reads {_FORMAT}; continue with the one that wrote them, or start over"
             )
         with self._explained("read"):
             as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)

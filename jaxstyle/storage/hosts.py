@@ -39,7 +39,7 @@ def join_cluster() -> tuple[int, int]:
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--distributed found no cluster ({brief(error)}); set JAX_COORDINATOR_ADDRESS, "
-            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (a grid can do with --shard I/N)"
+            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (for a grid, --shard I/N needs none)"
         ) from None
     return jax.process_index(), jax.process_count()
 

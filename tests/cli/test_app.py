@@ -132,9 +132,9 @@ def test_shown_settings_are_the_same_over_every_preset(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "the picture has no settings; those that stylize makes do"),
-        ("{", "the picture has no settings"),
-        ("[]", "the picture has no settings"),
+        (None, "the picture holds no settings; only PNGs that stylize made do"),
+        ("{", "the picture holds no settings"),
+        ("[]", "the picture holds no settings"),
         ('{"config": {"no_such": 3}}', "unknown setting 'no_such'"),
     ],
 )
@@ -165,7 +165,7 @@ def test_the_best_image_before_a_divergence_is_kept(
 ) -> None:
     flags = ("--optimizer", "adam", "--learning-rate", "1e20")
     assert stylize(*QUICK, "--evaluations", "9", *flags, "-o", "out.png") == 1
-    assert "the best image before is in out.png" in capsys.readouterr().err
+    assert "the best image before that is in out.png" in capsys.readouterr().err
     assert Path("out.png").is_file()
 
 
@@ -321,7 +321,7 @@ def make_bad_files() -> None:
             "content of 64×5 pixels is too small",
         ),
         ((*PAIR, "-o", "o.png", "--size=12"), "relu5_1 needs at least 16×16"),
-        ((*PAIR, "-o", "o.bmp"), "must end in .png or"),
+        ((*PAIR, "-o", "o.bmp"), "must end in .png, .tif, .tiff, .jpg, .jpeg or .webp"),
         ((*PAIR, "-o", "nowhere/o.png"), "nowhere does not exist"),
         ((*PAIR, "-o", "folder.png"), "is a folder"),
         ((*PAIR, "-o", "o.png", "--config", "bad.toml"), "bad.toml: not a TOML document"),
@@ -341,7 +341,7 @@ def make_bad_files() -> None:
         ((*PAIR, "-o", "https://a.b/o.png"), "neither a local file nor gs://"),
         ((*PAIR, "-o", "o.png", "--size", "1000000"), "megapixels are refused"),
         ((*PAIR, "-o", "o.png", "--config", "rate.toml"), "learning_rate has no meaning"),
-        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "2 style_weights for 1 styles"),
+        ((*PAIR, "-o", "o.png", "--style-weights", "1", "2"), "2 style_weights for 1 style;"),
         ((*PAIR, "-o", "o.png", "--style-layers", "relu1_1=x"), "relu1_1 must be a number"),
         (("content.png", "folder.png", "-o", "o.png"), "folder.png: no pictures in this folder"),
     ],
@@ -510,7 +510,7 @@ def test_a_platform_that_is_not_there_is_one_line(
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        f"jaxstyle: JAX_PLATFORMS={platforms}: no such devices here; without it, JAX takes any\n",
+        f"jaxstyle: JAX_PLATFORMS={platforms}: no such devices here; unset it to use any\n",
     )
 
 

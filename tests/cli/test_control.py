@@ -135,7 +135,7 @@ def test_a_run_knows_its_guides(
         (("--style-guide", "part.png"), "--style-guide needs --content-guide FILE"),
         (
             ("--content-guide", "halves.png", "--style-guide", "part.png", "part.png"),
-            "style guides must be as many as styles, 1, not 2",
+            "2 style guides for 1 style; give one for each",
         ),
         (
             ("--content-guide", "halves.png", "--style-guide", "other.png"),

@@ -179,22 +179,22 @@ def test_failed_cells_are_counted_and_code_3(
         (("--contents", "photos", "-o", "out"), "--contents and --styles"),
         (("--contents", "photos", "--styles", "paintings"), "-o OUTDIR"),
         ((*INPUTS, "--sweep", "style_weigth=1"), "did you mean style_weight"),
-        ((*INPUTS, "--cells", "cells.csv"), "--cells goes without"),
+        ((*INPUTS, "--cells", "cells.csv"), "--cells replaces"),
         (("--cells", "missing.csv", "-o", "out"), "no such file"),
         (("--contents", ".", "--styles", "paintings", "-o", "out"), "no pictures"),
         ((*INPUTS, "--shard", "2/2"), "from 0 to N-1"),
-        ((*INPUTS, "--shard", "half"), "--shard is I/N"),
-        ((*INPUTS, "--shard", "0/2", "--distributed"), "only one"),
-        ((*INPUTS, "--shard", "0/2", "--collect"), "only one"),
+        ((*INPUTS, "--shard", "half"), "--shard must be I/N"),
+        ((*INPUTS, "--shard", "0/2", "--distributed"), "exclude each other"),
+        ((*INPUTS, "--shard", "0/2", "--collect"), "exclude each other"),
         ((*INPUTS, "--collect"), "nothing to collect"),
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/"), "also an input"),
         (("--contents", "photos", "--styles", "paintings", "-o", "x/../photos"), "also an input"),
         ((*INPUTS, "--content-guides", "out"), "also an input"),
         ((*INPUTS, "--snapshots", "often"), "--snapshots must be N or N,N"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
-        ((*INPUTS, "--lanes", "0"), "lanes must be at least 1"),
+        ((*INPUTS, "--lanes", "0"), "--lanes must be at least 1"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),
-        ((*INPUTS, "--style-weights", "1", "2"), "2 style_weights for 1 styles"),
+        ((*INPUTS, "--style-weights", "1", "2"), "2 style_weights for 1 style;"),
         ((*INPUTS, "--sweep", "style_layers=relu1_1+relu2_1=nan"), "must be a finite"),
         (("--contents", "photos", "--styles", "paintings", "-o", "photos/a.png"), "photos/a.png"),
     ],
@@ -226,7 +226,8 @@ def test_ctrl_c_keeps_the_cells_that_are_done(folder: Path, imagenet: Params) ->
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "jaxstyle: interrupted; the same command goes on\n"
+    told = "jaxstyle: interrupted; run the same command to continue\n"
+    assert err == f"jaxstyle: compiling\n{told}"
     names = {path.stem for path in Path("out/cells").glob("*.json")}
     assert names == {path.stem for path in Path("out/cells").glob("*.png")}
     assert not list(Path("out/cells").glob(".*"))

@@ -61,21 +61,21 @@ STYLIZE = ("stylize", "a.png", "b.png")
         (("grid", "--style", "a"), "unknown flag --style; did you mean --styles?"),
         (("weights", "fetch", "--of-line"), "unknown flag --of-line; did you mean --offline?"),
         ((*STYLIZE, "--xyz"), "unknown flag --xyz; see jaxstyle stylize --help"),
-        ((*STYLIZE, "-o", "x.png", "c.png"), "no place for c.png; see jaxstyle stylize --help"),
-        ((*STYLIZE, "--quiet", "--", "c", "-d"), "no place for c -d; see jaxstyle stylize --help"),
-        (("presets", "crowson"), "no place for crowson; see jaxstyle presets --help"),
+        ((*STYLIZE, "-o", "x.png", "c.png"), "unexpected c.png; see jaxstyle stylize --help"),
+        ((*STYLIZE, "--quiet", "--", "c", "-d"), "unexpected c -d; see jaxstyle stylize --help"),
+        (("presets", "crowson"), "unexpected crowson; see jaxstyle presets --help"),
         (("stilize", "a", "b"), "unknown command 'stilize'; did you mean stylize?"),
-        (("a.png", "b.png"), "unknown command 'a.png'; there are stylize, grid, "),
+        (("a.png", "b.png"), "unknown command 'a.png'; the commands are stylize, grid, "),
         ((), "expected one of {stylize, grid, "),
         (("weights",), "expected one of {fetch, convert, verify, path}."),
         (("stylize",), "missing from jaxstyle stylize: CONTENT The picture to render."),
         (("animate", "run"), "missing from jaxstyle animate: -o FILE, --output FILE Where"),
         ((*STYLIZE, "--evaluations"), "missing value for argument '--evaluations'."),
-        ((*STYLIZE, "--optimizer", "sgd"), "--optimizer is one of lbfgs, adam, not 'sgd'"),
-        ((*STYLIZE, "--size", "abc"), "--size is a whole number or original, not 'abc'"),
-        ((*STYLIZE, "--evaluations", "3.5"), "--evaluations is a whole number, not '3.5'"),
-        ((*STYLIZE, "--style-weight", "x"), "--style-weight is a number, not 'x'"),
-        (("grid", "--lanes", "a"), "--lanes is a whole number, not 'a'"),
+        ((*STYLIZE, "--optimizer", "sgd"), "--optimizer must be one of lbfgs, adam, not 'sgd'"),
+        ((*STYLIZE, "--size", "abc"), "--size must be a whole number or original, not 'abc'"),
+        ((*STYLIZE, "--evaluations", "3.5"), "--evaluations must be a whole number, not '3.5'"),
+        ((*STYLIZE, "--style-weight", "x"), "--style-weight must be a number, not 'x'"),
+        (("grid", "--lanes", "a"), "--lanes must be a whole number, not 'a'"),
     ],
     ids=str,
 )
@@ -100,7 +100,7 @@ def test_a_mistake_is_one_line_in_any_terminal(encoding: str, columns: str) -> N
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "jaxstyle: --optimizer is one of lbfgs, adam, not 'sgd'\n",
+        "jaxstyle: --optimizer must be one of lbfgs, adam, not 'sgd'\n",
     )
 
 

@@ -46,8 +46,8 @@ def test_how_activations_are_held_changes_nothing(folder: Path, imagenet: Params
         (("--tile", "64", "--activations", "kept"), "tile has no meaning with activations kept"),
         (("--tile", "64", "--style-statistics", "sliced"), "sliced needs whole layers"),
         (("--optimizer", "adam", "--history-precision", "bfloat16"), "history_precision has no"),
-        (("--space", "4096"), "space must be from 1 to the"),
-        (("--space", "0"), "space must be from 1 to the"),
+        (("--space", "4096"), "an image cannot be shared by"),
+        (("--space", "0"), "an image cannot be shared by"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -99,4 +99,4 @@ def test_a_grid_refuses_what_has_no_meaning(
     assert cli.run([*grid, "--space", "2", "--tile", "32"]) == 2
     assert "tiles cannot be used for an image that several devices share" in capsys.readouterr().err
     assert cli.run([*grid, "--space", "0"]) == 2
-    assert "space must be at least 1, not 0" in capsys.readouterr().err
+    assert "--space must be at least 1, not 0" in capsys.readouterr().err

@@ -147,7 +147,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     process = signalled(signum, 5, *flags, "--workdir", "RUN", "--progress", "0")
     assert process.returncode == 128 + signum
     assert f"{word} at evaluation " in process.stderr
-    assert "the same command goes on" in process.stderr
+    assert "run the same command to continue" in process.stderr
     assert process.stderr.count("\n") == 1
     assert not Path("out.png").exists()
     assert 5 <= len(losses("RUN")) <= 6  # one more was under way

@@ -59,7 +59,7 @@ def test_a_damaged_cache_heals_and_says_so_once(limited: bool, folder: Path) -> 
     for number, path in enumerate(sorted([*cache.glob("*-cache"), *cache.glob("exported/*")])):
         data = path.read_bytes()
         path.write_bytes((data[: len(data) // 2], b"garbage", b"")[number % 3])
-    line = "compiled programs were damaged; they are removed and compiled again"
+    line = "damaged compiled programs are removed and compiled again"
     assert told(**variables) == [f"jaxstyle: {cache}: {line}"]
     healed = entries(cache)
     assert healed.keys() == before.keys()

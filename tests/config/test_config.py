@@ -215,8 +215,8 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"style_layers": ["relu1_1=x"]}, "style_layers: the weight of relu1_1 must be a number"),
         ({"style_layers": ["relu1_1", "relu1_1=2"]}, "^style_layers: relu1_1 is named twice$"),
         ({"style_statistics": []}, "style_statistics must name at least one"),
-        ({"style_statistics": ["grams"]}, "must be of gram, .*, moments, not 'grams'"),
-        ({"style_statistics": {3: 1.0}}, "must be of gram, .*, moments, not 3"),
+        ({"style_statistics": ["grams"]}, "must be one of gram, .*, moments, not 'grams'"),
+        ({"style_statistics": {3: 1.0}}, "must be one of gram, .*, moments, not 3"),
         ({"style_layer_weights": [1, 2]}, "unknown setting 'style_layer_weights'; did you mean"),
         ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam', not 'sgd'"),
         ({"optimizer": {"name": "adam", "ema": 2.0}}, "ema must be less than 1, not 2.0"),
@@ -260,9 +260,9 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"seed": np.uint32(3)}, "seed must be a whole number"),
         (
             {"seed": jax.random.split(jax.random.key(0), 3)},
-            r"a single key of .*, not key<fry>\[3\]",
+            r"a single threefry2x32 key, not key<fry>\[3\]",
         ),
-        ({"seed": jax.random.key(0, impl="rbg")}, r"key of threefry2x32, not key<rbg>\[\]$"),
+        ({"seed": jax.random.key(0, impl="rbg")}, r"threefry2x32 key, not key<rbg>\[\]$"),
         ({"init": ""}, "init: string should have at least 1 character"),
         ({"tile": 64, "activations": "kept"}, "tile has no meaning with activations kept"),
         ({"style_scale": 2.0, "style_shape": "content"}, "no meaning with style_shape content"),
@@ -355,7 +355,7 @@ class Distance:
 def test_statistics_of_one_name_are_refused() -> None:
     one = Distance()
     assert Config(style_statistics={one: 1.0, "gram": 1.0}).style_statistics[one] == 1.0
-    refused = "^style_statistics has 2 that differ but are all called own$"
+    refused = "^style_statistics has 2 different entries called own$"
     with pytest.raises(ConfigError, match=refused):
         Config(style_statistics=[one, Distance()])
 
@@ -386,7 +386,7 @@ def test_options_of_one_name_are_described_alike() -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="there are default, seed, gatys"):
+    with pytest.raises(ConfigError, match="the presets are default, seed, gatys"):
         preset("mine")
     with pytest.raises(ConfigError, match=r"did you mean gatys\?"):
         preset("gatis")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxstyle.config import ConfigError, brief
+from jaxstyle.config import ConfigError, brief, counted
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,10 @@ from jaxstyle.config import ConfigError, brief
 )
 def test_messages_are_one_line(error: Exception, text: str) -> None:
     assert brief(error) == text
+
+
+def test_one_is_not_in_the_plural() -> None:
+    assert [counted(number, "cell") for number in (0, 1, 2)] == ["0 cells", "1 cell", "2 cells"]
 
 
 def test_errors_are_one_line() -> None:

@@ -140,18 +140,29 @@ def a_number_each(image: jax.Array) -> jax.Array:
     return jnp.mean(image, axis=2)
 
 
+def of_another_shape(image: jax.Array) -> jax.Array:
+    return jnp.mean(image - jnp.zeros((5, 5, 3)))
+
+
 def test_mistakes_are_told(small_params: Params) -> None:
     for terms, told in (
         ({"darkness": 1.0}, "extra_terms must be functions of an image, not 'darkness'"),
-        ([lambda image: 0.0, lambda image: 1.0], "has 2 that differ but are all called <lambda>"),
+        ([lambda image: 0.0, lambda image: 1.0], "has 2 different entries called <lambda>"),
         ({darkness: -1.0}, "extra_terms"),
         ("darkness", "a list of names"),
     ):
         with pytest.raises(ConfigError, match=told):
             BASE.replace(extra_terms=terms)
-    for run in (stylize, stylize_batch):
-        with pytest.raises(ConfigError, match="extra_terms a_number_each must return a number"):
-            run(CONTENT, STYLE, BASE.replace(extra_terms=(a_number_each,)), small_params)
+    for term, told in (
+        (a_number_each, r"a_number_each must return a number, not float32\[\d+, \d+\]$"),
+        (
+            of_another_shape,
+            r"of_another_shape fails \(sub got incompatible shapes for broadcasting",
+        ),
+    ):
+        for run in (stylize, stylize_batch):
+            with pytest.raises(ConfigError, match=f"^extra_terms {told}"):
+                run(CONTENT, STYLE, BASE.replace(extra_terms=(term,)), small_params)
 
 
 def test_settings_with_them_are_compared_and_written() -> None:

@@ -187,9 +187,9 @@ MISTAKES = [
     (LINEN.replace(activations="recomputed"), "network Strided does not recompute"),
     (
         LINEN.replace(network=dataclasses.replace(OF_LINEN, reaches=None), tile=24),
-        "network Strided has no tiles: the reach of late is not known",
+        "network Strided cannot be tiled: the reach of late is not known",
     ),
-    (BLURRED.replace(activations="tiled"), r"network Blurred\(contrast=2.0\) has no tiles"),
+    (BLURRED.replace(activations="tiled"), r"network Blurred\(contrast=2.0\) cannot be tiled"),
     (
         LINEN.replace(network=dataclasses.replace(OF_LINEN, rounds_up=False)),
         r"Strided: late has the shape \(39, 48, 10\) for an image of 77×95; its stride of 2 "

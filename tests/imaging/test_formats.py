@@ -66,7 +66,7 @@ def test_heic_without_its_extra_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     path = tmp_path / "a.heic"
     path.write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf")
-    with pytest.raises(ImageError, match=r"a\.heic: HEIC: pip install 'jaxstyle\[heif\]'"):
+    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pip install 'jaxstyle\[heif\]'"):
         load_image(path)
 
 

@@ -342,7 +342,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "bits", "message"),
     [
-        ("a.bmp", 8, "must end in .png or .tif"),
+        ("a.bmp", 8, "must end in .png, .tif, .tiff, .jpg, .jpeg or .webp"),
         ("noending", 8, "must end in"),
         ("a.jpg", 16, "only .png and .tif hold 16 bits"),
         ("nowhere/a.png", 8, "does not exist"),
@@ -360,7 +360,7 @@ def test_unwritable_outputs_are_found_early(
 
 def test_a_side_that_the_format_cannot_hold_is_found_early(tmp_path: Path) -> None:
     images.check_output(tmp_path / "a.png", 8, (16, 17000))
-    with pytest.raises(ImageError, match=r".webp holds 16383 pixels a side"):
+    with pytest.raises(ImageError, match=r".webp holds at most 16383 pixels a side"):
         images.check_output(tmp_path / "a.webp", 8, (16, 17000))
 
 

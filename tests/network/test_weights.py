@@ -188,13 +188,13 @@ def drop(tensors: Tensors, name: str) -> Tensors:
             lambda t: t | {"conv1_2.bias": np.zeros(4, np.int32)},
             "conv1_2.bias",
         ),
-        (lambda t: {"weight": np.zeros(3, np.float32)}, "no VGG by the names in it"),
-        (lambda t: {}, "no VGG by the names in it"),
+        (lambda t: {"weight": np.zeros(3, np.float32)}, "its names are not those of a VGG"),
+        (lambda t: {}, "its names are not those of a VGG"),
         (
             lambda t: t | {"conv1_2.bias": np.full(4, np.nan, np.float32)},
             "conv1_2.bias has values that are not finite",
         ),
-        (lambda t: t, "says nothing of its preprocessing"),
+        (lambda t: t, "does not say its preprocessing"),
     ],
 )
 def test_the_wrong_tensors_are_refused(

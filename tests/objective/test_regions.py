@@ -72,7 +72,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     three = Guides.of(bands(BLACK, GRAY, WHITE))
     with pytest.raises(ImageError, match="has 3 regions, so give that many styles"):
         assign(three, [1.0])
-    with pytest.raises(ImageError, match="as many as styles, 2, not 1"):
+    with pytest.raises(ImageError, match="1 style guide for 2 styles; give one for each"):
         assign(Guides.of(bands(BLACK, WHITE), [bands(WHITE)]), [0.5, 0.5])
     with pytest.raises(ImageError, match="no colour of the content guide is in a style guide"):
         assign(Guides.of(bands(BLACK, WHITE), [bands(RED)]), [1.0])

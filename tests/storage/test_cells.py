@@ -15,7 +15,7 @@ def test_a_folder_stands_for_its_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt", "c.webp"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
-    with pytest.warns(UserWarning, match=r"skipped 1 file, no pictures by name \(\.txt\)"):
+    with pytest.warns(UserWarning, match=r"skipped 1 file not named as pictures \(\.txt\)"):
         found = list_pictures([str(tmp_path), "else.png"])
     assert found == [*(str(tmp_path / name) for name in ("a.png", "b.JPG", "c.webp")), "else.png"]
     (tmp_path / "empty").mkdir()
@@ -110,8 +110,8 @@ def test_a_table_has_a_cell_a_row(tmp_path: Path) -> None:
         ("content,style,sede\na,b,1\n", "row 2: unknown setting 'sede'; did you mean seed"),
         ("content,style,seed\na,b,x\n", "row 2: seed must be a whole number"),
         ("content,style\na,s;\n", "row 2 needs"),
-        ("content,style,seed,seed\na,s,1,2\n", "a column is there twice"),
-        ("content,st\0yle,st\0yle\na,s,1\n", r"a column is there twice: 'st\\x00yle'"),
+        ("content,style,seed,seed\na,s,1,2\n", "column 'seed' appears twice"),
+        ("content,st\0yle,st\0yle\na,s,1\n", r"column 'st\\x00yle' appears twice"),
         (b"\xff\xfe\x00", "not a CSV"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         damage(file, way)
     for read_only in (True, False):
         again = Checkpoints(tmp_path, read_only=read_only)
-        with pytest.warns(UserWarning, match="cannot be read .*; going on from the one before"):
+        with pytest.warns(UserWarning, match="cannot be read .*; continuing from the one before"):
             restored = again.restore(lambda scale: like(config, scale))
         assert restored is not None
         assert restored.evaluations == 2
@@ -196,7 +196,7 @@ def test_altered_metadata_are_damage(
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
-    with pytest.warns(UserWarning, match="cannot be read .*; going on from the one before"):
+    with pytest.warns(UserWarning, match="cannot be read .*; continuing from the one before"):
         restored = Checkpoints(tmp_path).restore(lambda scale: like(config, scale))
     assert restored is not None
     assert restored.evaluations == 2

@@ -315,7 +315,7 @@ def test_a_damaged_checkpoint_starts_its_cell_anew(
     grid = grid_of(cells_of(files)[:1], tmp_path / "out")
     (damaged,) = grid.entries
     (tmp_path / "out" / "cells" / damaged.name / "checkpoint" / "3").mkdir(parents=True)
-    with pytest.warns(UserWarning, match="the cell starts anew"):
+    with pytest.warns(UserWarning, match="the cell starts over"):
         grid.run(small_params)
     assert grid.summary().done == 1
     assert not (tmp_path / "out" / "cells" / damaged.name).exists()
