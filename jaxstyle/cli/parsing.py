@@ -173,20 +173,47 @@ def _sentence(box: str) -> str:
     sections = (section.replace("│", " ").split() for section in re.split("[─-]{9,}", body))
     text = " ".join(next(filter(None, sections), ["usage"]))
     text = text.removeprefix("Error parsing ").removesuffix(" (required)")
-    for pattern, wanted in _EXPECTED:
+    for pattern, ours in _OURS:
         match = pattern.fullmatch(text)
         if match is not None:
-            return f"{match['flag']} must be {wanted(match)}, not {match['value']}"
+            return ours(match)
     return text[:1].lower() + text[1:]
+
+
+def _missing(match: re.Match[str]) -> str:
+    given = re.compile(r"(?:-\w \S+, )?(--\S+ \S+|[A-Z_]+)")
+    found = [given.match(each.strip()) for each in match["rest"].split("(required)")]
+    names = " and ".join(name[1] for name in found if name is not None)
+    return f"{match['command']} needs {names}; see {match['command']} --help"
 
 
 def _alternatives(match: re.Match[str]) -> str:
     names = {"INT": "a whole number", "FLOAT": "a number"}
     kinds = [kind.strip("{}") for kind in match["kinds"].split("|")]
-    return " or ".join(names.get(kind, kind) for kind in kinds if kind != "None")
+    wanted = " or ".join(names.get(kind, kind) for kind in kinds if kind != "None")
+    return f"{match['flag']} must be {wanted}, not {match['value']}"
 
 
-_EXPECTED: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
+def _choices(match: re.Match[str]) -> str:
+    kinds = match["kinds"].replace("'", "")
+    return f"{match['flag']} must be one of {kinds}, not {match['value']}"
+
+
+def _numbers(match: re.Match[str]) -> str:
+    kind = "whole numbers" if match["flag"] == "--sizes" else "numbers"
+    return f"{match['flag']} must be {kind}, not {match['value']}"
+
+
+_OURS: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
+    (re.compile(r"Missing from (?P<command>[a-z ]+): (?P<rest>.*)"), _missing),
+    (
+        re.compile(r"Missing value for argument '(?:-\w/)?(?P<flag>--\S+)'\..*"),
+        lambda match: f"{match['flag']} needs a value",
+    ),
+    (
+        re.compile(r"Expected one of \{(?P<kinds>.*)\}\."),
+        lambda match: f"name one of {match['kinds']}",
+    ),
     (
         re.compile(
             r"(?P<flag>--\S+): no type matching (?P<kinds>\S+) could be instantiated "
@@ -196,11 +223,15 @@ _EXPECTED: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
     ),
     (
         re.compile(r"(?P<flag>--\S+): invalid literal for int\(\) with base 10: (?P<value>.*)"),
-        lambda _: "a whole number",
+        lambda match: f"{match['flag']} must be a whole number, not {match['value']}",
     ),
     (
         re.compile(r"(?P<flag>--\S+): could not convert string to float: (?P<value>.*)"),
-        lambda _: "a number",
+        lambda match: f"{match['flag']} must be a number, not {match['value']}",
+    ),
+    (
+        re.compile(r"(?P<flag>--\S+): Could not find valid parse for arguments: \[(?P<value>.*)\]"),
+        _numbers,
     ),
     (
         re.compile(
@@ -208,7 +239,7 @@ _EXPECTED: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
             r"Expected one of \((?P<kinds>.*)\)\.",
             re.IGNORECASE,
         ),
-        lambda match: "one of " + match["kinds"].replace("'", ""),
+        _choices,
     ),
 )
-"""What tyro says of values that do not fit, and what is wanted instead."""
+"""What tyro says, and what is said instead."""

@@ -69,6 +69,6 @@ def read_rows(
         row = parse(line, where)
         for name, kind in fields.items():
             if not isinstance(row.get(name), kind):
-                raise FileError(f"{where}: damaged; its {name} is missing or of another type")
+                raise FileError(f"{where}: damaged; it has no valid {name}")
         rows.append(row)
     return rows

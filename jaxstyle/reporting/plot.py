@@ -35,9 +35,11 @@ def plot_runs(runs: Sequence[epath.PathLike], output: epath.PathLike) -> None:
 
     Raises:
         FileError: a folder is not a run's, or the file cannot be written or has another suffix.
-        ConfigError: no loss is finite, or matplotlib is missing.
+        ConfigError: there are no runs, no loss is finite, or matplotlib is missing.
     """
     suffix = files.check_writable(output, (".png", ".pdf", ".svg"))
+    if not runs:
+        raise ConfigError("name the runs to plot")
     curves = {name: read_metrics(run) for name, run in _names(runs).items()}
     try:
         import matplotlib as mpl

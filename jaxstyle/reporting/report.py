@@ -48,7 +48,7 @@ def write_report(source: epath.PathLike, output: epath.PathLike) -> None:
     files.check_writable(output, (".html", ".htm"))
     folder = files.open_path(source)
     if not folder.is_dir():
-        raise FileError(f"{source}: no such folder")
+        raise FileError(f"{source}: {'not a' if folder.exists() else 'no such'} folder")
     if (folder / "grid.jsonl").exists():
         data = _grid(folder, output)
     elif (folder / "metrics.jsonl").exists() and (folder / "config.toml").exists():

@@ -83,7 +83,7 @@ def test_a_video_plays_back(run: Path) -> None:
 def test_what_cannot_be_animated_is_told(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(FileError, match=r"must end in \.webp or \.gif or \.mp4"):
+    with pytest.raises(FileError, match=r"must end in \.webp, \.gif or \.mp4"):
         write_animation(run, run / "a.avi")
     with pytest.raises(FileError, match="not a run's folder"):
         write_animation(run / "none", run / "a.gif")

@@ -56,7 +56,7 @@ def test_the_same_plot_is_the_same_file(tmp_path: Path, suffix: str, start: byte
 
 def test_what_cannot_be_plotted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    with pytest.raises(FileError, match=r"must end in \.png or \.pdf or \.svg"):
+    with pytest.raises(FileError, match=r"must end in \.png, \.pdf or \.svg"):
         plot_runs([run], tmp_path / "a.txt")
     with pytest.raises(FileError, match="not a run's folder"):
         plot_runs([tmp_path], tmp_path / "a.png")

@@ -318,16 +318,16 @@ def test_a_folder_that_is_neither(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("metrics.jsonl", b"{}\n", "metrics.jsonl, line 1: damaged; it has no evaluation"),
+        ("metrics.jsonl", b"{}\n", "metrics.jsonl, line 1: damaged; it has no valid evaluation"),
         ("metrics.jsonl", b'\n{"evaluation\n{}\n', "metrics.jsonl, line 2: damaged; not a JSON"),
         ("metrics.jsonl", b"[1]\n", "line 1: damaged; not a JSON object"),
         ("metrics.jsonl", b"\xff\n", "line 1: damaged"),
         ("metrics.jsonl", b"[" * 100_000 + b"\n", "line 1: damaged"),
-        ("metrics.jsonl", b'{"evaluation": 1, "terms": []}\n', "it has no terms"),
+        ("metrics.jsonl", b'{"evaluation": 1, "terms": []}\n', "it has no valid terms"),
         ("config.toml", b"size = \n", "config.toml: damaged; not a TOML document"),
         ("config.toml", b"a = \xff\n", "config.toml: damaged; not a TOML document"),
         ("result.json", b'{"loss":', "result.json: damaged; not a JSON object"),
-        ("grid.jsonl", b'{"cell": "a"}\n', "grid.jsonl, line 1: damaged; it has no content"),
+        ("grid.jsonl", b'{"cell": "a"}\n', "grid.jsonl, line 1: damaged; it has no valid content"),
         ("grid.jsonl", b'{"cell', "grid.jsonl, line 1: damaged"),
     ],
 )
