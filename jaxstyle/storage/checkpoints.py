@@ -274,7 +274,7 @@ def _handlers(alone: ocp.options.MultiprocessingOptions) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Extract the operating system's message from TensorStore's `error`, or else its first line."""
+    """Extract the operating system's message from TensorStore's `error`, or else all of it."""
     text = getattr(error, "strerror", None) or str(error)
     code = re.search(r"OS error code: (\d+)|os_error_code='(\d+)'", text)
     if code:

@@ -244,10 +244,10 @@ def test_layer_weights_multiply_the_layers_terms(small_params: Params) -> None:
     assert_allclose(terms["style/relu4_1"], 3 * before["style/relu4_1"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_as_many_style_weights_as_styles(small_params: Params, count: int) -> None:
+@pytest.mark.parametrize(("count", "noun"), [(1, "style"), (3, "styles")])
+def test_as_many_style_weights_as_styles(small_params: Params, count: int, noun: str) -> None:
     styles = [picture(40, 36, seed) for seed in range(count)]
-    with pytest.raises(ConfigError, match=f"2 style_weights for {count} styles"):
+    with pytest.raises(ConfigError, match=f"2 style_weights for {count} {noun}; give one"):
         build_objective(small_params, styles[0], styles, Config(style_weights=(1, 2)))
 
 
