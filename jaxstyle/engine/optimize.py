@@ -48,7 +48,7 @@ def optimize(
         The image of the smallest loss, with one record for each update.
 
     Raises:
-        ConfigError: an argument is not what it should be, or the objective fails.
+        ConfigError: an argument, or what the objective returns, is not what it should be.
         ImageError: the image is not floating-point, has values that are not finite, or does not fit
             the objective.
     """
@@ -100,11 +100,8 @@ def _check_image(image: Any) -> None:
 
 
 def _checked(objective: Callable[..., Any], image: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the loss and the terms; what is wrong with them is told while they are traced."""
-    try:
-        found = objective(image)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"objective fails ({brief(error)})") from error
+    """Return the loss and the terms, checked while they are traced."""
+    found = objective(image)
     loss, *others = found if isinstance(found, tuple) else (found,)
     if len(others) > 1 or not all(isinstance(terms, dict) for terms in others):
         raise ConfigError("objective must return a loss, or a loss and a dictionary of its terms")

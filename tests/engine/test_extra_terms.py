@@ -153,16 +153,12 @@ def test_mistakes_are_told(small_params: Params) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             BASE.replace(extra_terms=terms)
-    for term, told in (
-        (a_number_each, r"a_number_each must return a number, not float32\[\d+, \d+\]$"),
-        (
-            of_another_shape,
-            r"of_another_shape fails \(sub got incompatible shapes for broadcasting",
-        ),
-    ):
-        for run in (stylize, stylize_batch):
-            with pytest.raises(ConfigError, match=f"^extra_terms {told}"):
-                run(CONTENT, STYLE, BASE.replace(extra_terms=(term,)), small_params)
+    returned = r"^extra_terms a_number_each must return a number, not float32\[\d+, \d+\]$"
+    for run in (stylize, stylize_batch):
+        with pytest.raises(ConfigError, match=returned):
+            run(CONTENT, STYLE, BASE.replace(extra_terms=(a_number_each,)), small_params)
+        with pytest.raises(TypeError, match="incompatible shapes"):
+            run(CONTENT, STYLE, BASE.replace(extra_terms=(of_another_shape,)), small_params)
 
 
 def test_settings_with_them_are_compared_and_written() -> None:

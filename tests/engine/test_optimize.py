@@ -149,12 +149,6 @@ ZEROS = jnp.zeros(3)
             (lambda x: (x[0], {"a": x}), ZEROS),
             "objective's term a must be a floating-point number, not float32[3]",
         ),
-        (
-            (lambda x: jnp.sum(x - jnp.zeros(4)), ZEROS),
-            "objective fails (sub got incompatible shapes",
-        ),
-        ((lambda x: np.sum(np.asarray(x)), ZEROS), "objective fails (The numpy.ndarray conversion"),
-        ((lambda: 0.0, ZEROS), "objective fails ("),
         ((square, np.zeros(3, np.uint8)), "image must be floating-point, not uint8"),
         ((square, {"a": ZEROS, "b": 1}), "image must be floating-point, not int64"),
         ((square, "cat.jpg"), "image must be an array or a pytree of arrays, not 'cat.jpg'"),
@@ -174,6 +168,11 @@ def test_a_mistake_is_one_line(arguments: Any, message: str) -> None:
         optimize(*arguments)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_an_objective_fails_with_its_own_error() -> None:
+    with pytest.raises(TypeError, match="incompatible shapes"):
+        optimize(lambda x: jnp.sum(x - jnp.zeros(4)), ZEROS)
 
 
 @pytest.mark.parametrize(
