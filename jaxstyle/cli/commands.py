@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from jaxstyle.cli.help_text import command
-from jaxstyle.config import PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
+from jaxstyle.config import INITS, PRESETS, SETTINGS, Config, ConfigError, flat, parse_toml, words
 from jaxstyle.imaging import files, images
-from jaxstyle.storage import Base, cells
+from jaxstyle.storage import Base, Identity, cells
 
 CLI_SIZE = 512
 """The default long side; a camera's picture at full size would run for hours."""
@@ -107,6 +107,28 @@ class Stylize:
             ConfigError: a setting is not allowed, or the TOML file cannot be read.
         """
         return base_settings(self).vary()
+
+    @property
+    def inputs(self) -> dict[str, list[str]]:
+        """The paths of the pictures by role; once folders of styles were replaced by pictures."""
+        paths = {"content": [self.content], "style": list(self.style)}
+        if self.content_guide is not None:
+            paths |= {"content_guide": [self.content_guide], "style_guide": list(self.style_guide)}
+        if self.settings.init not in INITS:
+            paths["init"] = [self.settings.init]
+        return paths
+
+    def identity(self, sha256: Mapping[str, Sequence[str]]) -> Identity:
+        """Return the identity of the run, given the digests of its files by role."""
+        return Identity(
+            self.settings,
+            sha256,
+            self.content,
+            self.style,
+            self.fork_from,
+            self.content_guide,
+            self.style_guide,
+        )
 
 
 @command

@@ -17,8 +17,9 @@ from etils import epath
 
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
+from jaxstyle.cli.stylize import check_run
 from jaxstyle.cli.terminal import complain, run_progress, say
-from jaxstyle.config import INITS, ConfigError, brief, counted, flat, words
+from jaxstyle.config import ConfigError, brief, counted, flat, words
 from jaxstyle.engine import (
     Progress,
     Record,
@@ -137,6 +138,8 @@ def _prepare(command: Stylize) -> tuple["_Inputs", weights.Checkpoint]:
     if jax.default_backend() == "cpu":
         # JAX imports it to read a stored program; reading files lets other threads run.
         threading.Thread(target=importlib.import_module, args=("scipy.linalg",)).start()
+    if command.distributed and command.workdir is not None and jax.process_index() == 0:
+        check_run(command, command.workdir)
     network = command.settings.network
     path = weights.chosen_path(command.weights, network)
     with ThreadPoolExecutor(1) as background:
@@ -193,20 +196,15 @@ def _read_inputs(command: Stylize) -> _Inputs:
 
     content = images.read_picture(command.content, config.size)
     styles = [images.read_picture(path, style_size(path)) for path in command.style]
-    others: dict[str, list[str]] = {}
-    if command.content_guide is not None:
-        others["content_guide"] = [command.content_guide]
-        others["style_guide"] = list(command.style_guide)
-    if config.init not in INITS:
-        others["init"] = [config.init]
-    pictures = {"content": [content], "style": styles}
-    pictures |= {role: [*map(images.read_picture, paths)] for role, paths in others.items()}
+    paths, pictures = command.inputs, {"content": [content], "style": styles}
+    for role in [role for role in paths if role not in pictures]:
+        pictures[role] = [*map(images.read_picture, paths[role])]
     guides = None
     if command.content_guide is not None:
         first, *rest = (
             parse_guide(picture.pixels, picture.alpha, path)
             for role in ("content_guide", "style_guide")
-            for picture, path in zip(pictures[role], others[role], strict=True)
+            for picture, path in zip(pictures[role], paths[role], strict=True)
         )
         guides = Guides(first, tuple(rest))
         # Of the files' own sizes, which their owner knows.
@@ -214,10 +212,9 @@ def _read_inputs(command: Stylize) -> _Inputs:
             images.glance(path).shape for path in (command.content, *command.style)
         )
         regions.check_aspects(guides, content_shape, style_shapes)
-    sha256 = {role: [picture.sha256 for picture in read] for role, read in pictures.items()}
+    sha256 = {role: [picture.sha256 for picture in pictures[role]] for role in paths}
     if output is not None:
-        paths = (command.content, *command.style, *itertools.chain(*others.values()))
-        if any(files.same(path, output) for path in paths):
+        if any(files.same(path, output) for path in itertools.chain(*paths.values())):
             raise ConfigError(f"{output} is also an input; name another file to write")
         images.check_output(output, command.bits, content.pixels.shape)
     pixels = [style.pixels for style in styles]
@@ -226,7 +223,7 @@ def _read_inputs(command: Stylize) -> _Inputs:
         shares = style_shares(len(pixels), config)
         content_line = regions.explain(guides, shares, command.style)
         lines = [content_line, *map(str, guides.styles)]
-        for path, line in zip((*others["content_guide"], *command.style_guide), lines, strict=True):
+        for path, line in zip((*paths["content_guide"], *command.style_guide), lines, strict=True):
             say(f"{path}: {line}", command.quiet)
     return _Inputs(content, pixels, guides, sha256)
 
@@ -255,15 +252,7 @@ def _enter_run(
     stack.enter_context(run)
     # A run that has progress of its own resumes from it.
     fork = None if run.has_progress else command.fork_from
-    identity = runs.Identity(
-        config,
-        inputs.sha256,
-        command.content,
-        command.style,
-        command.fork_from,
-        command.content_guide,
-        command.style_guide,
-    )
+    identity = command.identity(inputs.sha256)
     first = pyramid.levels(config, inputs.content.pixels.shape)[0]
     start = None if fork is None else runs.fork(fork, identity, like, first.shape)
     run.identify(identity)

@@ -2,14 +2,17 @@
 
 import dataclasses
 
+from etils import epath
+
 from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.imports import quick_imports
 from jaxstyle.cli.process import Interrupt
 from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
-from jaxstyle.imaging import images
-from jaxstyle.storage import Schedule, cells
+from jaxstyle.imaging import files, images
+from jaxstyle.reporting import check_tensorboard
+from jaxstyle.storage import Schedule, cells, check_parent, check_same, has_checkpoint
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
@@ -36,8 +39,11 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
         raise ConfigError(
             f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
         )
-    if command.output is not None and not command.distributed:  # else the other hosts would wait
-        images.check_output(command.output, command.bits)
+    if not command.distributed:  # else the other hosts would wait
+        if command.output is not None:
+            images.check_output(command.output, command.bits)
+        if command.workdir is not None:
+            check_run(command, command.workdir)
     # Only now, so that mistakes need not wait for JAX.
     with quick_imports():
         start_jax(deterministic=command.deterministic)
@@ -45,3 +51,22 @@ def stylize(command: Stylize, interrupted: Interrupt) -> int:
 
     silence_libtiff()
     return render(command, interrupted)
+
+
+def check_run(command: Stylize, folder: str) -> None:
+    """Raise a `JaxstyleError` for what would keep the run from having its folder.
+
+    It is found before weights are fetched, with which the run is compared only later.
+    """
+    files.check_folder(folder)
+    if (epath.Path(folder) / "config.toml").exists():
+        digests = {
+            role: [images.glance(path).sha256 for path in paths]
+            for role, paths in command.inputs.items()
+        }
+        check_same(folder, command.identity(digests))
+    # A run that has progress of its own resumes from it.
+    if command.fork_from is not None and not has_checkpoint(folder):
+        check_parent(command.fork_from)
+    if command.tensorboard is not None:
+        check_tensorboard(command.tensorboard)

@@ -137,14 +137,24 @@ def make_folder(path: epath.PathLike) -> epath.Path:
     Raises:
         FileError: it cannot be created or written to, or `path` is not a folder.
     """
-    folder = open_path(path)
-    if is_local(path) and Path(path).is_file():
-        raise FileError(f"{path} is a file; name a folder")
+    check_folder(path)
+    folder = epath.Path(path)
     with _explained(f"cannot make the folder {path}"):
         folder.mkdir(parents=True, exist_ok=True)
-    if is_local(path) and not os.access(path, os.W_OK):
-        raise FileError(f"cannot write into {path}: the folder is not writable")
     return folder
+
+
+def check_folder(path: epath.PathLike) -> None:
+    """Raise `make_folder`'s errors, before anything is made, as far as they can be foreseen."""
+    open_path(path)
+    if not is_local(path):
+        return
+    with _explained(f"cannot make the folder {path}"):
+        there = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise FileError(f"{there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise FileError(f"cannot write into {path}: the folder {there} is not writable")
 
 
 def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:

@@ -37,6 +37,19 @@ def read_result(run: epath.PathLike) -> dict[str, Any] | None:
     return parse(files.read_bytes(path), path) if path.exists() else None
 
 
+def has_checkpoint(run: epath.PathLike) -> bool:
+    """Return whether the run in the folder `run` has a checkpoint, which may be damaged."""
+    folder = epath.Path(run) / "checkpoint"
+    return folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir())
+
+
+def check_parent(run: epath.PathLike) -> None:
+    """Raise `FileError` if no other run can start from the state of the one in the folder `run`."""
+    read_config(run)
+    if not has_checkpoint(run):
+        raise FileError(f"{run}: has no checkpoint yet; there is nothing to start from")
+
+
 def _file_in(run: epath.PathLike, name: str) -> epath.Path:
     path = files.open_path(epath.Path(run) / name)
     if not path.exists():

@@ -10,7 +10,6 @@ RUN/result.json      written last: a run that has one is finished
 """
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import importlib.metadata
@@ -25,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import filelock
 import jax
 import numpy as np
-import tomli_w
 from etils import epath
 
-from jaxstyle.config import Config, FileError, flat, to_toml
+from jaxstyle.config import Config, FileError, flat
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
-from jaxstyle.storage.folders import read_config, read_metrics
+from jaxstyle.storage.folders import check_parent, read_metrics
+from jaxstyle.storage.identity import Identity, check_same, differences
 from jaxstyle.storage.pace import Pace, Schedule
 
 if TYPE_CHECKING:
@@ -41,33 +40,6 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of file systems without locks, as some network mounts are."""
 
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """Everything that determines a run, and the origin of its inputs."""
-
-    config: Config
-    sha256: Mapping[str, Sequence[str]]
-    """Digests of the files by role: content, style, weights, and init if that is a file."""
-    content: str
-    styles: Sequence[str]
-    forked_from: str | None = None
-    content_guide: str | None = None
-    style_guides: Sequence[str] = ()
-
-    def to_toml(self) -> str:
-        """Return the text of config.toml, which `jaxstyle stylize --config` accepts unchanged."""
-        run = {"content": self.content, "style": list(self.styles)}
-        optional = {
-            "content_guide": self.content_guide,
-            "style_guide": list(self.style_guides),
-            "forked_from": self.forked_from,
-        }
-        run |= {name: value for name, value in optional.items() if value}
-        sha256 = {role: list(digests) for role, digests in self.sha256.items()}
-        origin = tomli_w.dumps({"run": {**run, "sha256": sha256}})
-        return f"{to_toml(self.config)}\n{origin}"
 
 
 CHECKPOINTS = Schedule(every=50)
@@ -161,12 +133,7 @@ class Run:
         if not (self.folder / "config.toml").exists():
             self.record_identity(identity)
             return
-        changed = differences(self.folder, identity)
-        if changed:
-            raise FileError(
-                f"{self.folder} is another run: {', '.join(changed.values())}; "
-                f"name another --workdir, with --fork-from {self.folder} to start from its state"
-            )
+        check_same(self.folder, identity)
 
     def record_identity(self, identity: Identity) -> None:
         """Record the identity of the run, in place of what is recorded."""
@@ -329,6 +296,7 @@ def fork(
     Raises:
         FileError: `folder` is not a run's, or has no checkpoint yet.
     """
+    check_parent(folder)
     changed = differences(folder, identity)
     harmless = () if identity.config.scheduled else _BUDGETS
     checkpoints = _checkpoints(epath.Path(folder), read_only=True)
@@ -340,32 +308,8 @@ def fork(
         image = checkpoints.image()
     finally:
         checkpoints.close()
-    if image is None:
-        raise FileError(f"{folder}: has no checkpoint yet; there is nothing to start from")
+    assert image is not None  # there is a checkpoint
     return begin(resize_image(image, shape), identity.config)
-
-
-def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
-    """Describe the differences of `identity` from the run in `folder`, by setting or role.
-
-    Raises:
-        FileError: `folder` is not a run's, or its config.toml is damaged.
-    """
-    old = read_config(folder)
-    try:
-        digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
-    except (KeyError, TypeError, AttributeError):
-        raise FileError(f"{folder}/config.toml: damaged; name another folder") from None
-    new = flat(identity.config)
-    changes = {
-        name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name) and not (name == "init" and "init" in digests)
-    }
-    for role in {**digests, **identity.sha256}:
-        if digests.get(role, []) != list(identity.sha256.get(role, ())):
-            changes[role] = f"{role} was another file"
-    return changes
 
 
 def summarize(

@@ -14,8 +14,10 @@ import pytest
 from etils import epath
 from PIL import ExifTags, Image as Pil
 
-from jaxstyle import cli
+from jaxstyle import cli, preset
+from jaxstyle.imaging.images import glance
 from jaxstyle.network.arrays import Params
+from jaxstyle.storage.identity import Identity
 
 # Direct, shallow and of Gram matrices, because that compiles in a fraction of the time.
 QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct")
@@ -213,13 +215,54 @@ def test_a_mistake_is_one_line_and_code_2(
         ("--workdir", "RUN", "--checkpoints", "0"),
         ("--workdir", "RUN", "--checkpoint-seconds", "0"),
         ("-o", "none/out.png"),
+        ("--workdir", "content.png"),
+        ("--workdir", "content.png/RUN"),
+        ("--workdir", "RUN", "--tensorboard", "content.png"),
+        ("--workdir", "RUN", "--fork-from", "none"),
     ],
 )
 def test_a_mistake_in_an_option_is_found_before_jax_starts(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("jaxstyle.cli.stylize.start_jax", None)
+    before = sorted(folder.rglob("*"))
     assert stylize(*arguments) == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+def begun(run: str, **settings: object) -> None:
+    """Make the folder of a run as one that was killed at its start leaves it."""
+    names = {"content": "content.png", "style": "style.png"}
+    digests = {role: [glance(name).sha256] for role, name in names.items()}
+    config = preset("default").replace(size=48, **settings)
+    Path(run).mkdir()
+    identity = Identity(config, digests | {"weights": ["any"]}, "content.png", ["style.png"])
+    Path(run, "config.toml").write_text(identity.to_toml())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("style.png --workdir=RUN --seed=2", "RUN is another run: seed was 1, now 2; name another"),
+        ("content.png --workdir=RUN --seed=1", "RUN is another run: style was another file; name"),
+        ("style.png --workdir=NEW --fork-from=RUN", "RUN: has no checkpoint yet"),
+        ("style.png --workdir=RUN --seed=1 --tensorboard=board", "--tensorboard needs pip install"),
+    ],
+)
+def test_what_keeps_a_run_from_its_folder_is_found_before_jax_starts(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    words: str,
+    message: str,
+) -> None:
+    begun("RUN", seed=1)
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr("jaxstyle.cli.stylize.start_jax", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert cli.run(["stylize", "content.png", *words.split(), "--size=48"]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
