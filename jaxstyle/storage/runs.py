@@ -17,11 +17,10 @@ import io
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import filelock
 import jax
 import numpy as np
 from etils import epath
@@ -29,6 +28,7 @@ from etils import epath
 from jaxstyle.config import Config, FileError, flat
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
+from jaxstyle.storage.entering import entered
 from jaxstyle.storage.folders import check_parent, read_metrics
 from jaxstyle.storage.identity import Identity, check_same, differences
 from jaxstyle.storage.pace import Pace, Schedule
@@ -36,11 +36,10 @@ from jaxstyle.storage.pace import Pace, Schedule
 if TYPE_CHECKING:
     from jaxstyle.storage.checkpoints import Checkpoints
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""Errors of file systems without locks, as some network mounts are."""
-
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
+_FIRST = ("checkpoint", "config.toml", "inputs", "metrics.jsonl")
+"""What a run has in its folder before its first evaluation."""
 
 CHECKPOINTS = Schedule(every=50)
 """When runs save their progress, if nothing else is asked for."""
@@ -78,42 +77,36 @@ class Run:
             FileError: the folder cannot be written to, or another process has locked it. Buckets
                 have no locks.
         """
-        self.folder = files.make_folder(folder)
         self.on_image: Callable[[int, Image], None] = lambda *_: None
         """Called with the evaluation and the image of each snapshot and of the result."""
         self._checkpoint_schedule, self._snapshot_schedule = checkpoints, snapshots
         self._on_scale, self._as_result = on_scale, as_result
-        self._closing = contextlib.ExitStack()
-        if files.is_local(folder):
-            lock = filelock.FileLock(self.folder / ".lock")
-            try:
-                self._closing.enter_context(lock.acquire(timeout=0))
-            except filelock.Timeout:
-                raise FileError(f"{folder}: another process is working on this run") from None
-            except (OSError, NotImplementedError) as error:
-                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                    raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
-                warnings.warn(
-                    f"{folder}: this file system has no locks; a second process on the same run "
-                    "would not be noticed",
-                    stacklevel=2,
-                )
-        for name in ("", "inputs", "snapshots"):
-            files.remove_leftovers(self.folder / name)
         first = checkpoint_seconds if math.isinf(checkpoint_seconds) else 1.0
         self._pace = Pace(min(first, checkpoint_seconds), checkpoint_seconds)
-        self._checkpoints = _checkpoints(self.folder, on_written=self._pace.took)
-        self._closing.callback(self._checkpoints.close)
         self._lines: list[str] = []
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
         self._kept = 0
+        self._has_begun = False
+        with contextlib.ExitStack() as stack:
+            self.folder = stack.enter_context(entered(folder, _FIRST, lambda: self._has_begun))
+            for name in ("", "inputs", "snapshots"):
+                files.remove_leftovers(self.folder / name)
+            self._checkpoints = _checkpoints(self.folder, on_written=self._pace.took)
+            stack.callback(self._checkpoints.close)
+            self._closing = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the run; an error before its first evaluation leaves the folder as it was."""
+        self._closing.__exit__(kind, error, trace)
 
     def close(self) -> None:
         """Wait until everything is written, then release the folder."""
@@ -184,6 +177,7 @@ class Run:
 
     def record(self, record: Record) -> None:
         """Append one evaluation to the metrics; an earlier one takes the place of those since."""
+        self._has_begun = True
         if self._last is not None and record.evaluation <= self._last.evaluation:
             self._rewind(record.evaluation)
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")

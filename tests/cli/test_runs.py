@@ -265,6 +265,17 @@ def test_what_keeps_a_run_from_its_folder_is_found_before_jax_starts(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_what_is_refused_once_its_folder_is_open_leaves_nothing(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    begun("RUN")
+    Path("RUN/checkpoint/7").mkdir(parents=True)  # damaged
+    before = sorted(folder.rglob("*"))
+    assert stylize("--workdir", "NEW", "--fork-from", "RUN") == 2
+    assert "RUN/checkpoint: the checkpoint cannot be read" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -16,7 +16,7 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config import parse_toml
-from jaxstyle.config.errors import FileError
+from jaxstyle.config.errors import ConfigError, FileError
 from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
@@ -150,6 +150,48 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         Run(tmp_path)
     with Run(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("there", [(), ("RUN",), ("RUN", "RUN/checkpoint", "RUN/notes")])
+def test_what_is_refused_leaves_nothing(tmp_path: Path, there: tuple[str, ...]) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    folder = tmp_path / "RUN" if there else tmp_path / "new" / "RUN"
+
+    def refused() -> None:
+        with Run(folder) as run:
+            run.identify(IDENTITY)
+            run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
+            run.show_inputs(CONTENT, [STYLE])
+            raise ConfigError("too large")
+
+    with pytest.raises(ConfigError):
+        refused()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_text("mine")
+    with pytest.raises(FileError, match="checkpoint is a file"):
+        Run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_an_error_after_an_evaluation_leaves_all(small_params: Params, tmp_path: Path) -> None:
+    folder = tmp_path / "RUN"
+
+    def failing() -> None:
+        with Run(folder) as run:
+            run.identify(IDENTITY)
+            run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
+            stylize(CONTENT, STYLE, IDENTITY.config, small_params, run.record, keeper=run)
+            raise ConfigError("too late")
+
+    with pytest.raises(ConfigError):
+        failing()
+    assert len(history(folder)) == 6
+    assert (folder / "config.toml").exists()
 
 
 def test_the_folder_says_how_to_repeat_the_run(tmp_path: Path) -> None:
