@@ -38,7 +38,7 @@ from jaxstyle.imaging import Image, Picture, colored_result, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
 from jaxstyle.reporting import TensorBoard
-from jaxstyle.storage import Schedule, SharedRun, hosts, read_result, runs
+from jaxstyle.storage import Identity, Schedule, SharedRun, hosts, read_result, runs
 
 T = TypeVar("T")
 
@@ -253,19 +253,42 @@ def _enter_run(
     # A run that has progress of its own resumes from it.
     fork = None if run.has_progress else command.fork_from
     identity = command.identity(inputs.sha256)
-    first = pyramid.levels(config, inputs.content.pixels.shape)[0]
-    start = None if fork is None else runs.fork(fork, identity, like, first.shape)
+    start = None if fork is None else _fork(command, fork, inputs, identity, like)
     run.identify(identity)
-    if fork is not None and start is not None and not start.records:
-        changed = "; ".join(runs.differences(fork, identity).values())
-        told = f"starts from the image of {fork}, as settings differ: {changed}"
-        say(f"{command.workdir}: {told} (--config {fork}/config.toml has its own)", command.quiet)
     finished = read_result(run.folder)
     if finished is not None:
         return run, None, finished
     progress = run.resume(like, start)
     run.show_inputs(*as_used(inputs.content.pixels, inputs.styles, config))
     return run, progress, None
+
+
+def _fork(
+    command: Stylize,
+    fork: str,
+    inputs: _Inputs,
+    identity: Identity,
+    like: Callable[[int], State],
+) -> Progress:
+    """Return the starting point of a run that continues the one in the folder `fork`."""
+    levels = pyramid.levels(identity.config, inputs.content.pixels.shape)
+    start = runs.fork(fork, identity, like, levels[0].shape)
+    done, budget = len(start.history), levels[-1].evaluations
+    if start.scale == len(levels) - 1 and done >= budget:
+        where = " at its last scale" if len(levels) > 1 else ""
+        raise ConfigError(
+            f"{fork} has done {done} evaluations already{where}; --evaluations {budget} adds none"
+        )
+    if start.records:
+        told = f"continues {fork} from its evaluation {start.evaluations}"
+    else:
+        changed = "; ".join(runs.differences(fork, identity).values())
+        told = (
+            f"starts from the image of {fork}, as settings differ: {changed} "
+            f"(--config {fork}/config.toml has its own)"
+        )
+    say(f"{command.workdir}: {told}", command.quiet)
+    return start
 
 
 def _schedules(command: Stylize) -> tuple[Schedule, Schedule]:

@@ -116,7 +116,15 @@ def test_a_run_from_its_start_to_its_report(
     assert stylize("--workdir", "NEW", "--evaluations", "6", "--fork-from", "RUN") == 0
     assert losses("NEW")[:4] == losses("RUN")
     assert len(losses("NEW")) == 6
-    assert "starts from" not in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("NEW: continues RUN from its evaluation 4\n")
+    for budget in (3, 4):
+        before = sorted(folder.rglob("*"))
+        assert stylize("--workdir", "LESS", "--evaluations", str(budget), "--fork-from", "RUN") == 2
+        assert (
+            f"RUN has done 4 evaluations already; --evaluations {budget} adds"
+            in capsys.readouterr().err
+        )
+        assert sorted(folder.rglob("*")) == before
     other = ("--workdir", "OTHER", "--tv-weight", "0.5")
     assert stylize(*other, "--evaluations", "1", "--fork-from", "RUN") == 0
     assert "OTHER: starts from the image of RUN, as settings differ: " in capsys.readouterr().out
