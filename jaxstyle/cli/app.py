@@ -131,7 +131,7 @@ def _perform(command: Command, interrupted: Interrupt) -> int:
         case Stylize():
             return stylize(command, interrupted)
         case RenderGrid():
-            return render_grid(command)
+            return render_grid(command, interrupted)
         case Warm():
             warm(command)
         case Weights():

@@ -5,7 +5,7 @@ import re
 from jaxstyle.cli.backend import share_out_cpu, start_jax
 from jaxstyle.cli.commands import RenderGrid, base_settings
 from jaxstyle.cli.imports import quick_imports
-from jaxstyle.cli.process import EXIT_CELLS_FAILED
+from jaxstyle.cli.process import EXIT_CELLS_FAILED, Interrupt
 from jaxstyle.cli.terminal import cells_progress, say, silence_libtiff
 from jaxstyle.config import ConfigError, counted
 from jaxstyle.imaging import files
@@ -15,7 +15,7 @@ _LATE = 30.0
 """Seconds after which files of other hosts should be seen: network file systems cache names."""
 
 
-def render_grid(command: RenderGrid) -> int:
+def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
     """Run the command and return the exit code; a user error is a `JaxstyleError`."""
     output, shard = command.output, _shard(command.shard)
     if output is None:
@@ -74,6 +74,11 @@ def render_grid(command: RenderGrid) -> int:
     if not command.collect:
         files.make_folder(output)
         rows = whole.rows(whole.share(shard))
+
+        def is_interrupted() -> bool:
+            interrupted.arm()
+            return interrupted.requested
+
         todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]
         with cells_progress(todo, command.quiet, command.progress) as (on_cell, on_evaluations):
             whole.run(
@@ -86,7 +91,9 @@ def render_grid(command: RenderGrid) -> int:
                 runs=snapshots if command.runs or command.snapshots is not None else None,
                 on_evaluations=on_evaluations,
                 rows=rows,
+                is_interrupted=is_interrupted,
             )
+        interrupted.disarm()
     rows = whole.rows_of_all(0 if command.collect or shard[1] == 1 else _LATE)
     summary = whole.summary(rows)
     missing = f", {summary.missing} not there yet" if summary.missing else ""

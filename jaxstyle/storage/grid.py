@@ -46,7 +46,7 @@ from jaxstyle.engine import (
 )
 from jaxstyle.imaging import colored_result, contact_sheet, files, images, to_json
 from jaxstyle.network import Params, common_network, locate, read, to_params
-from jaxstyle.storage.cell_progress import CellProgress, CellRun
+from jaxstyle.storage.cell_progress import CellProgress, CellRun, Interruption
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.entries import Entry, Rows, shared_out
 from jaxstyle.storage.pace import Schedule
@@ -190,6 +190,7 @@ class Grid:
         runs: Schedule | None = None,
         on_evaluations: Callable[[int], None] | None = None,
         rows: Rows | None = None,
+        is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Compute the cells of this shard that are not done.
 
@@ -208,8 +209,11 @@ class Grid:
             on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
+            is_interrupted: called after each evaluation of the cells under way; once it is true,
+                they save a checkpoint, and the grid ends.
 
         Raises:
+            KeyboardInterrupt: the grid was interrupted.
             ConfigError: a setting is not allowed in a batch.
             FileError: the folder cannot be written to.
         """
@@ -235,11 +239,12 @@ class Grid:
             for entry in todo
         ]
         begun = {path.name for path in self._folder.iterdir()}
+        interruption = Interruption(is_interrupted)
         keepers: dict[int, CellProgress | CellRun] = {}
         for i, entry in enumerate(todo):
             folder = self._folder / entry.name
             like = functools.partial(state_at, entry.cell.config, entry.shape)
-            progress = CellProgress(folder, like, checkpoint_seconds)
+            progress = CellProgress(folder, like, checkpoint_seconds, interruption)
             is_run = entry.name in begun and (folder / "config.toml").exists()
             if i in skip:
                 if entry.name in begun and not is_run:  # killed between the row and this
@@ -248,7 +253,7 @@ class Grid:
                 snapshots = runs or Schedule()
                 options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": snapshots}
                 enter = functools.partial(self._enter, entry, cells[i], options)
-                keepers[i] = CellRun(folder, enter, like)
+                keepers[i] = CellRun(folder, enter, like, interruption)
             else:
                 keepers[i] = progress
 
@@ -260,6 +265,11 @@ class Grid:
             if found is not None and on_evaluations is not None:
                 on_evaluations(found.evaluations)
             return found
+
+        def evaluated(count: int) -> None:
+            if on_evaluations is not None:
+                on_evaluations(count)
+            interruption.evaluated()
 
         def finish(index: int, outcome: Result | JaxstyleError) -> None:
             self._finish(todo[index], outcome, on_cell, keepers[index])
@@ -280,7 +290,7 @@ class Grid:
                 progress=resumed,
                 lanes=lanes,
                 space=space,
-                on_evaluations=on_evaluations,
+                on_evaluations=evaluated,
             )
             for index, outcome in outcomes:
                 writing.append(writer.submit(finish, index, outcome))

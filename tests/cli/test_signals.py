@@ -23,13 +23,14 @@ from jax._src import compiler
 from jaxstyle.cli import app
 from jaxstyle.imaging import files
 from jaxstyle.network import weights
-from jaxstyle.storage import checkpoints, runs
+from jaxstyle.storage import cell_progress, checkpoints, runs
 
 stage, signum, times = sys.argv[1], *map(int, sys.argv[2:4])
 owner, name, number = {
     "weights": (weights, "read", 1),
     "compile": (compiler, "compile_or_get_cached", 3),
     "evaluation": (runs.Run, "record", 4),
+    "cell": (cell_progress.CellProgress, "record", 3),
     "checkpoint": (checkpoints.Checkpoints, "save", 3),  # the thread that writes may be late
     "image": (files, "write_atomically", 1),
 }[stage]
@@ -50,10 +51,11 @@ setattr(owner, name, signalled)
 app.main(sys.argv[4:])
 """
 
-QUICK = ("stylize", "content.png", "style.png", "--workdir=RUN", "--checkpoints=2", "--size=32")
-QUICK += ("--convolution=direct", "--scales=2", "--scale-factor=1.2", "--style-statistics=gram")
-QUICK += ("--evaluations=4", "--coarse-evaluations=2", "--content-layers=relu2_1")
-QUICK += ("--style-layers=relu1_1", "--progress=0", "--quiet")
+SETTINGS = ("--size=32", "--convolution=direct", "--scales=2", "--scale-factor=1.2")
+SETTINGS += ("--evaluations=4", "--coarse-evaluations=2", "--content-layers=relu2_1")
+SETTINGS += ("--style-statistics=gram", "--style-layers=relu1_1", "--progress=0", "--quiet")
+QUICK = ("stylize", "content.png", "style.png", "--workdir=RUN", "--checkpoints=2", *SETTINGS)
+GRID = ("grid", "--contents=content.png", "--styles=style.png", "-o=out", *SETTINGS)
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +69,9 @@ CASES = [
 FEW = [("checkpoint", signal.SIGTERM, 1), ("evaluation", signal.SIGHUP, 2)]
 
 
-def start(*words: object) -> subprocess.CompletedProcess[str]:
+def start(*words: object, command: tuple[str, ...] = QUICK) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SIGNALLED, *map(str, words), *QUICK],
+        [sys.executable, "-c", SIGNALLED, *map(str, words), *command],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -116,6 +118,17 @@ def test_a_signal_at_any_stage_loses_nothing(
     assert done.stderr.startswith("" if late or early else "jaxstyle: ")
     assert finished(folder) == whole
     assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_cells_of_a_grid(signum: signal.Signals, folder: Path) -> None:
+    Pil.fromarray(pattern(32, 48, 0)).save("content.png")
+    Pil.fromarray(pattern(40, 36, 1)).save("style.png")
+    done = start("cell", int(signum), 1, command=GRID)
+    assert done.returncode == 128 + signum, done.stderr
+    assert done.stderr.count("\n") == 1
+    (saved,) = folder.glob("out/cells/*/checkpoint/*")
+    assert int(saved.name) in (5, 6)  # evaluations and a scale; one more may have been under way
 
 
 def test_an_interrupt_during_imports_ends_the_process_at_once() -> None:

@@ -206,6 +206,29 @@ def test_a_grid_killed_inside_its_cells_is_the_undisturbed_one(
         assert rows[0]["losses"] == rows[1]["losses"]
 
 
+@pytest.mark.parametrize("runs", [None, Schedule(every=2)])
+def test_an_interrupted_grid_saves_the_cells_under_way(
+    files: Path, tmp_path: Path, small_params: Params, runs: Schedule | None
+) -> None:
+    config = QUICK.replace(evaluations=9)
+    whole, cut = (grid_of(cells_of(files, [config]), tmp_path / name) for name in ("whole", "cut"))
+    whole.run(small_params, lanes=4)
+    asked = itertools.count(1)
+    options = {"lanes": 4, "checkpoint_seconds": 1e9, "runs": runs}
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(small_params, is_interrupted=lambda: next(asked) == 4, **options)
+    steps = [int(path.name) for path in (tmp_path / "cut").glob("cells/*/checkpoint/*")]
+    assert len(steps) >= 4
+    assert sorted(steps)[-4:] in ([5] * 4, [6] * 4)  # one more may have been under way
+    read: list[int] = []
+    cut.run(small_params, on_evaluations=read.append, **options)
+    assert read[:4] == sorted(steps)[-4:]
+    assert sum(read) == 4 * 9
+    for entry in whole.entries:
+        name = f"cells/{entry.name}.png"
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Params) -> None:
     config = QUICK.replace(scales=2, preserve_color="luminance")
     grid = grid_of(cells_of(files, [config]), tmp_path / "out")
