@@ -187,7 +187,8 @@ def _restored(
     except AccessError:
         raise
     except FileError as error:
-        warnings.warn(f"{error}; the cell starts over", stacklevel=3)
+        problem, _, _ = str(error).partition(";")  # without what a user could do about it
+        warnings.warn(f"{problem}; the cell starts over", stacklevel=3)
         keeper.close()
         _remove(keeper.folder)
         return None

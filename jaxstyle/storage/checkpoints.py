@@ -198,7 +198,9 @@ class Checkpoints:
                 return self._read(step)
             except _DamageError as error:
                 if older is None:
-                    raise
+                    hint = f"delete {self._folder} to start over"
+                    hint = "name another run to start from" if self._read_only else hint
+                    raise FileError(f"{error}; {hint}") from None
                 warnings.warn(f"{error}; continuing from the one before", stacklevel=2)
             if not self._read_only:  # another of the same number will take its place
                 with self._explained("removed"):

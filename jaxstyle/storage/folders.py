@@ -28,7 +28,10 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
         settings = {name: value for name, value in parse_toml(text).items() if value is not None}
         return plain(settings | {"run": tomllib.loads(text).get("run")})
     except (ConfigError, ValueError, RecursionError) as error:
-        raise FileError(f"{path}: damaged; not a TOML document ({brief(error)})") from None
+        raise FileError(
+            f"{path}: damaged; not a TOML document ({brief(error)}); "
+            "delete it, and the run's own command writes it again"
+        ) from None
 
 
 def read_result(run: epath.PathLike) -> dict[str, Any] | None:

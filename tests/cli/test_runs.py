@@ -284,6 +284,30 @@ def test_what_is_refused_once_its_folder_is_open_leaves_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_damaged_run_goes_on_as_its_error_says(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--evaluations", "2", "--workdir", "RUN", "--quiet")
+    assert stylize(*flags) == 0
+    expected = losses("RUN")
+    Path("RUN/config.toml").write_text("= damaged")
+    assert stylize(*flags) == 2
+    assert "delete it, and the run's own command writes it again" in capsys.readouterr().err
+    Path("RUN/config.toml").unlink()
+    assert stylize(*flags) == 0
+    Path("RUN/result.json").unlink()
+    for path in Path("RUN/checkpoint").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert stylize("--workdir=NEW", "--fork-from=RUN", *flags[:2]) == 2
+    assert "name another run to start from" in capsys.readouterr().err
+    assert stylize(*flags) == 2
+    assert "; delete RUN/checkpoint to start anew\n" in capsys.readouterr().err
+    shutil.rmtree("RUN/checkpoint")
+    assert stylize(*flags) == 0
+    assert losses("RUN") == expected
+
+
 @pytest.mark.parametrize(
     "command",
     [
