@@ -1,5 +1,6 @@
 """Implementation of `jaxstyle grid`: cells, shards and summary."""
 
+import itertools
 import re
 
 from jaxstyle.cli.backend import share_out_cpu, start_jax
@@ -31,10 +32,8 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
             f"--checkpoint-seconds must be greater than 0, not {command.checkpoint_seconds:g}"
         )
     snapshots = Schedule.parse(command.snapshots, "--snapshots")
-    inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
-    for path in (path for paths in inputs for path in paths):
-        if files.same(path, output):
-            raise ConfigError(f"{output} is also an input; name another folder to write to")
+    if not command.distributed:  # else the other hosts would wait
+        _check_paths(command, output)
     wanted = grid_cells(command)
     with quick_imports():
         start_jax(deterministic=command.deterministic)
@@ -53,6 +52,8 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
         shard = hosts.join_cluster()
 
     def prepare() -> tuple[grid.Grid, weights.Checkpoint]:
+        if command.distributed:
+            _check_paths(command, output)
         path = weights.locate(
             command.weights,
             network=common_network(cell.config for cell in wanted),
@@ -107,6 +108,16 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
     mine = [rows[entry.name] for entry in whole.share(shard)]
     failed = [row for row in mine if row is not None and row["status"] == "failed"]
     return EXIT_CELLS_FAILED if failed else 0
+
+
+def _check_paths(command: RenderGrid, output: str) -> None:
+    files.check_folder(output)
+    inputs = (command.contents, command.styles, command.content_guides, command.style_guides)
+    for path in itertools.chain(*inputs):
+        if files.same(path, output):
+            raise ConfigError(f"{output} is also an input; name another folder to write to")
+        if not files.open_path(path).exists():
+            raise ConfigError(f"{path}: no such file or folder")
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -182,6 +182,12 @@ def test_failed_cells_are_counted_and_code_3(
         ((*INPUTS, "--cells", "cells.csv"), "--cells replaces"),
         (("--cells", "missing.csv", "-o", "out"), "no such file"),
         (("--contents", ".", "--styles", "paintings", "-o", "out"), "no pictures"),
+        (
+            ("--contents", "none", "--styles", "paintings", "-o", "out"),
+            "none: no such file or folder",
+        ),
+        (("--contents", "photos", "--styles", "paintings/u.png", "-o", "out"), "u.png: no such"),
+        ((*INPUTS, "--content-guides", "none"), "none: no such file or folder"),
         ((*INPUTS, "--shard", "2/2"), "from 0 to N-1"),
         ((*INPUTS, "--shard", "half"), "--shard must be I/N"),
         ((*INPUTS, "--shard", "0/2", "--distributed"), "exclude each other"),
