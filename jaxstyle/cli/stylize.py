@@ -12,7 +12,7 @@ from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
 from jaxstyle.imaging import files, images
 from jaxstyle.reporting import check_tensorboard
-from jaxstyle.storage import Schedule, cells, check_parent, check_same, has_checkpoint
+from jaxstyle.storage import Schedule, cells, check_parent, check_same, check_unused, has_checkpoint
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
@@ -59,6 +59,7 @@ def check_run(command: Stylize, folder: str) -> None:
     It is found before weights are fetched, with which the run is compared only later.
     """
     files.check_folder(folder)
+    check_unused(folder)
     if (epath.Path(folder) / "config.toml").exists():
         digests = {
             role: [images.glance(path).sha256 for path in paths]

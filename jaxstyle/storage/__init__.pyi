@@ -2,6 +2,7 @@ from . import cells as cells, grid as grid, hosts as hosts, runs as runs
 from .cells import Base as Base, product as product
 from .folders import (
     check_parent as check_parent,
+    check_unused as check_unused,
     has_checkpoint as has_checkpoint,
     read_config as read_config,
     read_metrics as read_metrics,

@@ -8,6 +8,9 @@ from etils import epath
 from jaxstyle.config import ConfigError, FileError, brief, parse_toml
 from jaxstyle.imaging import files, parse, plain, read_rows
 
+_LOGS = (".err", ".log", ".out", ".txt")
+"""Suffixes of files that shells and batch systems make in a folder before its run begins."""
+
 _METRICS = {"evaluation": int, "terms": dict, "scale": int, "seconds": (int, float)}
 
 
@@ -38,6 +41,27 @@ def read_result(run: epath.PathLike) -> dict[str, Any] | None:
     """Read the object in RUN/result.json, or return None if the run is not finished."""
     path = epath.Path(run) / "result.json"
     return parse(files.read_bytes(path), path) if path.exists() else None
+
+
+def check_unused(folder: epath.PathLike) -> None:
+    """Raise `FileError` if `folder`, which need not exist, has files but is no run's.
+
+    A run would mix its files with them, or overwrite them.
+    """
+    path = epath.Path(folder)
+    # Users may delete damaged settings; metrics are there from the start.
+    if not path.is_dir() or any(
+        (path / name).exists() for name in ("config.toml", "metrics.jsonl")
+    ):
+        return
+    others = [entry for entry in _visible(path) if entry.suffix not in _LOGS]
+    killed_at_start = [entry.name for entry in others] == ["checkpoint"] and not _visible(others[0])
+    if others and not killed_at_start:
+        raise FileError(f"{folder} has other files than a run's; name a new or an empty folder")
+
+
+def _visible(folder: epath.Path) -> list[epath.Path]:
+    return [entry for entry in folder.iterdir() if entry.name[0] != "."]
 
 
 def has_checkpoint(run: epath.PathLike) -> bool:

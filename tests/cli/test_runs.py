@@ -248,6 +248,31 @@ def begun(run: str, **settings: object) -> None:
     Path(run, "config.toml").write_text(identity.to_toml())
 
 
+@pytest.mark.parametrize("name", ["a.png", "image.png", "checkpoint/model.bin", "notes/x.md"])
+def test_a_folder_of_something_else_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    monkeypatch.setattr("jaxstyle.cli.stylize.start_jax", None)
+    Path("photos", name).parent.mkdir(parents=True)
+    Path("photos", name).touch()
+    before = sorted(folder.rglob("*"))
+    assert stylize("--workdir", "photos") == 2
+    expected = "jaxstyle: photos has other files than a run's; name a new or an empty folder\n"
+    assert capsys.readouterr().err == expected
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoint/.tmp", "slurm-17.out"])
+def test_what_a_kill_or_a_log_left_is_no_obstacle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Path("RUN", name).parent.mkdir(parents=True)
+    Path("RUN", name).touch()
+    monkeypatch.setattr("jaxstyle.cli.stylize.start_jax", lambda **_: sys.exit(99))
+    with pytest.raises(SystemExit, match="99"):
+        stylize("--workdir", "RUN")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
