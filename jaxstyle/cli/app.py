@@ -32,6 +32,7 @@ from jaxstyle.cli.commands import (
 from jaxstyle.cli.grid import render_grid
 from jaxstyle.cli.parsing import parse
 from jaxstyle.cli.process import (
+    AGAIN,
     EXIT_FAILED,
     EXIT_MISTAKE,
     EXIT_SIGNAL,
@@ -112,11 +113,11 @@ def run(argv: Sequence[str]) -> int:
         complain(f"{name}{error.strerror or error}")
         return EXIT_MISTAKE
     except KeyboardInterrupt:
-        resumable = isinstance(command, RenderGrid) or (
-            isinstance(command, Stylize) and command.workdir is not None
-        )
-        kept = "run the same command to continue" if resumable else "nothing was written"
-        complain(f"{interrupted.word}; {kept}")
+        match command:
+            case RenderGrid(collect=False) | Stylize(workdir=str()):
+                complain(f"{interrupted.word}; {AGAIN}")
+            case _:
+                complain(f"{interrupted.word}; nothing was written")
         return EXIT_SIGNAL + interrupted.signal
 
 

@@ -11,6 +11,9 @@ EXIT_FAILED, EXIT_MISTAKE, EXIT_CELLS_FAILED = 1, 2, 3
 EXIT_SIGNAL = 128
 """Added to the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
 
+AGAIN = "run the same command again to continue"
+"""What a user can do about a run or a grid that was cut off."""
+
 _ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 """Signals besides Ctrl-C that end a run; a lost connection sends the second."""
 

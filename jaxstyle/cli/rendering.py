@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from jaxstyle.cli.commands import Stylize
-from jaxstyle.cli.process import EXIT_FAILED, EXIT_SIGNAL, Interrupt
+from jaxstyle.cli.process import AGAIN, EXIT_FAILED, EXIT_SIGNAL, Interrupt
 from jaxstyle.cli.stylize import check_run
 from jaxstyle.cli.terminal import complain, run_progress, say
 from jaxstyle.config import ConfigError, brief, counted, flat, words
@@ -51,7 +51,7 @@ def render(command: Stylize, interrupted: Interrupt) -> int:
     try:
         code = _render(command, interrupted)
     except jax.errors.JaxRuntimeError as error:
-        again = "; run the same command to continue" if command.workdir is not None else ""
+        again = f"; {AGAIN}" if command.workdir is not None else ""
         complain(f"the hosts can no longer compute together ({brief(error)}){again}")
         return EXIT_FAILED
     hosts.leave_cluster()
@@ -116,10 +116,7 @@ def _render(command: Stylize, interrupted: Interrupt) -> int:
                 devices=devices,
             )
         if command.workdir is not None and result.reason == "stopped":
-            complain(
-                f"{interrupted.word} at evaluation {result.evaluations}; "
-                "run the same command to continue"
-            )
+            complain(f"{interrupted.word} at evaluation {result.evaluations}; {AGAIN}")
             return EXIT_SIGNAL + interrupted.signal
         return _write_result(command, inputs, result, run, interrupted)
 
@@ -320,7 +317,11 @@ def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
     copied = "" if output is None or kept else f"; {output} is a copy"
-    say(f"{command.workdir}: finished; its result is {result}{kept}{copied}", command.quiet)
+    say(
+        f"{command.workdir}: finished; its result is {result}{kept}{copied}; for more evaluations, "
+        f"name another --workdir, with --fork-from {command.workdir}",
+        command.quiet,
+    )
     return EXIT_FAILED if finished.get("reason") == "not finite" else 0
 
 

@@ -86,7 +86,9 @@ def test_a_run_from_its_start_to_its_report(
     # The same command has nothing to do, but for a copy that is not there.
     before = {p: p.stat().st_mtime_ns for p in Path("RUN").rglob("*.*") if p.name != ".lock"}
     assert stylize(*flags, "-o", "out.png") == 0
-    assert "RUN: finished" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "RUN: finished; its result is RUN/image.png" in told
+    assert "; for more evaluations, name another --workdir, with --fork-from RUN\n" in told
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert Path("out.png").read_bytes() == Path("RUN/image.png").read_bytes()
     assert stylize(*flags, "-o", "copy.jpg") == 0
@@ -157,7 +159,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     process = signalled(signum, 5, *flags, "--workdir", "RUN", "--progress", "0")
     assert process.returncode == 128 + signum
     assert f"{word} at evaluation " in process.stderr
-    assert "run the same command to continue" in process.stderr
+    assert "; run the same command again to continue\n" in process.stderr
     assert process.stderr.count("\n") == 1
     assert not Path("out.png").exists()
     assert 5 <= len(losses("RUN")) <= 6  # one more was under way
