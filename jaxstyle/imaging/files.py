@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -153,7 +154,7 @@ def check_folder(path: epath.PathLike) -> None:
         there = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
     if not there.is_dir():
         raise FileError(f"{there} is a file; name a folder")
-    if not os.access(there, os.W_OK):
+    if not _takes_files(there):
         raise FileError(f"cannot write into {path}: the folder {there} is not writable")
 
 
@@ -179,10 +180,19 @@ def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
             raise FileError(f"{path} is a folder; name a file to write")
         if not parent.is_dir():
             raise FileError(f"cannot write {path}: the folder {parent} does not exist")
-        if not os.access(parent, os.W_OK):
+        if not _takes_files(parent):
             raise FileError(f"cannot write {path}: the folder {parent} is not writable")
         target.exists()  # raises for a name the file system cannot hold
     return suffix
+
+
+def _takes_files(folder: Path) -> bool:
+    """Return whether a file can be made in `folder`, which permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def is_local(path: epath.PathLike) -> bool:

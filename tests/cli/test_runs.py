@@ -24,6 +24,8 @@ QUICK = ("content.png", "style.png", "--size", "48", "--convolution=direct")
 QUICK += ("--scales=1", "--style-statistics=gram", "--tv-weight=0.001")
 QUICK += ("--content-layers=relu2_1", "--style-layers", "relu1_1", "relu2_1")
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc, where nobody can write")
+
 # The command line, which sends itself a signal once an evaluation is recorded. A child of a process
 # under nohup ignores SIGHUP until that is reset.
 SIGNALLED = """
@@ -225,6 +227,8 @@ def test_a_mistake_is_one_line_and_code_2(
         ("--workdir", "RUN", "--checkpoints", "0"),
         ("--workdir", "RUN", "--checkpoint-seconds", "0"),
         ("-o", "none/out.png"),
+        pytest.param(("-o", "/proc/out.png"), marks=LINUX),
+        pytest.param(("--workdir", "/proc/RUN"), marks=LINUX),
         ("--workdir", "content.png"),
         ("--workdir", "content.png/RUN"),
         ("--workdir", "RUN", "--tensorboard", "content.png"),

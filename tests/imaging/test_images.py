@@ -367,9 +367,15 @@ def test_a_side_that_the_format_cannot_hold_is_found_early(tmp_path: Path) -> No
 def test_a_folder_without_permission_is_found_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    def denied(**_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
     with pytest.raises(FileError, match="is not writable"):
         images.check_output(tmp_path / "a.png")
+    for folder in (tmp_path, tmp_path / "new" / "one"):
+        with pytest.raises(FileError, match="is not writable"):
+            files.make_folder(folder)
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
