@@ -37,7 +37,7 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
     wanted = grid_cells(command)
     with quick_imports():
         start_jax(deterministic=command.deterministic)
-        from jaxstyle.engine import check_cell, for_space
+        from jaxstyle.engine import check_cell, for_space, pick_devices
         from jaxstyle.network import common_network, weights
         from jaxstyle.storage import grid, hosts
 
@@ -50,6 +50,8 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
     share_out_cpu()
     if command.distributed:
         shard = hosts.join_cluster()
+    elif not command.collect:
+        pick_devices(command.space)
 
     def prepare() -> tuple[grid.Grid, weights.Checkpoint]:
         if command.distributed:
@@ -73,7 +75,6 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
     for guide, understood in whole.guides.items():
         say(f"{guide}: {understood}", command.quiet)
     if not command.collect:
-        files.make_folder(output)
         rows = whole.rows(whole.share(shard))
 
         def is_interrupted() -> bool:

@@ -199,6 +199,7 @@ def test_failed_cells_are_counted_and_code_3(
         ((*INPUTS, "--snapshots", "often"), "--snapshots must be N or N,N"),
         (("--contents", "photos", "--styles", "paintings", "-o", "s3://bucket"), "nor gs://"),
         ((*INPUTS, "--lanes", "0"), "--lanes must be at least 1"),
+        ((*INPUTS, "--space", "99"), "an image cannot be shared by 99 devices"),
         ((*INPUTS, "--style-layers", "relu9_9"), "unknown layer"),
         ((*INPUTS, "--style-weights", "1", "2"), "2 style_weights for 1 style;"),
         ((*INPUTS, "--sweep", "style_layers=relu1_1+relu2_1=nan"), "must be a finite"),
