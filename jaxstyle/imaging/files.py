@@ -152,10 +152,10 @@ def check_folder(path: epath.PathLike) -> None:
         return
     with _explained(f"cannot make the folder {path}"):
         there = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
-    if not there.is_dir():
-        raise FileError(f"{there} is a file; name a folder")
-    if not _takes_files(there):
-        raise FileError(f"cannot write into {path}: the folder {there} is not writable")
+        if not there.is_dir():
+            raise FileError(f"{there} is a file; name a folder")
+        if not _takes_files(there):
+            raise FileError(f"cannot write into {path}: the folder {there} is not writable")
 
 
 def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
