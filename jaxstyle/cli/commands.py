@@ -123,11 +123,11 @@ class Stylize:
         return Identity(
             self.settings,
             sha256,
-            self.content,
-            self.style,
-            self.fork_from,
-            self.content_guide,
-            self.style_guide,
+            content=self.content,
+            styles=self.style,
+            forked_from=self.fork_from,
+            content_guide=self.content_guide,
+            style_guides=self.style_guide,
         )
 
 

@@ -78,7 +78,7 @@ def render_grid(command: RenderGrid, interrupted: Interrupt) -> int:
         rows = whole.rows(whole.share(shard))
 
         def is_interrupted() -> bool:
-            interrupted.arm()
+            interrupted.arm()  # from the first evaluation on, there is something to keep
             return interrupted.requested
 
         todo = [entry for entry in whole.share(shard) if not whole.is_done(entry, rows)]

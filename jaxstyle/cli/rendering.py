@@ -37,8 +37,17 @@ from jaxstyle.engine import (
 from jaxstyle.imaging import Image, Picture, colored_result, files, images
 from jaxstyle.network import weights
 from jaxstyle.objective import Guides, parse_guide, regions, style_shares
+from jaxstyle.optim import RUNNING
 from jaxstyle.reporting import TensorBoard
-from jaxstyle.storage import Identity, Schedule, SharedRun, hosts, read_result, runs
+from jaxstyle.storage import (
+    Identity,
+    Schedule,
+    SharedRun,
+    has_checkpoint,
+    hosts,
+    read_result,
+    runs,
+)
 
 T = TypeVar("T")
 
@@ -237,6 +246,10 @@ def _enter_run(
     config = command.settings
     seconds = 45.0 if command.checkpoint_seconds is None else command.checkpoint_seconds
     checkpoints, snapshots = _schedules(command)
+    identity = command.identity(inputs.sha256)
+    # A run that has progress of its own resumes from it.
+    fork = None if has_checkpoint(command.workdir) else command.fork_from
+    start = None if fork is None else _fork(command, fork, inputs, identity, like)
     run = runs.Run(
         command.workdir,
         checkpoints=checkpoints,
@@ -247,10 +260,6 @@ def _enter_run(
         as_result=lambda image: colored_result(image, inputs.content.pixels, config),
     )
     stack.enter_context(run)
-    # A run that has progress of its own resumes from it.
-    fork = None if run.has_progress else command.fork_from
-    identity = command.identity(inputs.sha256)
-    start = None if fork is None else _fork(command, fork, inputs, identity, like)
     run.identify(identity)
     finished = read_result(run.folder)
     if finished is not None:
@@ -269,21 +278,23 @@ def _fork(
 ) -> Progress:
     """Return the starting point of a run that continues the one in the folder `fork`."""
     levels = pyramid.levels(identity.config, inputs.content.pixels.shape)
-    start = runs.fork(fork, identity, like, levels[0].shape)
+    start, changed = runs.fork(fork, identity, like, levels[0].shape)
     done, budget = len(start.history), levels[-1].evaluations
-    if start.scale == len(levels) - 1 and done >= budget:
+    last = start.scale == len(levels) - 1
+    if last and done >= budget:
         where = " at its last scale" if len(levels) > 1 else ""
         raise ConfigError(
             f"{fork} has done {done} evaluations already{where}; --evaluations {budget} adds none"
         )
-    if start.records:
-        told = f"continues {fork} from its evaluation {start.evaluations}"
-    else:
-        changed = "; ".join(runs.differences(fork, identity).values())
+    if last and start.status != RUNNING:
+        raise ConfigError(f"{fork} has ended by itself: more evaluations would change nothing")
+    if changed:
         told = (
-            f"starts from the image of {fork}, as settings differ: {changed} "
+            f"starts from the image of {fork}, as settings differ: {'; '.join(changed.values())} "
             f"(--config {fork}/config.toml has its own)"
         )
+    else:
+        told = f"continues {fork} from its evaluation {start.evaluations}"
     say(f"{command.workdir}: {told}", command.quiet)
     return start
 
@@ -317,11 +328,12 @@ def _say_finished(command: Stylize, finished: dict[str, Any]) -> int:
             image, metadata = images.read_picture(result), images.read_metadata(result)
             images.save_image(output, image.pixels, alpha=image.alpha, metadata=metadata)
     copied = "" if output is None or kept else f"; {output} is a copy"
-    say(
-        f"{command.workdir}: finished; its result is {result}{kept}{copied}; for more evaluations, "
-        f"name another --workdir, with --fork-from {command.workdir}",
-        command.quiet,
+    more = (
+        f"; for more evaluations, name another --workdir, with --fork-from {command.workdir}"
+        if finished.get("reason") == "budget"
+        else ""
     )
+    say(f"{command.workdir}: finished; its result is {result}{kept}{copied}{more}", command.quiet)
     return EXIT_FAILED if finished.get("reason") == "not finite" else 0
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from etils import epath
-
 from jaxstyle.cli.backend import start_jax
 from jaxstyle.cli.commands import Stylize
 from jaxstyle.cli.imports import quick_imports
@@ -12,7 +10,15 @@ from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
 from jaxstyle.imaging import files, images
 from jaxstyle.reporting import check_tensorboard
-from jaxstyle.storage import Schedule, cells, check_parent, check_same, check_unused, has_checkpoint
+from jaxstyle.storage import (
+    Schedule,
+    cells,
+    check_parent,
+    check_same,
+    check_unused,
+    has_checkpoint,
+    is_recorded,
+)
 
 
 def stylize(command: Stylize, interrupted: Interrupt) -> int:
@@ -60,7 +66,7 @@ def check_run(command: Stylize, folder: str) -> None:
     """
     files.check_folder(folder)
     check_unused(folder)
-    if (epath.Path(folder) / "config.toml").exists():
+    if is_recorded(folder):
         digests = {
             role: [images.glance(path).sha256 for path in paths]
             for role, paths in command.inputs.items()

@@ -252,12 +252,15 @@ def _lockstep(
     while True:
         if any(lane.ended for lane in active.values()):
             read(0)  # what is under way is part of the state
-        for slot, lane in [(slot, lane) for slot, lane in active.items() if lane.ended]:
+        ended = {slot: lane for slot, lane in active.items() if lane.ended}
+        for slot, lane in ended.items():
             keeper = lane.job.keeper
             if keeper is not None and (lane.job.final or lane.reason in ENDS):
                 keeper.save(lane.progress(program.state_of(slot)))
             work.done.append((lane.index, lane.result(program.outcome_of(slot))))
             del active[slot]
+        if any(lane.stopped for lane in ended.values()):
+            yield from work.outcomes()  # before the next jobs are made, which may not be wanted
         if not active:  # free memory, also for making the next jobs
             program.clear()
         fresh: dict[int, _Lane] = {}

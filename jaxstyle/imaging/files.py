@@ -116,6 +116,18 @@ def remove_leftovers(folder: epath.PathLike, seconds: float = 0.0) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove_folder(path: epath.PathLike) -> None:
+    """Remove the folder at `path`, if it is there, with everything in it.
+
+    Raises:
+        FileError: it cannot be removed.
+    """
+    folder = open_path(path)
+    with _explained(f"cannot remove {path}"):
+        if folder.exists():
+            folder.rmtree()
+
+
 def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # not every file system has folders that can be synchronized
         descriptor = os.open(folder, os.O_RDONLY)
@@ -146,7 +158,7 @@ def make_folder(path: epath.PathLike) -> epath.Path:
 
 
 def check_folder(path: epath.PathLike) -> None:
-    """Raise `make_folder`'s errors, before anything is made, as far as they can be foreseen."""
+    """Raise the errors of `make_folder` that can be detected without making anything."""
     open_path(path)
     if not is_local(path):
         return
@@ -154,8 +166,8 @@ def check_folder(path: epath.PathLike) -> None:
         there = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
         if not there.is_dir():
             raise FileError(f"{there} is a file; name a folder")
-        if not _takes_files(there):
-            raise FileError(f"cannot write into {path}: the folder {there} is not writable")
+    with _explained(f"cannot write into {there}"):
+        _try_to_write(there)
 
 
 def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
@@ -180,19 +192,14 @@ def check_writable(path: epath.PathLike, suffixes: Collection[str]) -> str:
             raise FileError(f"{path} is a folder; name a file to write")
         if not parent.is_dir():
             raise FileError(f"cannot write {path}: the folder {parent} does not exist")
-        if not _takes_files(parent):
-            raise FileError(f"cannot write {path}: the folder {parent} is not writable")
+        _try_to_write(parent)
         target.exists()  # raises for a name the file system cannot hold
     return suffix
 
 
-def _takes_files(folder: Path) -> bool:
-    """Return whether a file can be made in `folder`, which permissions alone do not tell."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+def _try_to_write(folder: Path) -> None:
+    # Permissions alone do not tell.
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def is_local(path: epath.PathLike) -> bool:

@@ -4,6 +4,7 @@ from .folders import (
     check_parent as check_parent,
     check_unused as check_unused,
     has_checkpoint as has_checkpoint,
+    is_recorded as is_recorded,
     read_config as read_config,
     read_metrics as read_metrics,
     read_result as read_result,

@@ -15,31 +15,6 @@ from jaxstyle.storage.pace import Pace
 from jaxstyle.storage.runs import Run
 
 
-class Interruption:
-    """The end of a grid that is asked for: each cell under way saves its progress first."""
-
-    def __init__(self, is_requested: Callable[[], bool]) -> None:
-        """Plan to end the grid once `is_requested`, which is called after each evaluation."""
-        self._is_requested = is_requested
-        self._is_noted = self._is_told = self._is_saved = False
-
-    def evaluated(self) -> None:
-        """Note a request; raise `KeyboardInterrupt` once the cells have saved their progress."""
-        if self._is_saved:
-            raise KeyboardInterrupt
-        self._is_noted = self._is_noted or self._is_requested()
-
-    def wants(self) -> bool:
-        """Return whether to save at once, which the keepers of all cells are told alike."""
-        self._is_told = self._is_noted
-        return self._is_told
-
-    def kept(self) -> bool:
-        """Return whether what is kept now is what was asked for."""
-        self._is_saved = self._is_told
-        return self._is_saved
-
-
 class CellProgress:
     """The checkpoint of one cell, there only until the cell is done; a `Keeper`.
 
@@ -52,7 +27,7 @@ class CellProgress:
         folder: epath.Path,
         like: Callable[[int], State],
         seconds: float,
-        interruption: Interruption,
+        is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Plan the checkpoint.
 
@@ -60,10 +35,10 @@ class CellProgress:
             folder: the cell's folder.
             like: gives the expected structure and shapes of a scale's state.
             seconds: time between checkpoints.
-            interruption: that of the grid.
+            is_interrupted: whether the grid is being interrupted.
         """
         self.folder, self._like, self._pace = folder, like, Pace(seconds, seconds)
-        self._interruption = interruption
+        self._is_interrupted = is_interrupted
         self._checkpoints: Checkpoints | None = None
 
     def restore(self) -> Progress | None:
@@ -78,18 +53,19 @@ class CellProgress:
         """Do nothing: only runs have metrics."""
 
     def wants(self, evaluation: int) -> bool:
-        """Return whether enough time has passed, or the grid is to end; see `Keeper`."""
+        """Return whether enough time has passed; see `Keeper`."""
         del evaluation
-        return self._interruption.wants() or self._pace.due()
+        return self._pace.due()
 
     def keep(self, progress: Progress) -> None:
         """Save the progress; see `Keeper`."""
         self._open().save(progress)
         self._pace.saved()
-        self._interruption.kept()
 
     def save(self, progress: Progress) -> None:
-        """Save nothing at once: an earlier checkpoint leads to every later scale."""
+        """Save the progress of an interrupted cell; an earlier checkpoint leads to later scales."""
+        if self._is_interrupted():
+            self.keep(progress)
 
     def _open(self) -> Checkpoints:
         if self._checkpoints is None:
@@ -120,7 +96,6 @@ class CellRun:
         folder: epath.Path,
         enter: Callable[[epath.Path], Run],
         like: Callable[[int], State],
-        interruption: Interruption,
     ) -> None:
         """Plan the folder, which is opened when the cell begins.
 
@@ -128,10 +103,8 @@ class CellRun:
             folder: the cell's folder.
             enter: opens it and returns the run.
             like: gives the expected structure and shapes of a scale's state.
-            interruption: that of the grid.
         """
         self.folder, self._enter, self._like = folder, enter, like
-        self._interruption = interruption
         self._run: Run | None = None
 
     def restore(self) -> Progress | None:
@@ -150,14 +123,12 @@ class CellRun:
         self._opened().record(record)
 
     def wants(self, evaluation: int) -> bool:
-        """See `Run.wants`; also if the grid is to end."""
-        return self._interruption.wants() or self._opened().wants(evaluation)
+        """See `Run.wants`."""
+        return self._opened().wants(evaluation)
 
     def keep(self, progress: Progress) -> None:
         """See `Run.keep`."""
         self._opened().keep(progress)
-        if self._interruption.kept():
-            self.save(progress)
 
     def save(self, progress: Progress) -> None:
         """See `Run.save`."""

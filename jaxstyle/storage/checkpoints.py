@@ -116,8 +116,6 @@ class Checkpoints:
         # Instead of Orbax's own threads, which print every traceback on stderr when they fail.
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        if read_only and not self._folder.is_dir():
-            raise FileError(f"{self._folder}: no such folder; there is nothing to continue from")
         if not read_only:
             files.make_folder(self._folder)
         with self._explained("opened"):

@@ -70,11 +70,27 @@ def has_checkpoint(run: epath.PathLike) -> bool:
     return folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir())
 
 
+def has_begun(run: epath.PathLike) -> bool:
+    """Return whether the run in the folder `run` has evaluations that another must not replace."""
+    metrics = epath.Path(run) / "metrics.jsonl"
+    return has_checkpoint(run) or (metrics.exists() and metrics.stat().length > 0)
+
+
+def is_recorded(run: epath.PathLike) -> bool:
+    """Return whether the folder `run` is of a run that has begun, and its settings are there."""
+    return (epath.Path(run) / "config.toml").exists() and has_begun(run)
+
+
 def check_parent(run: epath.PathLike) -> None:
     """Raise `FileError` if no other run can start from the state of the one in the folder `run`."""
     read_config(run)
     if not has_checkpoint(run):
-        raise FileError(f"{run}: has no checkpoint yet; there is nothing to start from")
+        raise nothing_to_start_from(run)
+
+
+def nothing_to_start_from(run: epath.PathLike) -> FileError:
+    """Return the error of a run that another cannot start from."""
+    return FileError(f"{run}: has no checkpoint yet; there is nothing to start from")
 
 
 def _file_in(run: epath.PathLike, name: str) -> epath.Path:

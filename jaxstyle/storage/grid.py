@@ -46,7 +46,7 @@ from jaxstyle.engine import (
 )
 from jaxstyle.imaging import colored_result, contact_sheet, files, images, to_json
 from jaxstyle.network import Params, common_network, locate, read, to_params
-from jaxstyle.storage.cell_progress import CellProgress, CellRun, Interruption
+from jaxstyle.storage.cell_progress import CellProgress, CellRun
 from jaxstyle.storage.cells import GridCell
 from jaxstyle.storage.entries import Entry, Rows, shared_out
 from jaxstyle.storage.pace import Schedule
@@ -209,8 +209,8 @@ class Grid:
             on_evaluations: see `stylize_cells`, also called for evaluations resumed from.
             on_cell: see `OnCell`.
             rows: rows of the shard's cells, if already read.
-            is_interrupted: called after each evaluation of the cells under way; once it is true,
-                they save a checkpoint, and the grid ends.
+            is_interrupted: called after each evaluation; once it is true, the cells under way save
+                their progress, and the grid ends.
 
         Raises:
             KeyboardInterrupt: the grid was interrupted.
@@ -239,12 +239,12 @@ class Grid:
             for entry in todo
         ]
         begun = {path.name for path in self._folder.iterdir()}
-        interruption = Interruption(is_interrupted)
         keepers: dict[int, CellProgress | CellRun] = {}
+        stopping = False
         for i, entry in enumerate(todo):
             folder = self._folder / entry.name
             like = functools.partial(state_at, entry.cell.config, entry.shape)
-            progress = CellProgress(folder, like, checkpoint_seconds, interruption)
+            progress = CellProgress(folder, like, checkpoint_seconds, lambda: stopping)
             is_run = entry.name in begun and (folder / "config.toml").exists()
             if i in skip:
                 if entry.name in begun and not is_run:  # killed between the row and this
@@ -253,23 +253,26 @@ class Grid:
                 snapshots = runs or Schedule()
                 options = {"checkpoint_seconds": checkpoint_seconds, "snapshots": snapshots}
                 enter = functools.partial(self._enter, entry, cells[i], options)
-                keepers[i] = CellRun(folder, enter, like, interruption)
+                keepers[i] = CellRun(folder, enter, like)
             else:
                 keepers[i] = progress
 
-        def record(index: int, record: Record) -> None:
+        def record(index: int, record: Record) -> bool:
             keepers[index].record(record)
+            return stopping
+
+        def evaluated(count: int) -> None:
+            nonlocal stopping
+            # Between evaluations, so that all cells under way stop after the same one.
+            stopping = stopping or is_interrupted()
+            if on_evaluations is not None:
+                on_evaluations(count)
 
         def resumed(index: int) -> Progress | None:
             found = keepers[index].restore() if todo[index].name in begun else None
             if found is not None and on_evaluations is not None:
                 on_evaluations(found.evaluations)
             return found
-
-        def evaluated(count: int) -> None:
-            if on_evaluations is not None:
-                on_evaluations(count)
-            interruption.evaluated()
 
         def finish(index: int, outcome: Result | JaxstyleError) -> None:
             self._finish(todo[index], outcome, on_cell, keepers[index])
@@ -293,6 +296,8 @@ class Grid:
                 on_evaluations=evaluated,
             )
             for index, outcome in outcomes:
+                if isinstance(outcome, Result) and outcome.reason == "stopped":
+                    raise KeyboardInterrupt
                 writing.append(writer.submit(finish, index, outcome))
                 while len(writing) > _MOST_WAITING or (writing and writing[0].done()):
                     writing.popleft().result()
@@ -310,17 +315,21 @@ class Grid:
         config, content = cell.config, cell.content.load()
         shown = as_used(content, [style.load() for style in cell.styles], config)
         as_result = lambda image: colored_result(image, cell.content.load(), config)  # noqa: E731
-        run = Run(folder, checkpoints=Schedule(), as_result=as_result, **options)
-        guides = entry.cell.content_guide, entry.cell.style_guides
-        paths = entry.cell.content, entry.cell.styles
-        identity = Identity(config, entry.sha256, *paths, None, *guides)
-        try:
+        identity = Identity(
+            config,
+            entry.sha256,
+            content=entry.cell.content,
+            styles=entry.cell.styles,
+            content_guide=entry.cell.content_guide,
+            style_guides=entry.cell.style_guides,
+        )
+        with contextlib.ExitStack() as stack:
+            run = Run(folder, checkpoints=Schedule(), as_result=as_result, **options)
+            stack.enter_context(run)
             # The folder's name tells that it is this run; what is there may be damaged.
             run.record_identity(identity)
             run.show_inputs(*shown)
-        except JaxstyleError:
-            run.close()
-            raise
+            stack.pop_all()
         return run
 
     def _finish(

@@ -17,10 +17,11 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import filelock
 import jax
 import numpy as np
 from etils import epath
@@ -28,8 +29,13 @@ from etils import epath
 from jaxstyle.config import Config, FileError, flat
 from jaxstyle.engine import Progress, Record, Result, State, begin, outcome
 from jaxstyle.imaging import Image, files, images, resize_image, to_json
-from jaxstyle.storage.entering import entered
-from jaxstyle.storage.folders import check_parent, read_metrics
+from jaxstyle.storage.folders import (
+    check_parent,
+    has_begun,
+    is_recorded,
+    nothing_to_start_from,
+    read_metrics,
+)
 from jaxstyle.storage.identity import Identity, check_same, differences
 from jaxstyle.storage.pace import Pace, Schedule
 
@@ -38,8 +44,8 @@ if TYPE_CHECKING:
 
 _BUDGETS = ("evaluations", "coarse_evaluations", "first_evaluations")
 
-_FIRST = ("checkpoint", "config.toml", "inputs", "metrics.jsonl")
-"""What a run has in its folder before its first evaluation."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, as some network mounts are."""
 
 CHECKPOINTS = Schedule(every=50)
 """When runs save their progress, if nothing else is asked for."""
@@ -87,9 +93,9 @@ class Run:
         self._metrics: io.RawIOBase | None = None
         self._last: Record | None = None
         self._kept = 0
-        self._has_begun = False
+        self.folder = files.make_folder(folder)
         with contextlib.ExitStack() as stack:
-            self.folder = stack.enter_context(entered(folder, _FIRST, lambda: self._has_begun))
+            _lock(self.folder, stack)
             for name in ("", "inputs", "snapshots"):
                 files.remove_leftovers(self.folder / name)
             self._checkpoints = _checkpoints(self.folder, on_written=self._pace.took)
@@ -99,34 +105,25 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the run; an error before its first evaluation leaves the folder as it was."""
-        self._closing.__exit__(kind, error, trace)
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Wait until everything is written, then release the folder."""
         self._closing.close()
 
-    @property
-    def has_progress(self) -> bool:
-        """Whether the run has a checkpoint to resume from."""
-        return self._checkpoints.newest is not None
-
     def identify(self, identity: Identity) -> None:
-        """Record the identity of the run or, if already recorded, check that it is the same.
+        """Record the identity of the run or, if it has begun, check that it is the same.
 
         Raises:
             FileError: the folder is of another run; the message shows the difference.
         """
-        if not (self.folder / "config.toml").exists():
-            self.record_identity(identity)
+        if is_recorded(self.folder):
+            check_same(self.folder, identity)
             return
-        check_same(self.folder, identity)
+        self.record_identity(identity)
+        if not has_begun(self.folder):  # what there is may be another run's, which was cut off
+            files.remove_folder(self.folder / "inputs")
 
     def record_identity(self, identity: Identity) -> None:
         """Record the identity of the run, in place of what is recorded."""
@@ -177,7 +174,6 @@ class Run:
 
     def record(self, record: Record) -> None:
         """Append one evaluation to the metrics; an earlier one takes the place of those since."""
-        self._has_begun = True
         if self._last is not None and record.evaluation <= self._last.evaluation:
             self._rewind(record.evaluation)
         memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
@@ -275,7 +271,7 @@ def fork(
     identity: Identity,
     like: Callable[[int], State],
     shape: tuple[int, ...],
-) -> Progress:
+) -> tuple[Progress, Mapping[str, str]]:
     """Return the starting point of a new run that continues the one in `folder`.
 
     Args:
@@ -286,6 +282,9 @@ def fork(
             the optimizer knows nothing of the new objective's curvature.
         like: gives the expected structure and shapes of a scale's state.
         shape: `(height, width)` of the new run's image at its first scale.
+
+    Returns:
+        The progress, and what differs, by setting or role, if it is of the image alone.
 
     Raises:
         FileError: `folder` is not a run's, or has no checkpoint yet.
@@ -298,12 +297,13 @@ def fork(
         if set(changed) <= set(harmless):
             progress = checkpoints.restore(like)
             if progress is not None:
-                return progress
+                return progress, {}
         image = checkpoints.image()
     finally:
         checkpoints.close()
-    assert image is not None  # there is a checkpoint
-    return begin(resize_image(image, shape), identity.config)
+    if image is None:  # the first is being written
+        raise nothing_to_start_from(folder)
+    return begin(resize_image(image, shape), identity.config), changed
 
 
 def summarize(
@@ -330,6 +330,25 @@ def versions() -> Mapping[str, str]:
     """Return the versions of the packages that a result depends on, by name."""
     packages = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy")
     return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _lock(folder: epath.Path, stack: contextlib.ExitStack) -> None:
+    """Lock the folder until the stack is closed, by whatever thread."""
+    if not files.is_local(folder):
+        return
+    lock = filelock.FileLock(folder / ".lock", thread_local=False)
+    try:
+        stack.enter_context(lock.acquire(timeout=0))
+    except filelock.Timeout:
+        raise FileError(f"{folder}: another process is working on this run") from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
+        warnings.warn(
+            f"{folder}: this file system has no locks; a second process on the same run "
+            "would not be noticed",
+            stacklevel=3,
+        )
 
 
 def _checkpoints(folder: epath.Path, **options: Any) -> "Checkpoints":

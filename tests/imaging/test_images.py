@@ -371,10 +371,10 @@ def test_a_folder_without_permission_is_found_early(
         raise PermissionError
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
-    with pytest.raises(FileError, match="is not writable"):
+    with pytest.raises(FileError, match="cannot write"):
         images.check_output(tmp_path / "a.png")
     for folder in (tmp_path, tmp_path / "new" / "one"):
-        with pytest.raises(FileError, match="is not writable"):
+        with pytest.raises(FileError, match="cannot write"):
             files.make_folder(folder)
 
 

@@ -16,7 +16,7 @@ from jaxstyle.engine.optimizers import state_at
 from jaxstyle.engine.records import Progress
 from jaxstyle.engine.update import State
 from jaxstyle.network.arrays import Params
-from jaxstyle.storage.cell_progress import CellProgress, Interruption
+from jaxstyle.storage.cell_progress import CellProgress
 from jaxstyle.storage.checkpoints import Checkpoints
 from tests.conftest import SHALLOW, picture
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_reached_is_kept(
     with pytest.raises(FileError, match="cannot be read"):
         Checkpoints(folder).restore(expected)
     with pytest.raises(FileError, match="cannot be read"):
-        CellProgress(folder.parent, expected, 1.0, Interruption(lambda: False)).restore()
+        CellProgress(folder.parent, expected, 1.0).restore()
     assert (folder / "2").is_dir()
 
 

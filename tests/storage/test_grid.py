@@ -256,7 +256,7 @@ def test_a_cell_may_keep_its_run(files: Path, tmp_path: Path, small_params: Para
         identity = Identity(
             entry.cell.config.replace(evaluations=9), entry.sha256, entry.cell.content, []
         )
-        assert fork(folder, identity, like, (32, 48)).evaluations == 8
+        assert fork(folder, identity, like, (32, 48))[0].evaluations == 8
 
 
 def interrupted_after_an_evaluation(grid: Grid, params: Params) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from jaxstyle import Config, stylize
 from jaxstyle.config import parse_toml
-from jaxstyle.config.errors import ConfigError, FileError
+from jaxstyle.config.errors import FileError
 from jaxstyle.engine.optimizers import state_like
 from jaxstyle.engine.records import Progress, Record
 from jaxstyle.network.arrays import Params
@@ -152,46 +152,31 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("there", [(), ("RUN",), ("RUN", "RUN/checkpoint", "RUN/notes")])
-def test_what_is_refused_leaves_nothing(tmp_path: Path, there: tuple[str, ...]) -> None:
-    for name in there:
-        (tmp_path / name).mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    folder = tmp_path / "RUN" if there else tmp_path / "new" / "RUN"
+def test_a_run_cut_off_before_its_first_evaluation_may_become_another(
+    small_params: Params, tmp_path: Path
+) -> None:
+    def begin(identity: Identity, *styles: np.ndarray) -> None:
+        with Run(tmp_path) as run:
+            run.identify(identity)
+            run.show_inputs(CONTENT, styles)
+            run.resume(lambda scale: state_like(CONTENT.shape, identity.config))
+            assert set((tmp_path / "inputs").iterdir()) == {
+                tmp_path / "inputs" / f"{name}.jpg"
+                for name in ("content", *(f"style-{i + 1}" for i in range(len(styles))))
+            }
 
-    def refused() -> None:
-        with Run(folder) as run:
-            run.identify(IDENTITY)
-            run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
-            run.show_inputs(CONTENT, [STYLE])
-            raise ConfigError("too large")
-
-    with pytest.raises(ConfigError):
-        refused()
-    assert sorted(tmp_path.rglob("*")) == before
+    other = dataclasses.replace(IDENTITY, config=IDENTITY.config.replace(style_weight=2.0))
+    begin(IDENTITY, STYLE, STYLE)
+    begin(other, STYLE)
+    run_to_end(tmp_path, other, small_params, None)
+    with pytest.raises(FileError, match=r"style_weight was 2\.0, now 1\.0"):
+        begin(IDENTITY, STYLE)
 
 
-def test_what_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
+def test_a_folder_with_a_file_in_the_way_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_text("mine")
     with pytest.raises(FileError, match="checkpoint is a file"):
         Run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-
-
-def test_an_error_after_an_evaluation_leaves_all(small_params: Params, tmp_path: Path) -> None:
-    folder = tmp_path / "RUN"
-
-    def failing() -> None:
-        with Run(folder) as run:
-            run.identify(IDENTITY)
-            run.resume(lambda scale: state_like(CONTENT.shape, IDENTITY.config))
-            stylize(CONTENT, STYLE, IDENTITY.config, small_params, run.record, keeper=run)
-            raise ConfigError("too late")
-
-    with pytest.raises(ConfigError):
-        failing()
-    assert len(history(folder)) == 6
-    assert (folder / "config.toml").exists()
 
 
 def test_the_folder_says_how_to_repeat_the_run(tmp_path: Path) -> None:
@@ -207,6 +192,7 @@ def test_the_folder_says_how_to_repeat_the_run(tmp_path: Path) -> None:
 def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     with Run(tmp_path) as run:
         run.identify(IDENTITY)
+        (tmp_path / "metrics.jsonl").write_text("begun")
         run.identify(IDENTITY)
         settings = IDENTITY.config.replace(tv_weight=0.5, history_size=7)
         files = {**IDENTITY.sha256, "style": ["2", "9"]}
@@ -253,7 +239,7 @@ def test_every_evaluation_is_saved_if_time_asks_for_it(
 
 def forked(folder: Path, identity: Identity) -> Progress:
     like = lambda scale: state_like(CONTENT.shape, identity.config)  # noqa: E731
-    return fork(folder, identity, like, CONTENT.shape)
+    return fork(folder, identity, like, CONTENT.shape)[0]
 
 
 def test_a_fork_with_a_larger_budget_is_the_longer_run(
