@@ -22,6 +22,7 @@ from jaxstyle.config.validation import (
     Positive,
     Weight,
     Weights,
+    check_hashable,
     check_instance,
     equal,
     frozen,
@@ -176,10 +177,7 @@ def _check_network(value: Any) -> Any:
     check_instance("network", value)
     if not hasattr(value, "stride") and not (isinstance(value, str) and value in names):
         raise ConfigError(f"network must be {' or '.join(map(repr, names))}, not {value!r}")
-    try:
-        hash(value)
-    except TypeError:
-        raise ConfigError("network must be hashable; make it a frozen dataclass") from None
+    check_hashable(value)
     return value
 
 

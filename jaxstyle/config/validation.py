@@ -1,7 +1,7 @@
 """Validated frozen dataclasses whose errors are one line each."""
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
@@ -116,6 +116,16 @@ def check_instance(setting: str, value: Any) -> None:
         )
 
 
+def check_hashable(value: Any) -> None:
+    """Raise `ValueError` if `value` has no hash."""
+    try:
+        hash(value)  # which a frozen dataclass has only if its fields do
+    except TypeError:
+        raise ValueError(
+            f"{brief(str(value))} must be hashable; make it a frozen dataclass of hashable fields"
+        ) from None
+
+
 def weighted(value: Any) -> Any:
     """Convert `["a", "b=0.5"]` to `{"a": 1.0, "b": 0.5}`."""
     if isinstance(value, Mapping):
@@ -125,8 +135,7 @@ def weighted(value: Any) -> Any:
     weights: dict[Any, Any] = {}
     for item in value:
         name, equals, weight = item.partition("=") if isinstance(item, str) else (item, "", "")
-        if not isinstance(name, Hashable):
-            raise ValueError(f"{name} must be hashable; make it a frozen dataclass")
+        check_hashable(name)
         if name in weights:
             raise ValueError(f"{name} is named twice")
         try:

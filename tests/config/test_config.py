@@ -325,10 +325,19 @@ def test_a_class_is_no_instance(setting: str, given: Any, name: str) -> None:
             make(**{setting: given})
 
 
+@dataclasses.dataclass(frozen=True)
+class OfAList(Term):
+    """A term whose hash fails, as that of its field does."""
+
+    values: list[int]
+
+
 @pytest.mark.parametrize("setting", ["extra_terms", "style_statistics"])
-def test_what_has_no_hash_is_refused(setting: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{setting}: Unfrozen\(\) must be hashable; make it"):
-        Config().replace(**{setting: [Unfrozen()]})
+@pytest.mark.parametrize("given", [Unfrozen(), OfAList([1])])
+def test_what_has_no_hash_is_refused(setting: str, given: Term) -> None:
+    message = re.escape(f"{setting}: {given} must be hashable; make it a frozen dataclass")
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        Config().replace(**{setting: [given]})
 
 
 def test_what_is_shown_of_a_value_is_one_line() -> None:
