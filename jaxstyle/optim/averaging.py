@@ -30,7 +30,10 @@ def average_iterates(decay: float | Float[Array, ""]) -> optax.GradientTransform
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         assert isinstance(state, AverageState)
-        assert params is not None
+        if params is None:
+            raise ValueError(
+                "average_iterates needs the parameters: update(updates, state, params)"
+            )
         count = state.iterates + 1
         share = (1 - decay) / (1 - decay**count)
 

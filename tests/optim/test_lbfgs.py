@@ -10,6 +10,7 @@ import scipy.optimize
 from jax import Array
 from numpy.testing import assert_allclose
 
+from jaxstyle.optim.averaging import average_iterates
 from jaxstyle.optim.lbfgs import (
     LBFGSState,
     _compact_form,
@@ -323,8 +324,11 @@ def test_sizes_must_be_positive(sizes: tuple[int, float], message: str) -> None:
 def test_parameters_are_required() -> None:
     optimizer = lbfgs(3, 0.1)
     state = optimizer.init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="lbfgs needs the parameters"):
+    with pytest.raises(ValueError, match="lbfgs needs the parameters: update"):
         optimizer.update(jnp.zeros(2), state, value=jnp.zeros(()))
+    mean = average_iterates(0.9)
+    with pytest.raises(ValueError, match="average_iterates needs the parameters: update"):
+        mean.update(jnp.zeros(2), mean.init(jnp.zeros(2)))
 
 
 def test_pairs_in_bfloat16_lead_as_far() -> None:
