@@ -79,6 +79,8 @@ class Objective:
     """Whether several devices share the image's rows."""
     tiles: tiling.Tiling | None = struct.field(pytree_node=False, default=None)
     """The tiles in which features are computed; None for the whole image at once."""
+    shape: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    """Height and width of the only images that it takes; None if nothing depends on them."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -107,19 +109,21 @@ class Objective:
         if len(shape) != 3 or shape[2] != 3:
             raise ImageError(f"image must be an array [height, width, 3], not {list(shape)}")
         check_size(self.network, shape, self.layers)
-        of_its_size = [self.content_targets, *(part.guides or {} for part in self.parts)]
-        for layer, array in (item for arrays in of_its_size for item in arrays.items()):
-            if self.network.shape(layer, shape) != array.shape[:2]:
-                raise ImageError(
-                    f"image of {shape[1]}×{shape[0]} pixels is not of the size that the objective "
-                    "was built for"
-                )
+        if self.shape is not None and self.shape != tuple(shape[:2]):
+            height, width = self.shape
+            raise ImageError(
+                f"the objective was built for images of {width}×{height}, not {shape[1]}×{shape[0]}"
+            )
 
     def __call__(self, image: Float[Array, "h w 3"]) -> tuple[Scalar, dict[str, Scalar]]:
         """Compute the loss and its terms: `content`, `style/<layer>`, `tv` and `extra/<name>`.
 
         The terms are already weighted; the loss is their sum.
+
+        Raises:
+            ImageError: the objective takes no image of this shape.
         """
+        self.check_shape(image.shape)
         if self.gray:
             image = jnp.broadcast_to(jnp.mean(image, axis=2, keepdims=True), image.shape)
         contents, measures = self._measure(image)

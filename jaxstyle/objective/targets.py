@@ -374,6 +374,9 @@ def assemble_objective(
     """Assemble an objective for images of `shape` from targets computed before."""
     # seed and gatys average over layers, the others add them up.
     layers = 1.0 if config.style_normalization == "mean" else max(len(config.style_layers), 1)
+    tiles = tiling_of(shape, config.layers, config)
+    guided = any(part.guides for part in parts)
+    sized = bool(content or tiles or guided) or depends_on_shape(config)
     return Objective(
         params=params,
         content_targets=content,
@@ -393,7 +396,8 @@ def assemble_objective(
         tv=config.tv,
         extra_terms=immutabledict({named(term): term for term in config.extra_terms}),
         gray=config.preserve_color == "luminance",
-        tiles=tiling_of(shape, config.layers, config),
+        tiles=tiles,
+        shape=(shape[0], shape[1]) if sized else None,
     )
 
 

@@ -182,7 +182,7 @@ def test_an_objective_fails_with_its_own_error() -> None:
         ((24, 32, 4), "image must be an array [height, width, 3], not [24, 32, 4]"),
         ((1, 24, 32, 3), "image must be an array [height, width, 3], not [1, 24, 32, 3]"),
         ((2, 2, 3), "image of 2×2 pixels is too small"),
-        ((32, 32, 3), "image of 32×32 pixels is not of the size that the objective was built for"),
+        ((32, 32, 3), "the objective was built for images of 32×24, not 32×32"),
     ],
 )
 @pytest.mark.parametrize("guided", [False, True])
@@ -196,6 +196,38 @@ def test_an_image_that_does_not_fit_the_objective(
     objective = build_objective(small_params, content, STYLE, config, guides=guides)
     with pytest.raises(ImageError, match=re.escape(message)):
         optimize(objective, np.zeros(shape, np.float32), steps=2)
+
+
+ALONE: dict[str, Any] = {"content_layers": ()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"content_layers": ("relu4_1",), "tile": 16},
+        {"content_layers": ("relu4_1",)},
+        ALONE | {"tile": 16},
+        ALONE | {"style_statistics": ("sliced",)},
+        ALONE | {"style_shape": "content"},
+    ],
+    ids=["tiles", "coarse", "tiles of styles", "sliced", "stretched"],
+)
+def test_an_objective_takes_no_image_of_another_size(small_params: Params, changes: dict) -> None:
+    config = SHALLOW.replace(**changes)
+    objective = build_objective(small_params, picture(24, 32, 0), STYLE, config)
+    # A deep layer has as many rows of 31 pixels as of 24.
+    other = picture(31, 32, 0)
+    message = "the objective was built for images of 32×24, not 32×31"
+    with pytest.raises(ImageError, match=message):
+        optimize(objective, other, steps=2)
+    with pytest.raises(ImageError, match=message):
+        objective(jnp.asarray(other))
+
+
+def test_an_objective_that_knows_no_size_takes_any(small_params: Params) -> None:
+    config = SHALLOW.replace(content_layers=(), style_weight=1.0)
+    objective = build_objective(small_params, picture(24, 32, 0), STYLE, config)
+    assert optimize(objective, picture(31, 32, 0), steps=2).image.shape == (31, 32, 3)
 
 
 def test_an_objective_that_is_a_pytree_is_compiled_once(small_params: Params) -> None:
