@@ -88,14 +88,17 @@ def _check_arguments(objective: Any, optimizer: Any, steps: Any) -> None:
 def _check_image(image: Any) -> None:
     leaves = jax.tree.leaves(image)
     arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
-    if not arrays or any(array.dtype.kind in "OSU" for array in arrays):
+    others = [array for array in arrays if isinstance(array, np.ndarray)]
+    if not arrays or any(array.dtype.kind in "OSU" for array in others):
         raise ImageError(f"image must be an array or a pytree of arrays, not {brief(repr(image))}")
     for array in arrays:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ImageError(f"image must be floating-point, not {array.dtype}")
         if not array.size:
             raise ImageError(f"image has an array without values: {_described(array)}")
-        if not np.isfinite(np.asarray(array)).all():
+        # On the device, if the array is there.
+        isfinite = jnp.isfinite if isinstance(array, jax.Array) else np.isfinite
+        if not isfinite(array).all():
             raise ImageError("image has values that are not finite")
 
 
@@ -107,9 +110,16 @@ def _checked(objective: Callable[..., Any], image: Any) -> tuple[Any, dict[str, 
         raise ConfigError("objective must return a loss, or a loss and a dictionary of its terms")
     terms = others[0] if others else {}
     loss = _as_number("objective's loss", loss)
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ConfigError(
+            f"objective's loss must be a floating-point number, not {_described(loss)}"
+        )
     return loss, {
         name: _as_number(f"objective's term {name}", term) for name, term in terms.items()
     }
+
+
+_REAL = (jnp.floating, jnp.integer, jnp.bool_)
 
 
 def _as_number(name: str, value: Any) -> Array:
@@ -117,8 +127,8 @@ def _as_number(name: str, value: Any) -> Array:
         number = jnp.asarray(value)
     except (TypeError, ValueError):
         raise ConfigError(f"{name} must be a number, not {brief(repr(value))}") from None
-    if number.shape or not jnp.issubdtype(number.dtype, jnp.floating):
-        raise ConfigError(f"{name} must be a floating-point number, not {_described(number)}")
+    if number.shape or not any(jnp.issubdtype(number.dtype, kind) for kind in _REAL):
+        raise ConfigError(f"{name} must be a number, not {_described(number)}")
     return number
 
 

@@ -127,10 +127,10 @@ ZEROS = jnp.zeros(3)
         ((3, ZEROS), "objective must be a function of an image, not 3"),
         (("loss", ZEROS), "objective must be a function of an image, not 'loss'"),
         ((ZEROS, ZEROS), "objective must be a function of an image, not Array([0., 0., 0.], dtype"),
-        ((lambda x: x, ZEROS), "objective's loss must be a floating-point number, not float32[3]"),
+        ((lambda x: x, ZEROS), "objective's loss must be a number, not float32[3]"),
         (
             (lambda x: (x, {}), ZEROS),
-            "objective's loss must be a floating-point number, not float32[3]",
+            "objective's loss must be a number, not float32[3]",
         ),
         ((lambda _: None, ZEROS), "objective's loss must be a number, not None"),
         (
@@ -147,8 +147,15 @@ ZEROS = jnp.zeros(3)
         ),
         (
             (lambda x: (x[0], {"a": x}), ZEROS),
-            "objective's term a must be a floating-point number, not float32[3]",
+            "objective's term a must be a number, not float32[3]",
         ),
+        ((lambda x: (x[0], {"a": "b"}), ZEROS), "objective's term a must be a number, not 'b'"),
+        (
+            (lambda x: (x[0], {"a": x[0] * 1j}), ZEROS),
+            "objective's term a must be a number, not complex64[]",
+        ),
+        ((square, jax.random.key(0)), "image must be floating-point, not key<fry>"),
+        ((square, np.array([1.0, np.inf])), "image has values that are not finite"),
         ((square, np.zeros(3, np.uint8)), "image must be floating-point, not uint8"),
         ((square, {"a": ZEROS, "b": 1}), "image must be floating-point, not int64"),
         ((square, "cat.jpg"), "image must be an array or a pytree of arrays, not 'cat.jpg'"),
@@ -168,6 +175,14 @@ def test_a_mistake_is_one_line(arguments: Any, message: str) -> None:
         optimize(*arguments)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_terms_may_be_counts_and_truths() -> None:
+    def counted(image: Any) -> Any:
+        return square(image), {"small": jnp.sum(image < 1), "any": jnp.any(image < 1), "two": 2}
+
+    result = optimize(counted, ZEROS, optax.sgd(0.1), 2)
+    assert result.terms == {"small": 3.0, "any": 1.0, "two": 2.0}
 
 
 def test_an_objective_fails_with_its_own_error() -> None:
