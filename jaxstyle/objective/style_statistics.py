@@ -177,8 +177,9 @@ class Moments(StyleStatistic):
     """
 
     def gather(self, layer: Layer) -> Spread:
-        mass, mean, centred = _centred(layer)
-        return Spread(mass, mean, jnp.sum(jnp.square(_guided(centred, layer.guide)), axis=(0, 1)))
+        mass, mean, deviations = _centred(layer)
+        squares = jnp.square(_guided(deviations, layer.guide))
+        return Spread(mass, mean, jnp.sum(squares, axis=(0, 1)))
 
     def merge(self, some: Spread, others: Spread) -> Spread:
         return _merged(some, others)
@@ -212,8 +213,7 @@ class Wasserstein(StyleStatistic):
         height, width, channels = layer.features.shape
         if layer.shared or not layer.whole or height * width >= channels:
             return _products(layer)
-        mass, mean, centred = _centred(layer)
-        deviations = _deviations(_wide(layer.features), centred)
+        mass, mean, deviations = _centred(layer)
         rows = _guided(deviations, layer.guide).reshape(-1, channels)
         return wasserstein.Sample(mean, rows / jnp.sqrt(_at_least_tiny(mass)))
 
@@ -319,7 +319,7 @@ def statistics_of(config: Config) -> Mapping[str, StyleStatistic]:
 
 
 def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h w c"]]:
-    """Return the sum of the weights, the weighted mean, and the deviations from it."""
+    """Return the sum of the weights, the weighted mean, and the `_deviations` from it."""
     features, guide = layer.features, layer.guide
     wide = _wide(features)
     if guide is None:
@@ -329,7 +329,7 @@ def _centred(layer: Layer) -> tuple[Scalar, Float[Array, " c"], Float[Array, "h 
         weights = jnp.square(guide.astype(wide.dtype))[:, :, None]
         mass = jnp.sum(weights)
         mean = jnp.sum(weights * wide, axis=(0, 1)) / _at_least_tiny(mass)
-    return mass, mean, wide - mean
+    return mass, mean, _deviations(wide, wide - mean)
 
 
 @jax.custom_jvp
@@ -337,7 +337,8 @@ def _deviations(wide: Float[Array, "h w c"], centred: Float[Array, "h w c"]) -> 
     """Return `centred`, `wide` less its mean, with a derivative that leaves the mean out.
 
     For functions of deviations' products alone: there, the mean's derivative adds up to 0, as
-    deviations do, which would take a pass over all of them.
+    deviations do, which would take a pass over all of them. Unlike `stop_gradient` of the mean,
+    this keeps second derivatives right: the rule returns `centred` with its own derivative.
     """
     del wide
     return centred
@@ -349,9 +350,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _products(layer: Layer) -> Spread:
-    mass, mean, centred = _centred(layer)
-    deviations = _deviations(_wide(layer.features), centred).astype(layer.features.dtype)
-    guided = _guided(deviations, layer.guide)
+    mass, mean, deviations = _centred(layer)
+    guided = _guided(deviations.astype(layer.features.dtype), layer.guide)
     return Spread(mass, mean, gram_matrix(guided, layer.precision, shared=layer.shared))
 
 

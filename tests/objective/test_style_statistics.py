@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
 from jaxstyle.config.settings import Statistic
+from jaxstyle.objective import wasserstein
 from jaxstyle.objective.sliced import directions
 from jaxstyle.objective.style_statistics import STATISTICS, Layer
 from tests.objective.test_wasserstein import oracle as wasserstein_oracle
@@ -137,6 +138,51 @@ def test_gradients_are_those_of_differences(kind: str, guided: bool) -> None:
     wanted = target(kind, jnp.asarray(features(seed=1)), where)
     loss = functools.partial(apart, kind, wanted=wanted, where=where)
     check_grads(loss, (jnp.asarray(features()),), order=1, modes=["rev"], rtol=1e-5, eps=1e-6)
+
+
+def plain(array: jax.Array, where: jax.Array) -> tuple[Any, Any]:
+    """Mean and covariance of weighted positions, in the order of their formulas."""
+    weights = jnp.square(where) / jnp.sum(jnp.square(where))
+    mean = jnp.tensordot(weights, array, 2)
+    deviations = array - mean
+    return mean, jnp.einsum("hw,hwi,hwj->ij", weights, deviations, deviations)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    # With fewer positions than channels, positions represent their covariance.
+    [("covariance", (9, 7)), ("moments", (9, 7)), ("wasserstein", (9, 7)), ("wasserstein", (1, 4))],
+)
+def test_derivatives_are_those_of_features_less_their_mean(
+    kind: str, size: tuple[int, int]
+) -> None:
+    """Also the second ones, for which it matters how the mean was left out of the first."""
+    array, along = (jnp.asarray(features(*size, seed=seed)) for seed in (0, 1))
+    where = jnp.asarray(guide()[-size[0] :, -size[1] :])
+    wanted = target(kind, jnp.asarray(features(seed=2)))
+
+    def expected(array: jax.Array) -> Any:
+        mean, covariance = plain(array, where)
+        measured = {
+            "covariance": covariance,
+            "moments": (mean, jnp.sqrt(jnp.diagonal(covariance) + 1e-6)),
+            "wasserstein": wasserstein.Gaussian(mean, covariance),
+        }[kind]
+        return STATISTICS[kind].distance(measured, wanted, "mean")
+
+    def found(array: jax.Array) -> Any:
+        statistic = STATISTICS[kind]
+        gathered = statistic.gather(Layer(array, where, EXACT, None, whole=True))
+        measured = statistic.finish(gathered, float(np.sum(np.square(where))))
+        return statistic.distance(measured, wanted, "mean")
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(loss: Any) -> Any:
+        return jax.jvp(jax.grad(loss), (array,), (along,))
+
+    for mine, theirs in zip(derivatives(found), derivatives(expected), strict=True):
+        assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6 * float(jnp.max(jnp.abs(theirs))))
 
 
 CONSTANT = np.full((9, 7, CHANNELS), 3.0)
