@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxstyle.objective.roots import Blocks, traces_of_roots
+from jaxstyle.objective.roots import _POLYNOMIALS, EPSILON, Blocks, traces_of_roots
 
 
 @pytest.mark.usefixtures("x64")
@@ -25,6 +25,18 @@ def test_roots_are_those_of_eigenvectors(spread: float) -> None:
     trace, gradient = jax.value_and_grad(trace_of_root)(matrix)
     assert_allclose(trace, np.sqrt(values).sum(), rtol=1e-8)
     assert_allclose(gradient, vectors / np.sqrt(values) @ vectors.T / 2, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("number", "error"), [(-1, 5e-6), (None, 1e-14)])
+def test_polynomials_take_all_allowed_eigenvalues_to_one(number: int | None, error: float) -> None:
+    """Those for float32, and all of them; they were made for this ε."""
+    found = np.geomspace(0.95 * EPSILON, 1, 100_001)
+    for scale, *shifts, last in _POLYNOMIALS[:number]:
+        factor = found**2
+        for shift in shifts:
+            factor = (factor + shift) ** 2
+        found *= scale * (factor + last)
+    assert_allclose(found, 1, rtol=0, atol=error)
 
 
 def test_matrices_fill_a_batch_as_wide_as_the_widest() -> None:
