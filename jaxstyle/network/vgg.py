@@ -93,8 +93,8 @@ def _mean(a: Array, b: Array) -> Array:
 def _maximum(a: Array, b: Array) -> Array:
     """Compute the maximum; of equal values, the first gets the gradient.
 
-    What JAX would compare for the gradient is part of the value's expression too, so that GPUs
-    would store the results of the comparison in a kernel of its own.
+    JAX's own derivative shares the comparison with the value, so a GPU would store it in a separate
+    kernel.
     """
     return jnp.maximum(a, b)
 
