@@ -65,7 +65,7 @@ class Stylize:
     """A TOML file of settings over the preset's, or a PNG made by stylize, for all of its own."""
     workdir: Annotated[str | None, arg(metavar="RUN")] = None
     """A folder for the run, local or gs://: settings, metrics, checkpoints, result. The same
-    command again goes on where it was cut off; a finished run is left as it is."""
+    command again continues where it was cut off; a finished run is left as it is."""
     space: Annotated[int | None, arg(metavar="N")] = None
     """Devices that share the rows of the image, where one has too little memory or time."""
     distributed: bool = False

@@ -295,7 +295,7 @@ def pick_devices(count: int) -> tuple[Device, ...]:
     if len({device.process_index for device in chosen}) < jax.process_count():
         raise ConfigError(
             f"sharing an image among {counted(count, 'device')} leaves some processes without one; "
-            "name no number to use all"
+            f"share it among all {jax.device_count()}"
         )
     return chosen
 

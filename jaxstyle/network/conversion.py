@@ -107,7 +107,8 @@ def parse(data: bytes, name: str, preprocessing: Family | None = None) -> Checkp
         expected = _parse_preprocessing(metadata["preprocessing"], name)
     elif preprocessing is None and family == "jaxstyle":
         raise WeightsError(
-            f"{name}: does not say its preprocessing; convert it, with --preprocessing"
+            f"{name}: does not state its preprocessing; "
+            "convert it with --preprocessing caffe or torch"
         )
     else:
         expected = PREPROCESSINGS[preprocessing or family]
@@ -253,7 +254,7 @@ def _rename(raw: Tensors, file_name: str) -> tuple[Tensors, str]:
         families.add(family)
         tensors[ours] = np.ascontiguousarray(array)
     if len(families) != 1:
-        raise WeightsError(f"{file_name}: its names are not those of a VGG")
+        raise WeightsError(f"{file_name}: its tensor names are not those of a VGG network")
     family = families.pop()
     return _renumbered(tensors) if family == "torch" else tensors, family
 

@@ -36,7 +36,7 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
         shares: share of each style; they sum to 1.
 
     Raises:
-        ImageError: guides and styles do not match, or no region has a style of a weight above 0.
+        ImageError: guides and styles do not match, or no region has a style with a positive weight.
     """
     if guides is None:
         return (Region(None, 1.0, tuple(enumerate(shares))),)
@@ -73,7 +73,7 @@ def assign(guides: Guides | None, shares: Sequence[float]) -> tuple[Region, ...]
             each = tuple((i, shares[i] / total) for i in indices)
             regions.append(Region(color, area, each))
     if not regions:
-        raise ImageError("no region has a style of a weight above 0")
+        raise ImageError("no region has a style with a positive weight")
     return tuple(regions)
 
 

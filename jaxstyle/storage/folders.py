@@ -33,7 +33,7 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
     except (ConfigError, ValueError, RecursionError) as error:
         raise FileError(
             f"{path}: damaged; not a TOML document ({brief(error)}); "
-            "delete it, and the run's own command writes it again"
+            "delete it and rerun the run's original command, which writes it again"
         ) from None
 
 
@@ -57,7 +57,9 @@ def check_unused(folder: epath.PathLike) -> None:
     others = [entry for entry in _visible(path) if entry.suffix not in _LOGS]
     killed_at_start = [entry.name for entry in others] == ["checkpoint"] and not _visible(others[0])
     if others and not killed_at_start:
-        raise FileError(f"{folder} has other files than a run's; name a new or an empty folder")
+        raise FileError(
+            f"{folder} contains files that do not belong to a run; name a new or empty folder"
+        )
 
 
 def _visible(folder: epath.Path) -> list[epath.Path]:

@@ -39,7 +39,8 @@ def join_cluster() -> tuple[int, int]:
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--distributed found no cluster ({brief(error)}); set JAX_COORDINATOR_ADDRESS, "
-            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID (for a grid, --shard I/N needs none)"
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID (a grid can use --shard I/N instead, without a "
+            "cluster)"
         ) from None
     return jax.process_index(), jax.process_count()
 

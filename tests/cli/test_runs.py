@@ -264,7 +264,9 @@ def test_a_folder_of_something_else_is_left_alone(
     Path("photos", name).touch()
     before = sorted(folder.rglob("*"))
     assert stylize("--workdir", "photos") == 2
-    expected = "jaxstyle: photos has other files than a run's; name a new or an empty folder\n"
+    expected = (
+        "jaxstyle: photos contains files that do not belong to a run; name a new or empty folder\n"
+    )
     assert capsys.readouterr().err == expected
     assert sorted(folder.rglob("*")) == before
 
@@ -313,7 +315,10 @@ def test_a_damaged_run_goes_on_as_its_error_says(
     expected = losses("RUN")
     Path("RUN/config.toml").write_text("= damaged")
     assert stylize(*flags) == 2
-    assert "delete it, and the run's own command writes it again" in capsys.readouterr().err
+    assert (
+        "delete it and rerun the run's original command, which writes it again"
+        in capsys.readouterr().err
+    )
     Path("RUN/config.toml").unlink()
     assert stylize(*flags) == 0
     Path("RUN/result.json").unlink()

@@ -188,13 +188,16 @@ def drop(tensors: Tensors, name: str) -> Tensors:
             lambda t: t | {"conv1_2.bias": np.zeros(4, np.int32)},
             "conv1_2.bias",
         ),
-        (lambda t: {"weight": np.zeros(3, np.float32)}, "its names are not those of a VGG"),
-        (lambda t: {}, "its names are not those of a VGG"),
+        (
+            lambda t: {"weight": np.zeros(3, np.float32)},
+            "its tensor names are not those of a VGG network",
+        ),
+        (lambda t: {}, "its tensor names are not those of a VGG network"),
         (
             lambda t: t | {"conv1_2.bias": np.full(4, np.nan, np.float32)},
             "conv1_2.bias has values that are not finite",
         ),
-        (lambda t: t, "does not say its preprocessing"),
+        (lambda t: t, "does not state its preprocessing; convert it with --preprocessing"),
     ],
 )
 def test_the_wrong_tensors_are_refused(

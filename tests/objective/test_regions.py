@@ -76,6 +76,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         assign(Guides.of(bands(BLACK, WHITE), [bands(WHITE)]), [0.5, 0.5])
     with pytest.raises(ImageError, match="no colour of the content guide is in a style guide"):
         assign(Guides.of(bands(BLACK, WHITE), [bands(RED)]), [1.0])
+    with pytest.raises(ImageError, match="no region has a style with a positive weight"):
+        assign(Guides.of(bands(BLACK, WHITE), [bands(WHITE), bands(RED)]), [0.0, 1.0])
     with pytest.raises(ImageError, match="the content guide is 24×12 and its picture 12×24"):
         check_aspects(three, (24, 12), [])
 
