@@ -54,7 +54,7 @@ def agree(prepare: Callable[[], T], identity: Callable[[T], Mapping[str, str]]) 
     """Prepare something on every process, and check that all have the same.
 
     Args:
-        prepare: returns what this process has; a `JaxstyleError` of one ends all.
+        prepare: returns what this process has; a `JaxstyleError` or `OSError` of one ends all.
         identity: returns what must be the same everywhere, by names for messages.
 
     Raises:
@@ -63,7 +63,7 @@ def agree(prepare: Callable[[], T], identity: Callable[[T], Mapping[str, str]]) 
     try:
         prepared = prepare()
         mine = {"identity": dict(identity(prepared))}
-    except JaxstyleError as error:
+    except (JaxstyleError, OSError) as error:
         _problem({"problem": str(error)})
         leave_cluster()
         raise

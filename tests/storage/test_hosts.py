@@ -134,6 +134,22 @@ def test_processes_with_different_grids_are_told(files: Path, tmp_path: Path) ->
     assert not (tmp_path / "cells").exists()
 
 
+def test_a_process_that_the_system_refuses_something_ends_all() -> None:
+    child = """
+from jaxstyle.storage import hosts
+
+def prepare():
+    if index == 0:
+        raise PermissionError(13, "Permission denied", "RUN")
+
+index, _ = hosts.join_cluster()
+hosts.agree(prepare, lambda _: {})
+"""
+    first, second = cluster(["-c", child], ["-c", child])
+    assert "PermissionError" in finished(first, code=1)[1]
+    assert "host 0: [Errno 13] Permission denied: 'RUN'" in finished(second, code=1)[1]
+
+
 @pytest.mark.slow
 def test_the_same_command_completes_what_a_killed_host_left(
     files: Path, tmp_path: Path, imagenet: Params
