@@ -265,6 +265,9 @@ def _enter_run(
     if finished is not None:
         return run, None, finished
     progress = run.resume(like, start)
+    if progress is not None and start is None:
+        done = counted(progress.evaluations, "evaluation")
+        say(f"{command.workdir}: continues after {done}", command.quiet)
     run.show_inputs(*as_used(inputs.content.pixels, inputs.styles, config))
     return run, progress, None
 

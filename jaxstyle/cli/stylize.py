@@ -65,6 +65,8 @@ def check_run(command: Stylize, folder: str) -> None:
     It is found before weights are fetched, with which the run is compared only later.
     """
     files.check_folder(folder)
+    if command.fork_from is not None and files.same(command.fork_from, folder):
+        raise ConfigError(f"{folder} cannot be forked from itself; name another --workdir")
     check_unused(folder)
     if is_recorded(folder):
         digests = {

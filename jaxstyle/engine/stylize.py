@@ -36,6 +36,7 @@ from jaxstyle.network import Params, common_network, load_weights
 from jaxstyle.objective import (
     Guides,
     as_styles,
+    check_params,
     check_settings,
     needs_directions,
     prepare_params,
@@ -88,6 +89,7 @@ def stylize(
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     adapted = for_space(config, len(devices))
+    check_params(params)
     params = load_weights(network=common_network([config])) if params is None else params
     fitted = fit_shape(cell.content.shape, config.size)
     _check_memory(fitted, adapted, params, len(devices), least_memory(devices))
@@ -203,6 +205,7 @@ def stylize_batch(
             cells[i] = sources.cell(content, as_styles(several), setting, guide)
         except (FileError, ImageError) as error:
             outcomes[i] = error
+    check_params(params)
     if params is None:
         params = load_weights(network=common_network(given["configs"]))
     for structure, shape in {

@@ -422,6 +422,8 @@ def extract_features(
     """
     config = Config(network=network, pooling=pooling, padding=padding, precision=precision)
     extractor = network_of(config)
+    if isinstance(layers, str):
+        raise ConfigError(f"layers must be a list of names, not {layers!r}")
     for layer in layers:
         extractor.canonical(layer)
     check_size(extractor, image.shape, layers)

@@ -121,9 +121,11 @@ class Objective:
         The terms are already weighted; the loss is their sum.
 
         Raises:
-            ImageError: the objective takes no image of this shape.
+            ImageError: the objective takes no image of this shape, or it is not floating-point.
         """
         self.check_shape(image.shape)
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise ImageError(f"image must be floating-point, sRGB in 0–1, not {image.dtype}")
         if self.gray:
             image = jnp.broadcast_to(jnp.mean(image, axis=2, keepdims=True), image.shape)
         contents, measures = self._measure(image)

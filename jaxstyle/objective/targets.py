@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,16 @@ from immutabledict import immutabledict
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.config import Config, ConfigError, ImageError, Precision, counted, named
+from jaxstyle.config import (
+    Config,
+    ConfigError,
+    ImageError,
+    Precision,
+    WeightsError,
+    brief,
+    counted,
+    named,
+)
 from jaxstyle.imaging import Image, PictureLike, as_several, load_image, resize_image
 from jaxstyle.network import (
     FeatureExtractor,
@@ -189,6 +199,12 @@ def check_shapes(
     if config.style_shape == "own":
         for style in styles:
             check_size(network, style, config.style_layers, "style")
+
+
+def check_params(params: Any) -> None:
+    """Raise `WeightsError` for weights that are still a file."""
+    if isinstance(params, (str, os.PathLike)):
+        raise WeightsError(f"params must be weights, not a path: load_weights({str(params)!r})")
 
 
 def prepare_params(params: Params, config: Config) -> Params:
@@ -437,6 +453,9 @@ def build_objective(
         ImageError: a picture is of the wrong form, or too small for its deepest layer; guides
             that do not match the pictures.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config, not {brief(repr(config))}")
+    check_params(params)
     content = load_image(content, name="content")
     listed = [load_image(style, name="style") for style in as_styles(styles)]
     shapes = [style.shape for style in listed]

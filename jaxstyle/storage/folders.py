@@ -32,8 +32,8 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
         return plain(settings | {"run": tomllib.loads(text).get("run")})
     except (ConfigError, ValueError, RecursionError) as error:
         raise FileError(
-            f"{path}: damaged; not a TOML document ({brief(error)}); "
-            "delete it and rerun the run's original command, which writes it again"
+            f"{path}: damaged ({brief(error)}); delete it and rerun the run's original command, "
+            "which writes it again"
         ) from None
 
 

@@ -59,7 +59,10 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     try:
         digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise FileError(f"{folder}/config.toml: damaged; name another folder") from None
+        raise FileError(
+            f"{folder}/config.toml: damaged; delete it and rerun the run's original command, which "
+            "writes it again"
+        ) from None
     new = flat(identity.config)
     changes = {
         name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"

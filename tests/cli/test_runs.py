@@ -288,6 +288,7 @@ def test_what_a_kill_or_a_log_left_is_no_obstacle(
         ("style.png --workdir=RUN --seed=2", "RUN is another run: seed was 1, now 2; name another"),
         ("content.png --workdir=RUN --seed=1", "RUN is another run: style was another file; name"),
         ("style.png --workdir=NEW --fork-from=RUN", "RUN: has no checkpoint yet"),
+        ("style.png --workdir=RUN/ --fork-from=RUN", "RUN/ cannot be forked from itself; name"),
         ("style.png --workdir=RUN --seed=1 --tensorboard=board", "--tensorboard needs pip install"),
     ],
 )
@@ -305,6 +306,17 @@ def test_what_keeps_a_run_from_its_folder_is_found_before_jax_starts(
     assert cli.run(["stylize", "content.png", *words.split(), "--size=48"]) == 2
     assert message in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_resumed_run_says_from_where(
+    folder: Path, imagenet: Params, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--evaluations", "2", "--workdir", "RUN")
+    assert stylize(*flags) == 0
+    assert "continues" not in capsys.readouterr().out
+    Path("RUN/result.json").unlink()
+    assert stylize(*flags) == 0
+    assert capsys.readouterr().out.startswith("RUN: continues after 2 evaluations\n")
 
 
 def test_a_damaged_run_goes_on_as_its_error_says(

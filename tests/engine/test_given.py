@@ -15,7 +15,9 @@ from jaxstyle import (
     Guides,
     ImageError,
     Result,
+    WeightsError,
     build_objective,
+    extract_features,
     stylize,
     stylize_batch,
 )
@@ -125,3 +127,21 @@ def test_what_are_no_settings_is_told(given: Any, small_params: Params) -> None:
     for run, config in ((stylize, given), (stylize_batch, [QUICK, given])):
         with pytest.raises(ConfigError, match=r"^config must be a Config or the name of a "):
             run(CONTENT, STYLE, config, small_params)
+
+
+def test_weights_that_are_a_path_are_told(small_params: Params) -> None:
+    given = CONTENT, STYLE
+    for call in (
+        lambda: stylize(*given, SHALLOW, "vgg19.safetensors"),  # pyright: ignore[reportArgumentType]
+        lambda: stylize_batch(*given, SHALLOW, "vgg19.safetensors"),  # pyright: ignore[reportArgumentType]
+        lambda: build_objective("vgg19.safetensors", *given, SHALLOW),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(WeightsError, match=r"not a path: load_weights\('vgg19.safetensors'\)"):
+            call()
+    with pytest.raises(ConfigError, match="config must be a Config, not <class"):
+        build_objective(small_params, *given, Config)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="layers must be a list of names, not 'relu1_1'"):
+        extract_features(small_params, given[0], "relu1_1")
+    objective = build_objective(small_params, *given, SHALLOW)
+    with pytest.raises(ImageError, match="must be floating-point, sRGB in 0–1, not uint8"):
+        objective(np.zeros((48, 64, 3), np.uint8))  # pyright: ignore[reportArgumentType]
