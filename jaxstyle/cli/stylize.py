@@ -9,7 +9,6 @@ from jaxstyle.cli.process import Interrupt
 from jaxstyle.cli.terminal import say, silence_libtiff
 from jaxstyle.config import ConfigError, to_toml
 from jaxstyle.imaging import files, images
-from jaxstyle.reporting import check_tensorboard
 from jaxstyle.storage import (
     Schedule,
     cells,
@@ -78,4 +77,6 @@ def check_run(command: Stylize, folder: str) -> None:
     if command.fork_from is not None and not has_checkpoint(folder):
         check_parent(command.fork_from)
     if command.tensorboard is not None:
+        from jaxstyle.reporting import check_tensorboard
+
         check_tensorboard(command.tensorboard)

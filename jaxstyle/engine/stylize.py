@@ -89,8 +89,7 @@ def stylize(
     devices = tuple(devices) or (jax.local_devices()[0],)
     cell = _Sources().cell(content, as_styles(styles), config, guides)
     adapted = for_space(config, len(devices))
-    check_params(params)
-    params = load_weights(network=common_network([config])) if params is None else params
+    params = _as_params(params, [config])
     fitted = fit_shape(cell.content.shape, config.size)
     _check_memory(fitted, adapted, params, len(devices), least_memory(devices))
     ((_, outcome),) = stylize_cells(
@@ -114,6 +113,11 @@ def _as_config(config: Any) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"config must be a Config or the name of a preset, not {config!r}")
     return config
+
+
+def _as_params(params: Params | None, configs: Sequence[Config]) -> Params:
+    check_params(params)
+    return load_weights(network=common_network(configs)) if params is None else params
 
 
 def compile_ahead(shape: tuple[int, int], config: Config, params: Params) -> None:
@@ -205,9 +209,7 @@ def stylize_batch(
             cells[i] = sources.cell(content, as_styles(several), setting, guide)
         except (FileError, ImageError) as error:
             outcomes[i] = error
-    check_params(params)
-    if params is None:
-        params = load_weights(network=common_network(given["configs"]))
+    params = _as_params(params, given["configs"])
     for structure, shape in {
         (structure_of(cell.config), fit_shape(cell.content.shape, cell.config.size))
         for cell in cells.values()

@@ -123,7 +123,7 @@ def remove_folder(path: epath.PathLike) -> None:
         FileError: it cannot be removed.
     """
     folder = open_path(path)
-    with _explained(f"cannot remove {path}"):
+    with _explained(f"{path}: cannot be removed"):
         if folder.exists():
             folder.rmtree()
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxstyle.config import FileError, brief
+from jaxstyle.config import FileError
 from jaxstyle.engine import Progress, Record, Result, State
 from jaxstyle.imaging import files
-from jaxstyle.storage.checkpoints import AccessError, Checkpoints
+from jaxstyle.storage.checkpoints import AccessError, Checkpoints, UnusableError
 from jaxstyle.storage.pace import Pace
 from jaxstyle.storage.runs import Run
 
@@ -158,7 +158,8 @@ def _restored(
     except AccessError:
         raise
     except FileError as error:
-        problem, _, _ = str(error).partition(";")  # without what a user could do about it
+        # What a user could do about it is done here.
+        problem = error.problem if isinstance(error, UnusableError) else error
         warnings.warn(f"{problem}; the cell starts over", stacklevel=3)
         keeper.close()
         _remove(keeper.folder)
@@ -167,7 +168,6 @@ def _restored(
 
 def _remove(folder: epath.Path) -> None:
     try:
-        if folder.exists():
-            folder.rmtree()
-    except Exception as error:  # whatever a storage client raises
-        warnings.warn(f"{folder}: cannot be removed ({brief(error)})", stacklevel=3)
+        files.remove_folder(folder)
+    except FileError as error:
+        warnings.warn(str(error), stacklevel=3)

@@ -76,6 +76,14 @@ class _DamageError(FileError):
     """A checkpoint that cannot be read."""
 
 
+class UnusableError(FileError):
+    """Checkpoints that nothing can resume from, and what a user can do about it."""
+
+    def __init__(self, problem: object, hint: str) -> None:
+        super().__init__(f"{problem}; {hint}")
+        self.problem = str(problem)
+
+
 class Checkpoints:
     """The checkpoints of one run; must be closed, or the last one may be missing.
 
@@ -175,9 +183,9 @@ class Checkpoints:
         try:
             return from_arrays(arrays, meta, like)
         except (KeyError, ValueError) as error:
-            raise FileError(
-                f"{self._folder}: the checkpoint does not fit this run ({error}); "
-                "name another folder"
+            raise UnusableError(
+                f"{self._folder}: the checkpoint does not fit this run ({error})",
+                "name another folder",
             ) from None
 
     def image(self) -> Float[np.ndarray, "h w 3"] | None:
@@ -198,7 +206,7 @@ class Checkpoints:
                 if older is None:
                     hint = f"delete {self._folder} to start over"
                     hint = "name another run to start from" if self._read_only else hint
-                    raise FileError(f"{error}; {hint}") from None
+                    raise UnusableError(error, hint) from None
                 warnings.warn(f"{error}; continuing from the one before", stacklevel=2)
             if not self._read_only:  # another of the same number will take its place
                 with self._explained("removed"):
@@ -213,9 +221,10 @@ class Checkpoints:
             if not isinstance(meta, dict):
                 raise ValueError("its metadata is not a JSON object")
         if meta.get("format") != _FORMAT:
-            raise FileError(
+            raise UnusableError(
                 f"{self._folder}: its checkpoints are of format {meta.get('format')}, this "
-                f"jaxstyle reads {_FORMAT}; continue with the one that wrote them, or start over"
+                f"jaxstyle reads {_FORMAT}",
+                "continue with the one that wrote them, or start over",
             )
         with self._explained("read"):
             as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)

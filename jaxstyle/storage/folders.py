@@ -31,10 +31,15 @@ def read_config(run: epath.PathLike) -> dict[str, Any]:
         settings = {name: value for name, value in parse_toml(text).items() if value is not None}
         return plain(settings | {"run": tomllib.loads(text).get("run")})
     except (ConfigError, ValueError, RecursionError) as error:
-        raise FileError(
-            f"{path}: damaged ({brief(error)}); delete it and rerun the run's original command, "
-            "which writes it again"
-        ) from None
+        raise damaged_config(run, f" ({brief(error)})") from None
+
+
+def damaged_config(run: epath.PathLike, reason: str = "") -> FileError:
+    """Return the error of a run whose config.toml is damaged."""
+    return FileError(
+        f"{epath.Path(run) / 'config.toml'}: damaged{reason}; delete it and rerun the run's "
+        "original command, which writes it again"
+    )
 
 
 def read_result(run: epath.PathLike) -> dict[str, Any] | None:

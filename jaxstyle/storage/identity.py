@@ -7,7 +7,7 @@ import tomli_w
 from etils import epath
 
 from jaxstyle.config import Config, FileError, flat, to_toml
-from jaxstyle.storage.folders import read_config
+from jaxstyle.storage.folders import damaged_config, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,7 @@ def differences(folder: epath.PathLike, identity: Identity) -> dict[str, str]:
     try:
         digests = {role: list(given) for role, given in old.pop("run")["sha256"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise FileError(
-            f"{folder}/config.toml: damaged; delete it and rerun the run's original command, which "
-            "writes it again"
-        ) from None
+        raise damaged_config(folder) from None
     new = flat(identity.config)
     changes = {
         name: f"{name} was {old.get(name, 'not given')}, now {new.get(name, 'not given')}"
